@@ -1,0 +1,35 @@
+"""Errors that a user can act on, each with the exit code of the command line.
+
+0 all built and within limits, 1 parity outside its limits, 2 wrong usage or input, 3 a target's
+software or hardware is missing. Anything else that escapes is a defect of ours and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+
+class DebExportError(Exception):
+    """Base of every error that is shown as a message, without a traceback.
+
+    The message is one or two lines: what is wrong, where, and what to do.
+    """
+
+    exit_code = 2
+
+
+class InputError(DebExportError):
+    """Wrong usage or input: a file, a configuration field, an option, a text."""
+
+    exit_code = 2
+
+
+class ParityError(DebExportError):
+    """An artifact was built, but its outputs are outside the limits."""
+
+    exit_code = 1
+
+
+class MissingDependencyError(DebExportError):
+    """Software or hardware that a target needs is missing."""
+
+    exit_code = 3
