@@ -1,0 +1,126 @@
+"""Activation functions by the names that configurations use (`ACT2FN` of transformers).
+
+Each is a module, since two of them (`prelu`, `xielu`) carry parameters that a checkpoint stores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Elementwise(nn.Module):
+    """An activation without parameters: `function` applied to each element."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+class XIELU(nn.Module):
+    """xIELU (Huang and Schlag, arXiv:2411.13010), in the parametrisation of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # transformers makes these in bfloat16: so do their initial values round.
+        self.alpha_p = nn.Parameter(torch.log(torch.expm1(_bf16([0.8]))))
+        self.alpha_n = nn.Parameter(torch.log(torch.expm1(_bf16([0.8 - 0.5]))))
+        self.register_buffer("beta", _bf16(0.5))
+        self.register_buffer("eps", _bf16(-1e-6))
+        self.beta: torch.Tensor
+        self.eps: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        alpha_p = F.softplus(self.alpha_p)
+        alpha_n = self.beta + F.softplus(self.alpha_n)
+        negative = (torch.expm1(torch.minimum(x, self.eps)) - x) * alpha_n
+        return torch.where(x > 0, alpha_p * x * x, negative) + self.beta * x
+
+
+def _bf16(value: float | list[float]) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.bfloat16)
+
+
+def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _clipped_gelu(x: torch.Tensor) -> torch.Tensor:
+    return torch.clip(F.gelu(x), -10.0, 10.0)
+
+
+def _quick_gelu(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _laplace(x: torch.Tensor) -> torch.Tensor:
+    # Ma et al., "Mega: Moving Average Equipped Gated Attention", arXiv:2209.10655.
+    return 0.5 * (1.0 + torch.erf((x - 0.707107) / (0.282095 * math.sqrt(2.0))))
+
+
+def _relu2(x: torch.Tensor) -> torch.Tensor:
+    return torch.square(F.relu(x))
+
+
+def _sqrt_softplus(x: torch.Tensor) -> torch.Tensor:
+    return torch.sqrt(F.softplus(x))
+
+
+def _identity(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_10": _clipped_gelu,
+    "gelu_accurate": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_new": _gelu_tanh,
+    "gelu_python": F.gelu,
+    "gelu_python_tanh": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "hardswish": F.hardswish,
+    "laplace": _laplace,
+    "leaky_relu": F.leaky_relu,
+    "linear": _identity,
+    "mish": F.mish,
+    "quick_gelu": _quick_gelu,
+    "relu": F.relu,
+    "relu2": _relu2,
+    "relu6": F.relu6,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "sqrtsoftplus": _sqrt_softplus,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+def fixed_activation(name: str) -> nn.Module:
+    """The activation called `name` with nothing in the state dict.
+
+    For the pooler and the convolution, where transformers makes the activation anew at each call,
+    so that the parameters of `prelu` and `xielu` are always the initial ones.
+    """
+    with torch.device("cpu"):
+        module = make_activation(name).requires_grad_(False)
+    return Elementwise(module.__call__)
+
+
+def make_activation(name: str) -> nn.Module:
+    """The activation called `name`, one of `configuration.ACTIVATIONS`, as a module.
+
+    `prelu` and `xielu` have parameters; their initial values are those of transformers.
+    """
+    if name == "prelu":
+        return nn.PReLU()
+    if name == "xielu":
+        return XIELU()
+    return Elementwise(FUNCTIONS[name])

@@ -1,0 +1,173 @@
+"""A checkpoint folder: its configuration, its task, and its tensors under the model's own names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from exporter.deberta.configuration import DebertaConfig
+from exporter.deberta.modeling import make_model
+from exporter.deberta.tasks import ARCHITECTURES, Task
+from exporter.deberta.weights import WeightStore, open_weights
+from exporter.errors import InputError
+
+# Tensors that a checkpoint may carry for another head, or for code that no longer reads them.
+_OTHER_HEADS = re.compile(
+    r"^(cls|lm_predictions|mask_predictions|pooler|classifier|qa_outputs)\."
+    r"|(^|\.)embeddings\.(position_ids|position_embeddings\.weight)$"
+)
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint; tensors stay on disk until they are read."""
+
+    folder: Path
+    config: DebertaConfig
+    task: Task
+    store: WeightStore
+    sources: Mapping[str, str]
+    """Name of each of the model's tensors -> name under which the files store it."""
+    ignored: tuple[str, ...]
+    """Stored tensors that the task does not use: other heads, buffers of older versions."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """`config.json` and every weight file."""
+        return (self.folder / "config.json", *self.store.files)
+
+    def read(self, name: str) -> torch.Tensor:
+        """The model's tensor `name` in fp32.
+
+        Raises:
+            InputError: it holds NaN or infinity, or is not a float tensor.
+        """
+        return self.store.read(self.sources[name])
+
+
+def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
+    """Open a checkpoint and check that its tensors are the model's, in name and shape.
+
+    Args:
+        folder: a folder in the Hugging Face format.
+        task: the head to build; taken from `architectures` by default, the base model where the
+            configuration names none.
+
+    Raises:
+        InputError: the folder, the configuration or the weights are unusable; missing, unexpected
+            and wrongly shaped tensors are named.
+    """
+    config = DebertaConfig.from_folder(folder)
+    task = _task_of(config, folder) if task is None else task
+    store = open_weights(folder)
+    with torch.device("meta"):
+        expected = {
+            name: tuple(t.shape) for name, t in make_model(config, task).state_dict().items()
+        }
+    stored = store.shapes()
+    sources = _match_names(expected, stored, config)
+
+    missing = sorted(set(expected) - set(sources))
+    used = set(sources.values())
+    rest = sorted(set(stored) - used)
+    ignored = tuple(name for name in rest if _OTHER_HEADS.search(name))
+    unexpected = [name for name in rest if name not in ignored]
+    misshapen = [
+        f"{source} is {_shape(stored[source])}, expected {_shape(expected[name])}"
+        for name, source in sorted(sources.items())
+        if stored[source] != expected[name]
+    ]
+    problems = [
+        f"{kind}: {_listed(names)}"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("wrong shape", misshapen),
+        )
+        if names
+    ]
+    if problems:
+        raise InputError(
+            f"{folder}: the weights do not fit config.json and the task {task}; "
+            + "; ".join(problems)
+        )
+    return Checkpoint(folder, config, task, store, sources, ignored)
+
+
+def load_model(checkpoint: Checkpoint) -> nn.Module:
+    """The reference model with its weights, in fp32 and evaluation mode, on the CPU.
+
+    Tensors stored in fp32 stay memory-mapped, so the weights are never held twice.
+
+    Raises:
+        InputError: a tensor holds NaN or infinity.
+    """
+    with torch.device("meta"):
+        model = make_model(checkpoint.config, checkpoint.task)
+    tensors: dict[str, torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
+    for name, source in checkpoint.sources.items():
+        if source not in tensors:
+            tensors[source] = checkpoint.read(name)
+        state[name] = tensors[source]
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _task_of(config: DebertaConfig, folder: Path) -> Task:
+    if not config.architectures:
+        return Task.BASE
+    for name in config.architectures:
+        if name in ARCHITECTURES:
+            return ARCHITECTURES[name]
+    raise InputError(
+        f"{folder}: architectures names {', '.join(config.architectures)}, none of which is known; "
+        f"choose with --task one of {', '.join(ARCHITECTURES.values())}"
+    )
+
+
+def _match_names(
+    expected: Mapping[str, tuple[int, ...]],
+    stored: Mapping[str, tuple[int, ...]],
+    config: DebertaConfig,
+) -> dict[str, str]:
+    """Model name -> stored name, for those that are there."""
+    sources: dict[str, str] = {}
+    for name in expected:
+        bare = name.removeprefix("deberta.")
+        candidates = [name, f"deberta.{bare}", bare, *_tied_to(name, config)]
+        found = next((candidate for candidate in candidates if candidate in stored), None)
+        if found is not None:
+            sources[name] = found
+    return sources
+
+
+def _tied_to(name: str, config: DebertaConfig) -> tuple[str, ...]:
+    """Where a tensor of the legacy masked LM head is found when it is not stored itself.
+
+    Matches `_tied_weights_keys` of transformers: a stored tensor of its own comes first.
+    """
+    if name == "cls.predictions.decoder.bias":
+        return ("cls.predictions.bias",)
+    if name == "cls.predictions.decoder.weight" and config.tie_word_embeddings:
+        return (
+            "deberta.embeddings.word_embeddings.weight",
+            "embeddings.word_embeddings.weight",
+        )
+    return ()
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:_MAX_NAMED])
+    more = len(names) - _MAX_NAMED
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(str(size) for size in shape) + ")"

@@ -1,0 +1,331 @@
+"""`config.json` of a DeBERTa-v2 checkpoint: every field that the model reads, validated.
+
+Fields and defaults must match `DebertaV2Config` and the `getattr` calls of `modeling_deberta_v2.py`
+in transformers. A field with `null` counts as absent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import InputError
+
+ACTIVATIONS = (
+    "gelu gelu_10 gelu_accurate gelu_fast gelu_new gelu_python gelu_python_tanh gelu_pytorch_tanh "
+    "hardswish laplace leaky_relu linear mish prelu quick_gelu relu relu2 relu6 sigmoid silu "
+    "sqrtsoftplus swish tanh xielu"
+).split()
+POSITION_TERMS = ("c2p", "p2c")
+
+# Fields of every transformers configuration that say nothing about inference.
+_IGNORED = frozenset(
+    "_name_or_path _commit_hash _attn_implementation attention_probs_dropout_prob bos_token_id "
+    "chunk_size_feed_forward cls_dropout decoder_start_token_id dtype eos_token_id "
+    "gradient_checkpointing hidden_dropout_prob initializer_range is_decoder "
+    "is_encoder_decoder model_type output_attentions output_hidden_states padding_idx "
+    "pooler_dropout return_dict sep_token_id torch_dtype transformers_version use_cache "
+    "add_cross_attention finetuning_task tokenizer_class task_specific_params "
+    "problem_type_source cross_attention_hidden_size prune_heads pruned_heads label2id".split()
+)
+
+
+@dataclass(frozen=True)
+class DebertaConfig:
+    """A DeBERTa-v2/v3 configuration; names are those of `config.json`.
+
+    Raises:
+        InputError: a value has the wrong type or lies outside what the model can compute; the
+            message names the field.
+    """
+
+    vocab_size: int = 128100
+    hidden_size: int = 1536
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 24
+    intermediate_size: int = 6144
+    hidden_act: str = "gelu"
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 0
+    layer_norm_eps: float = 1e-7
+    pad_token_id: int = 0
+    relative_attention: bool = False
+    max_relative_positions: int = -1
+    position_buckets: int = -1
+    position_biased_input: bool = True
+    pos_att_type: tuple[str, ...] = ()
+    share_att_key: bool = False
+    norm_rel_ebd: bool = False
+    attention_head_size: int | None = None
+    embedding_size: int | None = None
+    conv_kernel_size: int = 0
+    conv_groups: int = 1
+    conv_act: str = "tanh"
+    pooler_hidden_size: int | None = None
+    pooler_hidden_act: str = "gelu"
+    legacy: bool = True
+    tie_word_embeddings: bool = True
+    problem_type: str | None = None
+    architectures: tuple[str, ...] = ()
+    id2label: Mapping[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the file that nothing here reads, as they stand there."""
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> DebertaConfig:
+        """Read `config.json` of a checkpoint folder.
+
+        Raises:
+            InputError: the folder or file is missing, is not JSON, or has a value that is wrong.
+        """
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; a checkpoint is a folder with config.json")
+        path = folder / "config.json"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{folder}: no config.json; is this a checkpoint folder?") from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: not valid JSON: {error}") from None
+        if not isinstance(raw, dict):
+            raise InputError(f"{path}: expected a JSON object, found {type(raw).__name__}")
+        try:
+            return cls.from_dict(raw)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> DebertaConfig:
+        """Make a configuration from the fields of `config.json`.
+
+        Raises:
+            InputError: `model_type` is not deberta-v2, or a field is wrong; the message names it.
+        """
+        model_type = raw.get("model_type")
+        if model_type != "deberta-v2":
+            raise InputError(
+                f"model_type is {model_type!r}; only 'deberta-v2' is supported "
+                "(DeBERTa-v2, DeBERTa-v3, mDeBERTa)"
+            )
+        known = {f.name for f in fields(cls)} - {"unknown"}
+        present = {key: value for key, value in raw.items() if value is not None}
+        values = {key: present[key] for key in present if key in known}
+        for name, parse in _PARSERS.items():
+            if name in values:
+                values[name] = parse(values[name])
+        if "id2label" not in values and "num_labels" in present:
+            count = present["num_labels"]
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise InputError(f"num_labels is {count!r}; expected a whole number of at least 1")
+            values["id2label"] = {i: f"LABEL_{i}" for i in range(count)}
+        skipped = known | _IGNORED | {"num_labels"}
+        unknown = {key: value for key, value in raw.items() if key not in skipped}
+        return cls(**values, unknown=unknown)
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        positive = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+        for name in (*positive, "intermediate_size", "max_position_embeddings", "head_size"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.type_vocab_size >= 0, "type_vocab_size", self.type_vocab_size, "at least 0")
+        _require(self.layer_norm_eps >= 0, "layer_norm_eps", self.layer_norm_eps, "at least 0")
+        _require(
+            0 <= self.pad_token_id < self.vocab_size,
+            "pad_token_id",
+            self.pad_token_id,
+            f"an id below vocab_size ({self.vocab_size})",
+        )
+        for name in ("hidden_act", "conv_act", "pooler_hidden_act"):
+            allowed = "one of " + ", ".join(ACTIVATIONS)
+            _require(getattr(self, name) in ACTIVATIONS, name, getattr(self, name), allowed)
+        self._check_head_sizes()
+        self._check_positions()
+        self._check_convolution()
+        _check_labels(self.id2label)
+
+    def _check_head_sizes(self) -> None:
+        if self.attention_head_size is None:
+            _require(
+                self.hidden_size % self.num_attention_heads == 0,
+                "hidden_size",
+                self.hidden_size,
+                f"a multiple of num_attention_heads ({self.num_attention_heads})",
+            )
+        if self.embedding_size is not None:
+            _require(self.embedding_size >= 1, "embedding_size", self.embedding_size, "at least 1")
+        if self.pooler_hidden_size is not None:
+            _require(
+                self.pooler_hidden_size == self.hidden_size,
+                "pooler_hidden_size",
+                self.pooler_hidden_size,
+                f"hidden_size ({self.hidden_size}), whose first token it reads",
+            )
+
+    def _check_positions(self) -> None:
+        for term in self.pos_att_type:
+            _require(term in POSITION_TERMS, "pos_att_type", term, "c2p, p2c, both or none")
+        if not self.relative_attention or self.position_buckets <= 0:
+            return
+        _require(
+            self.position_buckets >= 2, "position_buckets", self.position_buckets, "at least 2"
+        )
+        # The logarithm's base is (max_position - 1) / (buckets // 2): it must exceed 1.
+        _require(
+            self.relative_positions - 1 > self.position_buckets // 2,
+            "position_buckets",
+            self.position_buckets,
+            f"less than twice max_relative_positions - 1 ({self.relative_positions - 1})",
+        )
+
+    def _check_convolution(self) -> None:
+        if self.conv_kernel_size <= 0:
+            return
+        _require(
+            self.conv_kernel_size % 2 == 1,
+            "conv_kernel_size",
+            self.conv_kernel_size,
+            "an odd number",
+        )
+        _require(
+            self.conv_groups >= 1 and self.hidden_size % self.conv_groups == 0,
+            "conv_groups",
+            self.conv_groups,
+            f"a divisor of hidden_size ({self.hidden_size})",
+        )
+
+    @property
+    def head_size(self) -> int:
+        """Size of one attention head, `D`."""
+        if self.attention_head_size is not None:
+            return self.attention_head_size
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the word embeddings: `embedding_size`, or `hidden_size` where it is absent."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    @property
+    def c2p(self) -> bool:
+        """Whether the content-to-position term is computed."""
+        return self.relative_attention and "c2p" in self.pos_att_type
+
+    @property
+    def p2c(self) -> bool:
+        """Whether the position-to-content term is computed."""
+        return self.relative_attention and "p2c" in self.pos_att_type
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor of all score terms, `1 / sqrt(D * terms)`.
+
+        The terms are those that `pos_att_type` names, also where `relative_attention` is off:
+        `scale_factor` of transformers counts them so.
+        """
+        terms = 1 + sum(term in self.pos_att_type for term in POSITION_TERMS)
+        return float((self.head_size * terms) ** -0.5)
+
+    @property
+    def relative_positions(self) -> int:
+        """`max_relative_positions`, or `max_position_embeddings` where it is below 1."""
+        if self.max_relative_positions < 1:
+            return self.max_position_embeddings
+        return self.max_relative_positions
+
+    @property
+    def position_span(self) -> int:
+        """Half the number of position slots, `R / 2`."""
+        return self.position_buckets if self.position_buckets > 0 else self.relative_positions
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels of a classification head."""
+        return len(self.id2label)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field but `unknown`, as JSON values."""
+        names = [f.name for f in fields(self) if f.name != "unknown"]
+        result = {name: getattr(self, name) for name in names}
+        result["id2label"] = {str(key): label for key, label in self.id2label.items()}
+        for name in ("pos_att_type", "architectures"):
+            result[name] = list(result[name])
+        return result
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise InputError(f"{name} is {value!r}; expected {expected}")
+
+
+def _check_types(config: DebertaConfig) -> None:
+    for item in fields(config):
+        kinds = _TYPES.get(str(item.type))
+        value = getattr(config, item.name)
+        if kinds is None or (value is None and "None" in str(item.type)):
+            continue
+        wrong_bool = isinstance(value, bool) and bool not in kinds
+        if wrong_bool or not isinstance(value, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise InputError(f"{item.name} is {value!r}; expected {expected}")
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "int | None": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+    "str": (str,),
+    "str | None": (str,),
+}
+
+
+def _check_labels(labels: Mapping[int, str]) -> None:
+    if not labels or set(labels) != set(range(len(labels))):
+        raise InputError(f"id2label has the keys {sorted(labels)}; expected 0, 1, ... without gaps")
+
+
+def _parse_pos_att_type(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.lower().split("|")]
+    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+        raise InputError(f"pos_att_type is {value!r}; expected text such as 'p2c|c2p', or a list")
+    return tuple(part for part in value if part not in ("", "none"))
+
+
+def _parse_norm_rel_ebd(value: object) -> bool:
+    if not isinstance(value, str):
+        raise InputError(f"norm_rel_ebd is {value!r}; expected 'none' or 'layer_norm'")
+    parts = [part.strip() for part in value.lower().split("|")]
+    for part in parts:
+        if part not in ("", "none", "layer_norm"):
+            raise InputError(f"norm_rel_ebd is {value!r}; expected 'none' or 'layer_norm'")
+    return "layer_norm" in parts
+
+
+def _parse_id2label(value: object) -> dict[int, str]:
+    if not isinstance(value, dict):
+        raise InputError(f"id2label is {value!r}; expected an object of ids and names")
+    try:
+        labels = {int(key): str(label) for key, label in value.items()}
+    except ValueError:
+        raise InputError(f"id2label has the keys {sorted(value)}; expected whole numbers") from None
+    return dict(sorted(labels.items()))
+
+
+def _parse_architectures(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"architectures is {value!r}; expected a list of class names")
+    return tuple(value)
+
+
+_PARSERS: dict[str, Callable[[object], object]] = {
+    "pos_att_type": _parse_pos_att_type,
+    "norm_rel_ebd": _parse_norm_rel_ebd,
+    "id2label": _parse_id2label,
+    "architectures": _parse_architectures,
+}

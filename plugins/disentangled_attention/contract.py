@@ -1,0 +1,30 @@
+"""The operator `deb_export::DisentangledAttention`, version 1: one layer's attention as one node.
+
+`B` batch, `S` sequence, `H` heads, `D` head size, `R` position slots, `P` the distance at which the
+slots saturate.
+
+==========  =======================  ==============================================================
+qkv         float, (B, S, 3*H*D)     query, key, value projections, biases added, packed in order
+pos_key     float, (H, R, D)         projected relative embeddings, content-to-position
+pos_query   float, (H, R, D)         the same, position-to-content
+slots       int32, (2*P + 1)         slot of the distance clip(i - j, -P, P) + P
+mask        int32 or bool, (B, S)    1 for a key that may be attended
+context     float, (B, S, H*D)       output
+==========  =======================  ==============================================================
+
+`context = softmax(scale * (Q.K^T + Q.pos_key[slots] + (K.pos_query[slots])^T) + mask) . V`
+
+An absent term has its attribute (`c2p`, `p2c`) 0 and a placeholder tensor of shape (H, 1, D).
+Rows of padded queries are unspecified; a row without any key to attend to is finite.
+"""
+
+from __future__ import annotations
+
+DOMAIN = "deb_export"
+OP_TYPE = "DisentangledAttention"
+QUALIFIED_NAME = f"{DOMAIN}::{OP_TYPE}"
+VERSION = 1
+
+INPUTS = ("qkv", "pos_key", "pos_query", "slots", "mask")
+OUTPUTS = ("context",)
+ATTRIBUTES = ("num_heads", "scale", "c2p", "p2c")
