@@ -1,0 +1,138 @@
+"""What to build: one frozen configuration, validated where it is made.
+
+Every option has its one default here; the command line reads it from `BuildConfig`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from exporter.deberta.tasks import Task
+from exporter.errors import InputError
+
+PRECISIONS = ("fp32",)
+"""Precisions that this version builds."""
+
+PLANNED_PRECISIONS = ("fp16", "bf16", "int8", "fp8")
+
+TARGETS = ("onnx",)
+"""Targets that this version builds."""
+
+PLANNED_TARGETS = ("tensorrt", "tensorrt-rtx")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Smallest, usual and largest value of a dynamic dimension.
+
+    Raises:
+        InputError: unless 1 <= min <= opt <= max.
+    """
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if self.min < 1:
+            raise InputError(f"range {self}: the minimum must be at least 1")
+        if not self.min <= self.opt <= self.max:
+            raise InputError(f"range {self}: give MIN,OPT,MAX with MIN <= OPT <= MAX, as in 1,8,32")
+
+    @classmethod
+    def parse(cls, text: str, option: str = "range") -> Range:
+        """The range that `"MIN,OPT,MAX"` names; one number stands for all three.
+
+        Raises:
+            InputError: not three whole numbers, or out of order; the message names `option`.
+        """
+        try:
+            numbers = [int(part) for part in text.split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) == 1:
+            numbers = numbers * 3
+        if len(numbers) != 3:
+            raise InputError(f"{option} {text!r}: give MIN,OPT,MAX as whole numbers, as in 1,8,32")
+        try:
+            return cls(*numbers)
+        except InputError as error:
+            raise InputError(f"{option}: {error}") from None
+
+    def __str__(self) -> str:
+        return f"{self.min},{self.opt},{self.max}"
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Options of one build. All are checked here, before any work starts.
+
+    Attributes:
+        model: checkpoint folder in the Hugging Face format; None is the built-in demo.
+        output: folder to write; None is `artifacts/<model>-<precision>` below the current folder.
+        precision: storage and arithmetic of the graph, one of `PRECISIONS`.
+        targets: what to build, each one of `TARGETS`.
+        task: head to export; None takes it from the checkpoint's `architectures`.
+        batch: batch sizes that the artifact is meant for.
+        seq: lengths in tokens that the artifact is meant for; None ends at the model's maximum.
+        data: text file for the parity check, one text a line; None takes the demo's texts.
+        external_data: weights in `model.onnx.data`; None puts them there above 1 GiB.
+        force: replace an existing artifact folder.
+
+    Raises:
+        InputError: an option's value is not one that this version can build.
+    """
+
+    model: Path | None = None
+    output: Path | None = None
+    precision: str = "fp32"
+    targets: tuple[str, ...] = ("onnx",)
+    task: Task | None = None
+    batch: Range = field(default=Range(1, 8, 32))
+    seq: Range | None = None
+    data: Path | None = None
+    external_data: bool | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("model", "output", "data"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, Path(value))
+        _check_choice("--precision", self.precision, PRECISIONS, PLANNED_PRECISIONS)
+        if not self.targets:
+            raise InputError("--target: give at least one target, as in --target onnx")
+        for target in self.targets:
+            _check_choice("--target", target, TARGETS, PLANNED_TARGETS)
+        if self.task is not None:
+            object.__setattr__(self, "task", _task(self.task))
+
+    @property
+    def output_folder(self) -> Path:
+        """Folder to write, absolute."""
+        if self.output is not None:
+            return self.output.absolute()
+        name = "demo" if self.model is None else self.model.resolve().name or "model"
+        return Path.cwd() / "artifacts" / f"{name}-{self.precision}"
+
+
+def _check_choice(
+    option: str, value: str, choices: tuple[str, ...], planned: tuple[str, ...]
+) -> None:
+    """Raise an `InputError` that names the choices unless `value` is one of them."""
+    if value in choices:
+        return
+    known = ", ".join(choices)
+    if value in planned:
+        raise InputError(f"{option} {value}: this version does not build it; it builds {known}")
+    raise InputError(f"{option} {value!r}: unknown; choose from {known}")
+
+
+def _task(value: str) -> Task:
+    """The task named `value`."""
+    try:
+        return Task(value)
+    except ValueError:
+        known = ", ".join(task.value for task in Task)
+        raise InputError(f"--task {value!r}: unknown; choose from {known}") from None

@@ -1,0 +1,348 @@
+"""The manifest of an artifact folder, and the only writer of such a folder.
+
+`docs/manifest.md` describes every field of manifest.json. A folder is written beside its place
+under a hidden name and renamed when whole, so what carries the final name is always complete.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from exporter.config import Range
+from exporter.errors import InputError
+from exporter.files import FileRecord, record, storage_error, sync
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+FORMAT = "deb-export-artifact"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint: its folder when the artifact was built, and the files that were read.
+
+    `demo` says that it is the built-in checkpoint, found wherever the package is.
+    """
+
+    folder: str
+    demo: bool
+    files: tuple[FileRecord, ...]
+
+
+@dataclass(frozen=True)
+class ParitySummary:
+    """Verdict of the build's parity check; `report` names the file with all figures."""
+
+    passed: bool
+    report: str
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was built, from what, with which result. Mirrors manifest.json field by field.
+
+    Attributes:
+        tool: name and version of the producer.
+        created: UTC time, ISO 8601.
+        source: the checkpoint.
+        precision: of the graph.
+        targets: what was built.
+        task: head, the value of `Task`.
+        inputs: input names of the graph, in order.
+        outputs: output names of the graph, in order.
+        batch: batch sizes that the artifact is meant for.
+        seq: lengths in tokens that it is meant for; longer texts are truncated to `seq.max`.
+        labels: label of each class, by index.
+        model: summary of the configuration.
+        graph: what the export did (opset, node counts, bytes).
+        environment: versions of Python, the packages and the system.
+        parity: verdict of the build's parity check.
+        limits: the limits that it was held to.
+        seconds: duration of each step.
+        files: every file of the folder but manifest.json.
+    """
+
+    tool: str
+    created: str
+    source: Source
+    precision: str
+    targets: tuple[str, ...]
+    task: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    batch: Range
+    seq: Range
+    labels: Mapping[int, str]
+    model: Mapping[str, Any]
+    graph: Mapping[str, Any]
+    environment: Mapping[str, str]
+    parity: ParitySummary
+    limits: tuple[Mapping[str, Any], ...]
+    seconds: Mapping[str, float]
+    files: tuple[FileRecord, ...] = field(default=())
+
+    @property
+    def passed(self) -> bool:
+        """Whether the artifact was within its limits when it was built."""
+        return self.parity.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of manifest.json."""
+        fields = asdict(self)
+        fields["labels"] = {str(index): label for index, label in self.labels.items()}
+        return {"format": FORMAT, "schema": SCHEMA, **fields}
+
+    @classmethod
+    def from_dict(cls, data: object, where: str = MANIFEST) -> Manifest:
+        """The manifest that `data` describes; unknown fields are ignored.
+
+        Raises:
+            InputError: another format or schema, or a field that is missing or malformed; the
+                message names `where` and the field.
+        """
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise InputError(f"{where}: not a manifest of deb-export; build the artifact again")
+        if data.get("schema") != SCHEMA:
+            raise InputError(
+                f"{where}: schema {data.get('schema')!r}, this version reads {SCHEMA}; "
+                "build the artifact again, or use the version that made it"
+            )
+        name = ""
+        try:
+            values: dict[str, Any] = {}
+            for name, read in _READERS.items():
+                values[name] = read(data[name])
+        except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+            reason = "is missing" if isinstance(error, KeyError) and error.args == (name,) else None
+            raise InputError(
+                f"{where}: field {name!r} {reason or 'is malformed'}; build the artifact again"
+            ) from None
+        return cls(**values)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError
+    return tuple(_text(item) for item in value)
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return dict(value)
+
+
+def _range(value: object) -> Range:
+    return Range(**_mapping(value))
+
+
+def _files(value: object) -> tuple[FileRecord, ...]:
+    if not isinstance(value, list):
+        raise TypeError
+    return tuple(
+        FileRecord(_text(item["path"]), int(item["bytes"]), _text(item["sha256"])) for item in value
+    )
+
+
+def _artifact_files(value: object) -> tuple[FileRecord, ...]:
+    records = _files(value)
+    # A manifest may come from anywhere: it must not make us read outside its folder.
+    if any(Path(record.path).is_absolute() or ".." in record.path for record in records):
+        raise ValueError
+    return records
+
+
+def _source(value: object) -> Source:
+    fields = _mapping(value)
+    return Source(_text(fields["folder"]), bool(fields["demo"]), _files(fields["files"]))
+
+
+def _parity(value: object) -> ParitySummary:
+    fields = _mapping(value)
+    return ParitySummary(
+        fields["passed"] is True, _text(fields["report"]), _texts(fields["failures"])
+    )
+
+
+_READERS: Mapping[str, Any] = {
+    "tool": _text,
+    "created": _text,
+    "source": _source,
+    "precision": _text,
+    "targets": _texts,
+    "task": _text,
+    "inputs": _texts,
+    "outputs": _texts,
+    "batch": _range,
+    "seq": _range,
+    "labels": lambda value: {int(index): _text(text) for index, text in value.items()},
+    "model": _mapping,
+    "graph": _mapping,
+    "environment": _mapping,
+    "parity": _parity,
+    "limits": lambda value: tuple(_mapping(item) for item in value),
+    "seconds": _mapping,
+    "files": _artifact_files,
+}
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether `folder` looks like an artifact: it has a manifest."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the artifact in `folder`.
+
+    Raises:
+        InputError: no such folder, no manifest in it, or a broken one.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a folder that deb-export build wrote")
+    path = folder / MANIFEST
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder}: no {MANIFEST}, so not an artifact of deb-export; give one"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}); build it again") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return Manifest.from_dict(data, str(path))
+
+
+class ArtifactWriter:
+    """Writes an artifact folder: context manager around everything that puts files in it.
+
+    Files go into `folder`, a hidden sibling of `output` on the same file system. `finish` gives it
+    the final name. Leaving the block in any other way, by an error or an interrupt, removes it.
+
+    Raises:
+        InputError: `output` exists and `force` is off, or it is not an artifact; or it cannot be
+            written (permission, disk full), also when that shows within the block.
+    """
+
+    def __init__(self, output: Path, *, force: bool = False) -> None:
+        # Through a link, the folder it points to is the one that is replaced.
+        self._output = output.resolve()
+        self._force = force
+        self._finished = False
+        self._made: list[Path] = []
+        token = secrets.token_hex(4)
+        self.folder = self._output.with_name(f".{self._output.name}.partial-{token}")
+        self._aside = self._output.with_name(f".{self._output.name}.old-{token}")
+
+    def __enter__(self) -> ArtifactWriter:
+        self._check_output()
+        try:
+            self._make_parents(self._output.parent)
+            self.folder.mkdir()
+        except OSError as error:
+            self._remove()
+            raise storage_error(error, self._output) or InputError(
+                f"{self._output}: cannot be written ({error.strerror}); choose another --output"
+            ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._finished:
+            return
+        self._remove()
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            translated = storage_error(error, self._output, self.folder)
+            if translated is not None:
+                raise translated from error
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
+        """Write `content` to the file `name`, with sorted-as-given keys and no NaN."""
+        path = self.folder / name
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+        return path
+
+    def copy(self, source: Path) -> Path:
+        """Copy the content of the file `source` under its own name."""
+        return Path(shutil.copyfile(source, self.folder / source.name))
+
+    def records(self) -> tuple[FileRecord, ...]:
+        """Every file written so far but the manifest, by path."""
+        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return tuple(
+            record(path, path.relative_to(self.folder).as_posix())
+            for path in paths
+            if path.name != MANIFEST
+        )
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest and give the folder its final name.
+
+        Raises:
+            InputError: the output appeared meanwhile, or cannot be replaced.
+        """
+        self.write_json(MANIFEST, manifest.to_dict())
+        for path in [*self.folder.rglob("*"), self.folder]:
+            sync(path)
+        self._check_output()
+        try:
+            if self._output.exists():
+                self._output.rename(self._aside)
+            self.folder.rename(self._output)
+        except BaseException:
+            if self._aside.exists() and not self._output.exists():
+                self._aside.rename(self._output)
+            raise
+        self._finished = True
+        sync(self._output.parent)
+        if self._aside.exists():
+            shutil.rmtree(self._aside, ignore_errors=True)
+
+    def _check_output(self) -> None:
+        """Refuse an output that must not be replaced."""
+        output = self._output
+        if not output.exists():
+            return
+        if not self._force:
+            raise InputError(f"{output}: exists; choose another --output, or add --force")
+        if not output.is_dir():
+            raise InputError(f"{output}: is a file, which --force does not replace")
+        if not is_artifact(output) and any(output.iterdir()):
+            raise InputError(
+                f"{output}: is not an artifact (no {MANIFEST}), so --force does not replace it"
+            )
+
+    def _make_parents(self, folder: Path) -> None:
+        """Make the missing folders down to `folder` and remember them."""
+        if folder.is_dir():
+            return
+        self._make_parents(folder.parent)
+        folder.mkdir()
+        self._made.append(folder)
+
+    def _remove(self) -> None:
+        """Remove the partial folder, and the parents made for it where they are empty."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # someone else has put something there
+            for made in reversed(self._made):
+                made.rmdir()

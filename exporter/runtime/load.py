@@ -1,0 +1,128 @@
+"""From an artifact folder to a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exporter.deberta.configuration import DebertaConfig
+from exporter.deberta.tasks import Task
+from exporter.deberta.tokenization import load_tokenizer
+from exporter.errors import InputError
+from exporter.files import FileRecord
+from exporter.manifest import Manifest, read_manifest
+from exporter.runtime.feeds import ModelShape
+from exporter.runtime.session import ModelSession, Session
+from exporter.runtime.text import TextEncoder
+
+MODEL_FILE = "model.onnx"
+PROVIDERS = ("cpu", "torch")
+_VOCABULARIES = ("tokenizer.json", "spm.model")
+
+
+def load(folder: Path | str, provider: str = "cpu", *, threads: int | None = None) -> Session:
+    """A session over the artifact in `folder`.
+
+    Args:
+        folder: what `deb-export build` wrote.
+        provider: "cpu" for the graph on ONNX Runtime's CPU provider, "torch" for the reference
+            model from the checkpoint that the artifact was built from.
+        threads: threads for one run; None leaves the choice to the runtime. "cpu" only.
+
+    Raises:
+        InputError: no artifact there, a file of it is missing or of the wrong size, or an unknown
+            provider.
+        MissingDependencyError: the provider's software is not installed.
+    """
+    folder = Path(folder)
+    if provider not in PROVIDERS:
+        raise InputError(f"provider {provider!r}: unknown; choose from {', '.join(PROVIDERS)}")
+    manifest = read_manifest(folder)
+    for record in manifest.files:
+        _check_size(folder, record)
+    return open_session(folder, manifest, provider, threads=threads)
+
+
+def open_session(
+    folder: Path, manifest: Manifest, provider: str, *, threads: int | None = None
+) -> ModelSession:
+    """As `load`, for a manifest at hand, with no check of the files.
+
+    Raises:
+        InputError: a file that is needed is missing or broken.
+        MissingDependencyError: the provider's software is not installed.
+    """
+    if provider == "torch":
+        return _torch_session(folder, manifest)
+    from exporter.runtime.onnx_session import OnnxSession
+
+    shape = artifact_shape(folder, manifest)
+    text = text_encoder(folder, shape.task, manifest.seq.max)
+    return OnnxSession(folder / MODEL_FILE, shape, text, threads)
+
+
+def artifact_shape(folder: Path, manifest: Manifest) -> ModelShape:
+    """Configuration and task of an artifact.
+
+    Raises:
+        InputError: `config.json` is missing or broken, or the manifest's task is unknown.
+    """
+    try:
+        task = Task(manifest.task)
+    except ValueError:
+        raise InputError(f"{folder}: the manifest's task {manifest.task!r} is unknown") from None
+    return ModelShape(DebertaConfig.from_folder(folder), task)
+
+
+def text_encoder(folder: Path, task: Task, max_length: int) -> TextEncoder | None:
+    """The tokenizer of a checkpoint or artifact folder; None where it has no vocabulary.
+
+    Raises:
+        InputError: the tokenizer's files are broken.
+    """
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        return None
+    return TextEncoder(load_tokenizer(folder), task, max_length)
+
+
+def source_folder(manifest: Manifest) -> Path:
+    """The checkpoint that an artifact was built from.
+
+    Raises:
+        InputError: it is not there any more.
+    """
+    if manifest.source.demo:
+        from exporter.demo import checkpoint_folder
+
+        return checkpoint_folder()
+    folder = Path(manifest.source.folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: the source checkpoint is gone; name its folder: --checkpoint")
+    return folder
+
+
+def _torch_session(folder: Path, manifest: Manifest) -> ModelSession:
+    try:
+        from exporter.deberta.checkpoint import open_checkpoint
+        from exporter.runtime.torch_session import TorchSession
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from exporter.errors import MissingDependencyError
+
+        raise MissingDependencyError(
+            'PyTorch is not installed; pip install "deb-export[cpu]"'
+        ) from None
+    task = Task(manifest.task)
+    text = text_encoder(folder, task, manifest.seq.max)
+    return TorchSession(open_checkpoint(source_folder(manifest), task), text)
+
+
+def _check_size(folder: Path, record: FileRecord) -> None:
+    path = folder / record.path
+    if not path.is_file():
+        raise InputError(f"{path}: missing; build the artifact again")
+    size = path.stat().st_size
+    if size != record.bytes:
+        raise InputError(
+            f"{path}: {size} bytes, the manifest says {record.bytes}; build the artifact again"
+        )

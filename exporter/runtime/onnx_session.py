@@ -1,0 +1,113 @@
+"""An ONNX graph in ONNX Runtime as a session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.errors import InputError, MissingDependencyError
+from exporter.runtime.feeds import Ids, ModelShape
+from exporter.runtime.session import Floats, ModelSession
+from exporter.runtime.text import TextEncoder
+
+CPU = "CPUExecutionProvider"
+
+
+class OnnxSession(ModelSession):
+    """A graph that `deb-export build` wrote, on ONNX Runtime's CPU provider.
+
+    Args:
+        path: the .onnx file; external data lies beside it.
+        shape: the model's configuration and task, from the artifact.
+        text: the artifact's tokenizer.
+        threads: threads inside an operator; None leaves the choice to ONNX Runtime, which takes
+            the physical cores.
+
+    Raises:
+        InputError: the file is missing, broken, or has other inputs and outputs than `shape`.
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shape: ModelShape,
+        text: TextEncoder | None = None,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__("onnxruntime cpu", shape, text)
+        self._path = path
+        self._session: Any = _open(path, threads)
+        found = (
+            tuple(item.name for item in self._session.get_inputs()),
+            tuple(item.name for item in self._session.get_outputs()),
+        )
+        if found != (shape.inputs, shape.outputs):
+            raise InputError(
+                f"{path}: inputs and outputs are {found[0]} and {found[1]}; "
+                f"{shape.task} has {shape.inputs} and {shape.outputs}"
+            )
+
+    def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
+        if self._session is None:
+            raise InputError("the session is closed")
+        wanted = {name: feeds[name] for name in self.input_names}
+        try:
+            values = self._session.run(list(self.output_names), wanted)
+        except Exception as error:
+            if not _is_runtime_error(error):
+                raise
+            shape = feeds["input_ids"].shape
+            raise InputError(
+                f"{self._path}: ONNX Runtime fails on inputs of shape {shape}: {_first_line(error)}"
+            ) from error
+        return {
+            name: np.asarray(value, np.float32)
+            for name, value in zip(self.output_names, values, strict=True)
+        }
+
+    def close(self) -> None:
+        """Free the graph and its weights."""
+        self._session = None
+
+
+def _open(path: Path, threads: int | None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependencyError(
+            'ONNX Runtime is not installed; pip install "deb-export[cpu]"'
+        ) from None
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; build the artifact again")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # errors; they are raised as well
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"threads is {threads}; give at least 1")
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=[CPU])
+    except Exception as error:
+        if not _is_runtime_error(error):
+            raise
+        version = onnxruntime.__version__
+        raise InputError(
+            f"{path}: ONNX Runtime {version} cannot load it: {_first_line(error)}"
+        ) from error
+
+
+def _is_runtime_error(error: Exception) -> bool:
+    """Whether ONNX Runtime itself raised it: its exceptions have no common public base."""
+    module = type(error).__module__
+    return isinstance(error, RuntimeError) or module.startswith("onnxruntime")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
