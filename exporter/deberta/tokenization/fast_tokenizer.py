@@ -1,0 +1,175 @@
+"""The tokenizer over `tokenizer.json`, through the `tokenizers` library.
+
+The file is used as it is written. Its normaliser decides about lower case and white space, its
+pre-tokenizer about punctuation; `tokenizer_config.json` gives the special tokens' names and the
+limits, and a warning is logged where it contradicts the file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+
+from exporter.deberta.tokenization.base import Tokenizer
+from exporter.deberta.tokenization.settings import AddedToken, TokenizerSettings
+from exporter.deberta.tokenization.texts import check_text
+from exporter.deberta.tokenization.types import Segment
+from exporter.errors import InputError
+
+_logger = logging.getLogger(__name__)
+_REQUIRED = ("pad_token", "cls_token", "sep_token", "unk_token")
+
+
+class FastTokenizer(Tokenizer):
+    """See the module; made by `load_tokenizer`."""
+
+    kind = "fast"
+
+    def __init__(
+        self, file: Path, settings: TokenizerSettings, source_files: tuple[Path, ...]
+    ) -> None:
+        self._backend = _load_backend(file)
+        _check_required(self._backend, settings, file)
+        _add_tokens(self._backend, settings, file)
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        ids = {content: vocabulary[content] for content in settings.special_contents}
+        special_ids = {name: ids[content] for name, content in settings.special_tokens.items()}
+        _check_format(self._backend, special_ids, file)
+        self._do_lower_case = _lowers(self._backend)
+        self._split_by_punct = _splits(self._backend)
+        _warn_about("do_lower_case", settings.do_lower_case, self._do_lower_case, file)
+        _warn_about("split_by_punct", settings.split_by_punct, self._split_by_punct, file)
+        super().__init__(
+            settings,
+            special_ids,
+            ids.values(),
+            max(vocabulary.values()) + 1,
+            source_files,
+        )
+
+    @property
+    def do_lower_case(self) -> bool:
+        return self._do_lower_case
+
+    @property
+    def split_by_punct(self) -> bool:
+        return self._split_by_punct
+
+    def tokenize(self, text: str) -> list[str]:
+        return list(self._backend.encode(check_text(text), add_special_tokens=False).tokens)
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        checked = self._checked_ids(ids)
+        return str(self._backend.decode(checked, skip_special_tokens=skip_special_tokens))
+
+    def _segments(self, texts: Sequence[str]) -> list[Segment]:
+        found = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return [Segment(tuple(e.ids), tuple(e.offsets)) for e in found]
+
+    def _token_to_id(self, token: str) -> int | None:
+        index: int | None = self._backend.token_to_id(token)
+        return index
+
+    def _id_to_token(self, index: int) -> str | None:
+        token: str | None = self._backend.id_to_token(index)
+        return token
+
+
+def _load_backend(path: Path) -> tokenizers.Tokenizer:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        backend = tokenizers.Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises Exception itself
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: is not a valid tokenizer.json: {reason}") from None
+    # A training script may have left its own settings in the file; they are arguments here.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _check_required(backend: tokenizers.Tokenizer, settings: TokenizerSettings, path: Path) -> None:
+    for name in _REQUIRED:
+        content = settings.special_tokens[name]
+        if backend.token_to_id(content) is None:
+            raise InputError(
+                f"{path}: has no {name} {content!r}; name the right token in "
+                "tokenizer_config.json or use the tokenizer.json that the checkpoint came with"
+            )
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, settings: TokenizerSettings, path: Path) -> None:
+    """Adds the tokens that only `tokenizer_config.json` names, as transformers does on loading.
+
+    A token that is there with other flags gets those of `tokenizer_config.json`.
+    """
+    present = {
+        token.content: (index, token) for index, token in backend.get_added_tokens_decoder().items()
+    }
+    for token in settings.added_tokens:
+        if token.id is None and token.content in present:
+            continue
+        added = _as_added_token(token, token.content in settings.special_contents)
+        if token.content not in present or repr(present[token.content][1]) != repr(added):
+            add = backend.add_special_tokens if added.special else backend.add_tokens
+            add([added])
+        index = backend.token_to_id(token.content)
+        if token.id is not None and index != token.id:
+            raise InputError(
+                f"{path}: gives the added token {token.content!r} the id {index}, "
+                f"tokenizer_config.json the id {token.id}; the two are of different checkpoints"
+            )
+
+
+def _as_added_token(token: AddedToken, is_named: bool) -> tokenizers.AddedToken:
+    return tokenizers.AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=token.special or is_named,
+    )
+
+
+def _check_format(backend: tokenizers.Tokenizer, special_ids: dict[str, int], path: Path) -> None:
+    """InputError unless the file joins texts as DeBERTa does, or says nothing about it."""
+    if backend.post_processor is None:
+        return
+    cls_id, sep_id = special_ids["cls_token"], special_ids["sep_token"]
+    single, pair = backend.encode("", add_special_tokens=True), backend.encode("", "")
+    expected = ([cls_id, sep_id], [cls_id, sep_id, sep_id], [0, 0, 1])
+    if (single.ids, pair.ids, pair.type_ids) != expected:
+        raise InputError(
+            f"{path}: its post_processor does not make [CLS] A [SEP] B [SEP] with token types "
+            "0 and 1; this is not a DeBERTa-v2 tokenizer"
+        )
+
+
+def _lowers(backend: tokenizers.Tokenizer) -> bool:
+    """Whether the normaliser lower-cases; the library does not tell, so it is tried."""
+    normalizer = backend.normalizer
+    return normalizer is not None and "A" not in normalizer.normalize_str("A")
+
+
+def _splits(backend: tokenizers.Tokenizer) -> bool:
+    """Whether the pre-tokenizer splits at punctuation."""
+    pre_tokenizer = backend.pre_tokenizer
+    return pre_tokenizer is not None and len(pre_tokenizer.pre_tokenize_str("a.b")) > 1
+
+
+def _warn_about(name: str, configured: bool | None, actual: bool, path: Path) -> None:
+    if configured is not None and configured != actual:
+        _logger.warning(
+            "%s: works with %s=%s, tokenizer_config.json says %s; the file is followed",
+            path,
+            name,
+            actual,
+            configured,
+        )

@@ -1,0 +1,192 @@
+"""The tokenizer over `spm.model`, as transformers 4.x's slow `DebertaV2Tokenizer` works.
+
+A text is lower-cased if asked for, cut at added tokens, then (with `split_by_punct`) at
+punctuation, and every part goes to SentencePiece by itself. Offsets come from SentencePiece's own
+alignment; the slow tokenizer has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from exporter.deberta.tokenization.base import Tokenizer
+from exporter.deberta.tokenization.casing import MappedText, lower_outside
+from exporter.deberta.tokenization.settings import TokenizerSettings
+from exporter.deberta.tokenization.splitting import AddedTokenSplitter, split_punctuation
+from exporter.deberta.tokenization.texts import check_text
+from exporter.deberta.tokenization.types import Segment
+from exporter.errors import InputError, MissingDependencyError
+
+_REQUIRED = ("pad_token", "cls_token", "sep_token", "unk_token")
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """See the module; made by `load_tokenizer`."""
+
+    kind = "sentencepiece"
+
+    def __init__(
+        self, model_file: Path, settings: TokenizerSettings, source_files: tuple[Path, ...]
+    ) -> None:
+        self._model = _load_model(model_file)
+        self._piece_count: int = self._model.get_piece_size()
+        self._added = _added_ids(self._model, settings, model_file)
+        self._added_by_id = {index: content for content, index in self._added.items()}
+        self._specials = frozenset(settings.special_contents)
+        self._splitter = AddedTokenSplitter(settings.added_tokens)
+        self._do_lower_case = bool(settings.do_lower_case)
+        self._split_by_punct = bool(settings.split_by_punct)
+        # Added tokens that are neither special nor normalised are lower-cased before the search
+        # for them, and so are found only where they are lower case already: as in transformers.
+        self._protected = settings.special_contents + tuple(
+            token.content
+            for token in settings.added_tokens
+            if not token.special and token.normalized
+        )
+        super().__init__(
+            settings,
+            {name: self._added[content] for name, content in settings.special_tokens.items()},
+            (self._added[content] for content in settings.special_contents),
+            max(self._piece_count, *(index + 1 for index in self._added.values())),
+            source_files,
+        )
+
+    @property
+    def do_lower_case(self) -> bool:
+        return self._do_lower_case
+
+    @property
+    def split_by_punct(self) -> bool:
+        return self._split_by_punct
+
+    def tokenize(self, text: str) -> list[str]:
+        return [piece for piece, _, _ in self._pieces(check_text(text))]
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        text = ""
+        pending: list[str] = []
+        after_special = False
+        for token in self.convert_ids_to_tokens(ids):
+            if token in self._specials:
+                if skip_special_tokens:
+                    continue
+                text += ("" if after_special else " ") + self._join(pending) + token
+                pending = []
+                after_special = True
+            else:
+                pending.append(token)
+                after_special = False
+        return (text + self._join(pending)).strip()
+
+    def _join(self, pieces: list[str]) -> str:
+        return str(self._model.decode_pieces(pieces)) if pieces else ""
+
+    def _segments(self, texts: Sequence[str]) -> list[Segment]:
+        segments = []
+        for text in texts:
+            found = list(self._pieces(text))
+            ids = tuple(self._piece_id(piece, index) for piece, index, _ in found)
+            segments.append(Segment(ids, tuple(span for _, _, span in found)))
+        return segments
+
+    def _piece_id(self, piece: str, index: int) -> int:
+        # transformers looks every piece up by its text, added tokens first.
+        added = self._added.get(piece)
+        return index if added is None else added
+
+    def _pieces(self, text: str) -> Iterator[tuple[str, int, tuple[int, int]]]:
+        """(piece, id, span in `text`) in order."""
+        mapped = lower_outside(text, self._protected) if self._do_lower_case else MappedText(text)
+        for start, end, is_added in self._splitter.split(mapped.text):
+            part = mapped.text[start:end]
+            if is_added:
+                yield part, self._added[part], mapped.source_span(start, end)
+            elif self._split_by_punct:
+                for first, last in split_punctuation(part):
+                    yield from self._encode_part(part[first:last], start + first, mapped)
+            else:
+                yield from self._encode_part(part, start, mapped)
+
+    def _encode_part(
+        self, part: str, at: int, mapped: MappedText
+    ) -> Iterator[tuple[str, int, tuple[int, int]]]:
+        found = self._model.encode(part, out_type="offset_mapping")
+        rows = zip(found["pieces"], found["ids"], found["offsets"], strict=True)
+        for piece, index, (start, end) in rows:
+            # SentencePiece gives an empty span to the word mark that it puts before a text, and to
+            # all but the last of the pieces that one character normalises to. Such a piece gets
+            # that character, as in the fast tokenizer.
+            end = min(max(end, start + 1), len(part))
+            yield piece, index, mapped.source_span(at + start, at + end)
+
+    def _token_to_id(self, token: str) -> int | None:
+        added = self._added.get(token)
+        return int(self._model.piece_to_id(token)) if added is None else added
+
+    def _id_to_token(self, index: int) -> str | None:
+        if index in self._added_by_id:
+            return self._added_by_id[index]
+        return str(self._model.id_to_piece(index)) if index < self._piece_count else None
+
+
+def _load_model(path: Path) -> Any:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    model = sentencepiece.SentencePieceProcessor()
+    try:
+        # An empty file is a valid protocol buffer, and a model without pieces.
+        loaded = bool(content) and model.LoadFromSerializedProto(content)
+    except (RuntimeError, ValueError):
+        loaded = False
+    if not loaded or model.get_piece_size() == 0:
+        raise InputError(
+            f"{path}: is not a SentencePiece model, or is damaged; copy it again from its source"
+        )
+    try:
+        model.encode("", out_type="offset_mapping")
+    except (RuntimeError, ValueError):
+        raise MissingDependencyError(
+            f"sentencepiece {sentencepiece.__version__} gives no offsets; "
+            "install sentencepiece>=0.2.2"
+        ) from None
+    return model
+
+
+def _added_ids(model: Any, settings: TokenizerSettings, path: Path) -> dict[str, int]:
+    """The id of every added token: the files' own, else the vocabulary's, else the next free one.
+
+    transformers would give new ids to [PAD], [CLS], [SEP] and [UNK] as well; for a model that was
+    trained this means a wrong vocabulary, and it is an InputError here.
+    """
+    count = model.get_piece_size()
+    required = {settings.special_tokens[name]: name for name in _REQUIRED}
+    known = {token.content: token.id for token in settings.added_tokens if token.id is not None}
+    ids = dict(known)
+    for content in settings.special_contents:
+        if content in ids:
+            continue
+        index = _piece_index(model, content)
+        if index is None:
+            if content in required:
+                raise InputError(
+                    f"{path}: has no {required[content]} {content!r}; name the right token in "
+                    "tokenizer_config.json or use the spm.model that the checkpoint came with"
+                )
+            index = count + sum(_is_new(model, other) for other in ids)
+        ids[content] = index
+    return ids
+
+
+def _piece_index(model: Any, content: str) -> int | None:
+    index = int(model.piece_to_id(content))
+    return index if model.id_to_piece(index) == content else None
+
+
+def _is_new(model: Any, content: str) -> bool:
+    return _piece_index(model, content) is None

@@ -1,0 +1,72 @@
+"""Cuts a text before SentencePiece sees it: at added tokens, and at punctuation.
+
+The rules are those of the slow tokenizer of transformers 4.x.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+
+from exporter.deberta.tokenization.settings import AddedToken
+from exporter.errors import InputError
+
+
+class AddedTokenSplitter:
+    """Finds added tokens in a text: the leftmost, the longest of those that start there."""
+
+    def __init__(self, tokens: Iterable[AddedToken]) -> None:
+        self._tokens: Mapping[str, AddedToken] = {token.content: token for token in tokens}
+        for token in self._tokens.values():
+            if token.single_word:
+                raise InputError(
+                    f"the added token {token.content!r} has single_word set, which the "
+                    "SentencePiece tokenizer does not do; use a tokenizer.json"
+                )
+        longest_first = sorted(self._tokens, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    def split(self, text: str) -> Iterator[tuple[int, int, bool]]:
+        """Non-empty spans (start, end, is an added token) in order; stripped space is in none."""
+        at = 0
+        for match in self._pattern.finditer(text):
+            token = self._tokens[match.group()]
+            end = match.start()
+            if token.lstrip:
+                end = at + len(text[at:end].rstrip())
+            if end > at:
+                yield at, end, False
+            yield match.start(), match.end(), True
+            at = match.end()
+            if token.rstrip:
+                following = self._pattern.search(text, at)
+                limit = following.start() if following else len(text)
+                gap = text[at:limit]
+                at += len(gap) - len(gap.lstrip())
+        if at < len(text):
+            yield at, len(text), False
+
+
+def is_punctuation(char: str) -> bool:
+    """Whether `split_by_punct` splits at `char`.
+
+    All ASCII characters that are neither letter, digit, space nor control, and Unicode's
+    categories P*.
+    """
+    if char.isascii():
+        return char.isprintable() and not char.isalnum() and char != " "
+    return unicodedata.category(char).startswith("P")
+
+
+def split_punctuation(text: str) -> Iterator[tuple[int, int]]:
+    """Spans of `text`: each punctuation character by itself, and what lies between them."""
+    start = 0
+    for i, char in enumerate(text):
+        if is_punctuation(char):
+            if start < i:
+                yield start, i
+            yield i, i + 1
+            start = i + 1
+    if start < len(text):
+        yield start, len(text)

@@ -1,0 +1,168 @@
+"""Both tokenizers against transformers 4.57 on the 4,000 stored strings.
+
+`tests/golden/make_tokenizer_golden.py` made the files; transformers 5 has no SentencePiece
+tokenizer for DeBERTa-v2, so version 4's can only be compared with through them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.deberta.tokenization import Tokenizer, load_tokenizer
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "tokenizer"
+VARIANTS = {
+    "plain": {},
+    "lower": {"do_lower_case": True},
+    "punct": {"split_by_punct": True},
+    "both": {"do_lower_case": True, "split_by_punct": True},
+}
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    return json.loads(gzip.decompress((GOLDEN / "golden.json.gz").read_bytes()))
+
+
+def ints(row: str) -> list[int]:
+    return [int(x) for x in row.split()]
+
+
+def spm_checkpoint(folder: Path, options: dict[str, bool], model: str = "spm.model") -> Path:
+    shutil.copy(GOLDEN / model, folder / "spm.model")
+    config = {"do_lower_case": False, "vocab_type": "spm", **options}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def fast_checkpoint(folder: Path, options: dict[str, bool]) -> Path:
+    """The committed tokenizer.json with the steps that transformers 4 adds for the options."""
+    content = json.loads(gzip.decompress((GOLDEN / "tokenizer.json.gz").read_bytes()))
+    if options.get("do_lower_case"):
+        content["normalizer"]["normalizers"].insert(0, {"type": "Lowercase"})
+    if options.get("split_by_punct"):
+        punctuation = {"type": "Punctuation", "behavior": "Isolated"}
+        content["pre_tokenizer"]["pretokenizers"].insert(0, punctuation)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder
+
+
+def different(tokenizer: Tokenizer, strings: list[str], expected: list[list[int]]) -> list[str]:
+    """The strings on which the tokenizer does not give the expected ids, one by one and batched."""
+    assert len(strings) >= len(expected) >= 1500
+    strings = strings[: len(expected)]
+    batch = tokenizer.encode_batch(strings).encodings
+    return [
+        text
+        for text, encoding, ids in zip(strings, batch, expected, strict=True)
+        if list(encoding.input_ids) != ids or tokenizer.encode(text) != encoding
+    ]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sentencepiece_gives_the_slow_tokenizers_ids(
+    golden: dict[str, Any], tmp_path: Path, variant: str
+) -> None:
+    tokenizer = load_tokenizer(spm_checkpoint(tmp_path, VARIANTS[variant]))
+    assert tokenizer.kind == "sentencepiece"
+    expected = [ints(row) for row in golden["slow"][variant]]
+    assert different(tokenizer, golden["strings"], expected) == []
+
+
+def test_sentencepiece_without_dummy_prefix_and_normaliser(
+    golden: dict[str, Any], tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(spm_checkpoint(tmp_path, {}, "identity.model"))
+    expected = [ints(row) for row in golden["slow"]["identity"]]
+    assert different(tokenizer, golden["strings"], expected) == []
+    # The model keeps white space and puts no mark before the text.
+    assert tokenizer.tokenize("  a")[0] == "▁"
+    assert not tokenizer.tokenize("a")[0].startswith("▁")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fast_gives_the_fast_tokenizers_ids(
+    golden: dict[str, Any], tmp_path: Path, variant: str
+) -> None:
+    tokenizer = load_tokenizer(fast_checkpoint(tmp_path, VARIANTS[variant]))
+    assert tokenizer.kind == "fast"
+    exceptions = golden["fast"][variant]
+    assert exceptions, "the two tokenizers of transformers do differ on some strings"
+    expected = [ints(exceptions.get(str(i), row)) for i, row in enumerate(golden["slow"][variant])]
+    assert different(tokenizer, golden["strings"], expected) == []
+
+
+def test_fast_gives_the_fast_tokenizers_offsets(golden: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(fast_checkpoint(tmp_path, {}))
+    for text, row in zip(golden["strings"], golden["fast_offsets"], strict=False):
+        flat = [x for span in tokenizer.encode(text).offsets for x in span]
+        assert flat == ints(row), ascii(text)
+
+
+def test_sentencepiece_tokens_and_decoding(golden: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(spm_checkpoint(tmp_path, {}))
+    for i, (tokens, decoded) in enumerate(
+        zip(golden["slow_tokens"], golden["slow_decoded"], strict=True)
+    ):
+        assert tokenizer.tokenize(golden["strings"][i]) == tokens
+        ids = ints(golden["slow"]["plain"][i])
+        plain, with_specials = decoded
+        assert tokenizer.decode(ids) == plain
+        assert tokenizer.decode(ids, skip_special_tokens=False) == with_specials
+
+
+def test_sentencepiece_pairs_and_truncation(golden: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(spm_checkpoint(tmp_path, {}))
+    strings = golden["strings"]
+    truncated = 0
+    for case in golden["pairs"]:
+        encoding = tokenizer.encode(
+            strings[case["first"]],
+            strings[case["second"]],
+            truncation=case["truncation"],
+            max_length=case["max_length"],
+        )
+        for name in ("input_ids", "token_type_ids", "attention_mask", "special_tokens_mask"):
+            assert list(getattr(encoding, name)) == case[name], (name, case)
+        truncated += encoding.truncated
+    assert len(golden["pairs"]) > 300
+    assert truncated > 100
+
+
+def test_sentencepiece_offsets_lie_in_the_text_and_in_order(
+    golden: dict[str, Any], tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(spm_checkpoint(tmp_path, VARIANTS["both"]))
+    for text in golden["strings"][:1500]:
+        encoding = tokenizer.encode(text)
+        assert encoding.offsets[0] == encoding.offsets[-1] == (0, 0)
+        previous = 0
+        for start, end in encoding.offsets[1:-1]:
+            assert 0 <= start < end <= len(text), ascii(text)
+            assert start >= previous, ascii(text)
+            previous = start
+
+
+def test_sentencepiece_offsets_are_the_fast_ones_on_plain_text(
+    golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """Equal on ordinary text; runs of spaces, and spaces at added tokens, count differently."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    slow = load_tokenizer(spm_checkpoint(tmp_path / "a", {}))
+    fast = load_tokenizer(fast_checkpoint(tmp_path / "b", {}))
+    compared = 0
+    for text in golden["strings"]:
+        if not (text.isascii() and text.isprintable()) or "  " in text or "[" in text:
+            continue
+        ours, theirs = slow.encode(text), fast.encode(text)
+        if ours.input_ids == theirs.input_ids:
+            assert ours.offsets == theirs.offsets, text
+            compared += 1
+    assert compared > 300
