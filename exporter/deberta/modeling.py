@@ -232,9 +232,10 @@ class Encoder(nn.Module):
     def forward(self, embedded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Embedding output `(B, S, E)`, mask `(B, S)` -> `(B, S, E)`."""
         relative = self.relative_embeddings(embedded)
+        keys = mask.to(torch.int32)
         hidden = embedded
         for index, layer in enumerate(self.layer):
-            hidden = layer(hidden, relative, self.slots, mask)
+            hidden = layer(hidden, relative, self.slots, keys)
             if index == 0 and self.conv is not None:
                 hidden = self.conv(embedded, hidden, mask)
         return hidden
@@ -279,7 +280,7 @@ class Pooler(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """`(B, S, E)` -> `(B, E)`."""
-        pooled: torch.Tensor = self.activation(self.dense(hidden[:, 0]))
+        pooled: torch.Tensor = self.activation(self.dense(hidden.select(1, 0)))
         return pooled
 
 
@@ -343,7 +344,7 @@ class QuestionAnswering(nn.Module):
         """`(B, S)` each -> `start_logits`, `end_logits`, `(B, S)` each."""
         (hidden,) = self.deberta(input_ids, attention_mask, token_type_ids)
         logits = self.qa_outputs(hidden)
-        return logits[..., 0], logits[..., 1]
+        return logits.select(-1, 0), logits.select(-1, 1)
 
 
 class MultipleChoice(nn.Module):

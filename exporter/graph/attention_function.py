@@ -1,0 +1,148 @@
+"""The body of the operator in standard ONNX, which runtimes without the plugin expand.
+
+Names carry the layout: `query_BHSD` is (batch, heads, sequence, head size), `R` are position slots.
+What depends on the mask and the length alone is the same in every layer: it reads nothing else, so
+a runtime that merges common subexpressions computes it once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from plugins.disentangled_attention import contract
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """What the body is written for: it is one model's, and all layers share it."""
+
+    num_heads: int
+    head_size: int
+    scale: float
+    c2p: bool
+    p2c: bool
+    saturation: int
+    """`P`: the slot table has `2 * P + 1` entries."""
+
+
+def attention_function(shape: AttentionShape, opset: int) -> ir.Function:
+    """The local function `deb_export::DisentangledAttention` in fp32.
+
+    Args:
+        shape: the model's attention.
+        opset: version of the standard operators.
+
+    Returns:
+        A function with the contract's inputs, output and attributes.
+    """
+    return _Body(shape, opset).function()
+
+
+class _Body:
+    """Builds the nodes in order, each method one part of the formula."""
+
+    def __init__(self, shape: AttentionShape, opset: int) -> None:
+        self.shape = shape
+        self.opset = opset
+        self.tape = Tape()
+        self.inputs = {name: ir.Value(name=name) for name in contract.INPUTS}
+
+    def function(self) -> ir.Function:
+        context = self.context()
+        context.name = contract.OUTPUTS[0]
+        graph = ir.Graph(
+            list(self.inputs.values()),
+            [context],
+            nodes=self.tape.nodes,
+            opset_imports={"": self.opset},
+            name=contract.OP_TYPE,
+        )
+        # Declared because the nodes carry them, for the plugin; the body has their values in it.
+        attributes = [
+            ir.Attr(name, ir.AttributeType.FLOAT if name == "scale" else ir.AttributeType.INT, None)
+            for name in contract.ATTRIBUTES
+        ]
+        return ir.Function(
+            contract.DOMAIN, contract.OP_TYPE, "", graph=graph, attributes=attributes
+        )
+
+    def context(self) -> ir.Value:
+        query, key, value = self.tape.op_multi_out(
+            "Split", [self.inputs["qkv"]], {"axis": -1, "num_outputs": 3}, num_outputs=3
+        )
+        # Scaled before any product: a sum of unscaled scores can overflow fp16.
+        query_BHSD = self.heads(self.op("Mul", query, self.scalar(self.shape.scale)), (0, 2, 1, 3))
+        key_BHDS = self.heads(key, (0, 2, 3, 1))
+        scores = self.op("MatMul", query_BHSD, key_BHDS)
+        if self.shape.c2p or self.shape.p2c:
+            index_BHSS = self.slot_index()
+            if self.shape.c2p:
+                scores = self.op("Add", scores, self.content_to_position(query_BHSD, index_BHSS))
+            if self.shape.p2c:
+                scores = self.op("Add", scores, self.position_to_content(key, index_BHSS))
+        scores = self.op("Add", scores, self.mask_bias())
+        probabilities = self.op("Softmax", scores, axis=-1)
+        context_BHSD = self.op("MatMul", probabilities, self.heads(value, (0, 2, 1, 3)))
+        context_BSHD = self.op("Transpose", context_BHSD, perm=(0, 2, 1, 3))
+        width = self.shape.num_heads * self.shape.head_size
+        return self.op("Reshape", context_BSHD, self.ints([0, 0, width]))
+
+    def content_to_position(self, query_BHSD: ir.Value, index_BHSS: ir.Value) -> ir.Value:
+        """`Q . pos_key[slots]`: every slot's product, then the one each pair reads."""
+        pos_key_HDR = self.op("Transpose", self.inputs["pos_key"], perm=(0, 2, 1))
+        table_BHSR = self.op("MatMul", query_BHSD, pos_key_HDR)
+        return self.op("GatherElements", table_BHSR, index_BHSS, axis=-1)
+
+    def position_to_content(self, key: ir.Value, index_BHSS: ir.Value) -> ir.Value:
+        """`(K . pos_query[slots])^T`: slots are rows, so that the pair (i, j) reads column j."""
+        scaled = self.op("Mul", key, self.scalar(self.shape.scale))
+        key_BHDS = self.heads(scaled, (0, 2, 3, 1))
+        table_BHRS = self.op("MatMul", self.inputs["pos_query"], key_BHDS)
+        return self.op("GatherElements", table_BHRS, index_BHSS, axis=-2)
+
+    def slot_index(self) -> ir.Value:
+        """Slot of each query and key: int32 `(B, H, S, S)`."""
+        sizes = self.op("Shape", self.inputs["mask"])
+        batch, length = (
+            self.op("Slice", sizes, self.ints([axis]), self.ints([axis + 1])) for axis in (0, 1)
+        )
+        end = self.op("Cast", self.op("Squeeze", length), to=ir.DataType.INT32)
+        position = self.op("Range", self.int32(0), end, self.int32(1))
+        rows = self.op("Unsqueeze", position, self.ints([1]))
+        columns = self.op("Unsqueeze", position, self.ints([0]))
+        reach = self.shape.saturation
+        distance = self.op("Sub", rows, columns)
+        clipped = self.op("Clip", distance, self.int32(-reach), self.int32(reach))
+        entry = self.op("Add", clipped, self.int32(reach))
+        index_SS = self.op("Gather", self.inputs["slots"], entry, axis=0)
+        shape = self.op("Concat", batch, self.ints([self.shape.num_heads]), length, length, axis=0)
+        return self.op("Expand", index_SS, shape)
+
+    def mask_bias(self) -> ir.Value:
+        """0 for a key that may be attended, a large negative number for one that may not."""
+        allowed = self.op("Cast", self.inputs["mask"], to=ir.DataType.BOOL)
+        allowed_B11S = self.op("Unsqueeze", allowed, self.ints([1, 2]))
+        # Half of the lowest float: the sum with any score stays finite, also where all are masked.
+        lowest = float(np.finfo(np.float32).min) / 2
+        return self.op("Where", allowed_B11S, self.scalar(0.0), self.scalar(lowest))
+
+    def heads(self, packed: ir.Value, perm: tuple[int, ...]) -> ir.Value:
+        """`(B, S, H*D)` -> (B, S, H, D) permuted."""
+        sizes = self.ints([0, 0, self.shape.num_heads, self.shape.head_size])
+        return self.op("Transpose", self.op("Reshape", packed, sizes), perm=perm)
+
+    def op(self, op_type: str, *inputs: ir.Value, **attributes: object) -> ir.Value:
+        return self.tape.op(op_type, inputs, attributes or None)  # type: ignore[arg-type]
+
+    def scalar(self, value: float) -> ir.Value:
+        return self.op("Constant", value=ir.tensor(np.float32(value)))
+
+    def int32(self, value: int) -> ir.Value:
+        return self.op("Constant", value=ir.tensor(np.int32(value)))
+
+    def ints(self, values: list[int]) -> ir.Value:
+        return self.op("Constant", value=ir.tensor(np.array(values, dtype=np.int64)))

@@ -1,0 +1,120 @@
+"""A checkpoint becomes a portable ONNX file: trace, fold, attach the function, check, write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx_ir as ir
+
+from exporter.deberta.checkpoint import Checkpoint
+from exporter.deberta.modeling import encoder_of
+from exporter.graph.attention_function import AttentionShape, attention_function
+from exporter.graph.check import check_graph, count_attention_nodes
+from exporter.graph.export_form import export_form
+from exporter.graph.fold_transposes import fold_transposes
+from exporter.graph.serialize import write_model
+from exporter.graph.trace import OPSET, trace
+
+IR_VERSION = 10
+"""Read by ONNX Runtime 1.20 and newer, and by onnx 1.16."""
+
+
+@dataclass(frozen=True)
+class GraphSummary:
+    """What an export made."""
+
+    opset: int
+    nodes: int
+    attention_nodes: int
+    initializers: int
+    weight_bytes: int
+    files: tuple[Path, ...]
+
+
+def export_onnx(
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    external_data: bool | None = None,
+    metadata: dict[str, str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> GraphSummary:
+    """Export a checkpoint to a portable fp32 graph with dynamic batch and length.
+
+    Weights go from the checkpoint to the file one tensor at a time.
+
+    Args:
+        checkpoint: an opened checkpoint.
+        path: the ONNX file to write.
+        external_data: whether weights go to `<path>.data`; by default, when they exceed 1 GiB.
+        metadata: entries to add to the model's metadata, such as the hash of the vocabulary.
+        progress: called with the name of each step.
+
+    Raises:
+        InputError: a weight file is broken or holds NaN.
+        OSError: the file cannot be written.
+    """
+    say = progress or (lambda step: None)
+    say("tracing")
+    config = checkpoint.config
+    form = export_form(checkpoint)
+    slots = encoder_of(form.model).slots
+    model = trace(form, checkpoint.task, config.type_vocab_size)
+    fold_transposes(model)
+    shape = AttentionShape(
+        num_heads=config.num_attention_heads,
+        head_size=config.head_size,
+        scale=config.attention_scale,
+        c2p=config.c2p,
+        p2c=config.p2c,
+        saturation=(slots.numel() - 1) // 2,
+    )
+    function = attention_function(shape, OPSET)
+    model.functions[function.identifier()] = function
+    _describe(model, checkpoint, metadata or {})
+    say("checking")
+    check_graph(model, config.num_hidden_layers)
+    say("writing")
+    written = write_model(
+        model,
+        path,
+        external_data=external_data,
+        progress=lambda done, total: say(f"writing {100 * done // max(total, 1)} %"),
+    )
+    return GraphSummary(
+        opset=OPSET,
+        nodes=sum(1 for _ in model.graph),
+        attention_nodes=count_attention_nodes(model),
+        initializers=len(model.graph.initializers),
+        weight_bytes=written.weight_bytes,
+        files=written.files,
+    )
+
+
+def _describe(model: ir.Model, checkpoint: Checkpoint, metadata: dict[str, str]) -> None:
+    """Say in the file what made it and from what; drop the tracer's notes on each node."""
+    model.ir_version = IR_VERSION
+    model.producer_name = "deb-export"
+    model.producer_version = version("deb-export")
+    model.graph.name = f"deberta-v2 {checkpoint.task}"
+    model.metadata_props.clear()
+    model.metadata_props.update(
+        {
+            "deb_export.config": json.dumps(checkpoint.config.to_dict(), sort_keys=True),
+            "deb_export.task": str(checkpoint.task),
+            "deb_export.precision": "fp32",
+            "deb_export.producer_version": model.producer_version,
+            **metadata,
+        }
+    )
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for output in node.outputs:
+            output.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()

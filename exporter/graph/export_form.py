@@ -1,0 +1,143 @@
+"""The reference model rewritten for export: query, key and value packed, positions folded.
+
+Two things differ from `modeling.SelfAttention`: one matrix projects query, key and value, and the
+projected relative embeddings are constants. Shapes only: the module holds no weights, and each of
+its tensors has a recipe that makes it from the checkpoint when it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import torch
+from torch import nn
+
+from exporter.deberta.checkpoint import Checkpoint
+from exporter.deberta.configuration import DebertaConfig
+from exporter.deberta.modeling import Encoder, SelfAttention, encoder_of, make_model
+from plugins.disentangled_attention import contract
+
+Recipe = Callable[[], torch.Tensor]
+
+
+class PackedSelfAttention(nn.Module):
+    """Self-attention as one node of the operator; traced, never run."""
+
+    def __init__(self, config: DebertaConfig) -> None:
+        super().__init__()
+        self.config = config
+        heads, size = config.num_attention_heads, config.head_size
+        slots = 2 * config.position_span
+        self.qkv = nn.Linear(config.hidden_size, 3 * heads * size)
+        self.pos_key = nn.Parameter(torch.empty(heads, slots if config.c2p else 1, size))
+        self.pos_query = nn.Parameter(torch.empty(heads, slots if config.p2c else 1, size))
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        relative: torch.Tensor,
+        slots: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """`(B, S, E)` -> `(B, S, H*D)`; `relative` is folded into `pos_key` and `pos_query`."""
+        qkv = self.qkv(hidden)
+        context: torch.Tensor = torch.onnx.ops.symbolic(
+            contract.QUALIFIED_NAME,
+            (qkv, self.pos_key, self.pos_query, slots, mask),
+            attrs={
+                "num_heads": self.config.num_attention_heads,
+                "scale": self.config.attention_scale,
+                "c2p": int(self.config.c2p),
+                "p2c": int(self.config.p2c),
+            },
+            dtype=qkv.dtype,
+            shape=(*qkv.shape[:2], qkv.shape[2] // 3),
+            version=contract.VERSION,
+        )
+        return context
+
+
+@dataclass(frozen=True)
+class ExportForm:
+    """A model to trace, on the meta device, and how to make each of its tensors."""
+
+    model: nn.Module
+    recipes: Mapping[str, Recipe]
+    """Name of a parameter or buffer -> fp32 (int32 for `slots`) tensor."""
+
+
+def export_form(checkpoint: Checkpoint) -> ExportForm:
+    """Rewrite the model of a checkpoint for export, without reading its weights."""
+    with torch.device("meta"):
+        model = make_model(checkpoint.config, checkpoint.task).eval()
+    encoder = encoder_of(model)
+    recipes: dict[str, Recipe] = {
+        name: partial(checkpoint.read, name) for name in model.state_dict()
+    }
+    prefix = next(name for name, module in model.named_modules() if module is encoder)
+    recipes[f"{prefix}.slots"] = partial(torch.Tensor.clone, encoder.slots)
+    relative = lru_cache(maxsize=1)(partial(_relative_embeddings, checkpoint, prefix))
+
+    for index in range(checkpoint.config.num_hidden_layers):
+        path = f"{prefix}.layer.{index}.attention.self"
+        reference = model.get_submodule(path)
+        assert isinstance(reference, SelfAttention)
+        for name in reference.state_dict():
+            del recipes[f"{path}.{name}"]
+        with torch.device("meta"):
+            model.set_submodule(path, PackedSelfAttention(checkpoint.config))
+        for part in ("weight", "bias"):
+            recipes[f"{path}.qkv.{part}"] = partial(_packed, checkpoint, path, part)
+        projected = _ProjectedPositions(checkpoint, path, reference, relative)
+        recipes[f"{path}.pos_key"] = projected.pos_key
+        recipes[f"{path}.pos_query"] = projected.pos_query
+    return ExportForm(model, recipes)
+
+
+def _packed(checkpoint: Checkpoint, path: str, part: str) -> torch.Tensor:
+    names = ("query_proj", "key_proj", "value_proj")
+    return torch.cat([checkpoint.read(f"{path}.{name}.{part}") for name in names])
+
+
+@torch.no_grad()
+def _relative_embeddings(checkpoint: Checkpoint, prefix: str) -> torch.Tensor:
+    """`(R, E)`, as the reference encoder gives them."""
+    with torch.device("meta"):
+        encoder = Encoder(checkpoint.config)
+    own = ("rel_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias")
+    held = {name: checkpoint.read(f"{prefix}.{name}") for name in own if name in _names(encoder)}
+    encoder.load_state_dict(held, assign=True, strict=False)
+    return encoder.relative_embeddings(torch.zeros(1, checkpoint.config.hidden_size))
+
+
+def _names(module: nn.Module) -> frozenset[str]:
+    return frozenset(module.state_dict())
+
+
+@dataclass(frozen=True)
+class _ProjectedPositions:
+    """The reference layer's projections of the relative embeddings, computed when asked for."""
+
+    checkpoint: Checkpoint
+    path: str
+    reference: SelfAttention
+    relative: Callable[[], torch.Tensor]
+
+    @torch.no_grad()
+    def _project(self, index: int) -> torch.Tensor:
+        names = _names(self.reference)
+        with torch.device("meta"):
+            layer = SelfAttention(self.checkpoint.config)
+        state = {name: self.checkpoint.read(f"{self.path}.{name}") for name in names}
+        layer.load_state_dict(state, assign=True)
+        return layer.project_positions(self.relative())[index].contiguous()
+
+    def pos_key(self) -> torch.Tensor:
+        """`(H, R, D)`."""
+        return self._project(0)
+
+    def pos_query(self) -> torch.Tensor:
+        """`(H, R, D)`."""
+        return self._project(1)

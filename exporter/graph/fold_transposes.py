@@ -1,0 +1,56 @@
+"""Transposes of initializers folded into the initializers, lazily.
+
+`torch.nn.Linear` stores its matrix as (out, in) and multiplies by the transpose; ONNX Runtime,
+TensorRT and the quantization of weights want (in, out) as it is multiplied.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+
+def fold_transposes(model: ir.Model) -> int:
+    """Replace `Transpose(initializer)` by a transposed initializer of the same name.
+
+    An initializer that is read in its own layout as well stays, and the transposed one is added
+    beside it as `<name>.transposed`.
+
+    Returns:
+        The number of nodes removed.
+    """
+    graph = model.graph
+    folded = 0
+    for node in list(graph):
+        if node.op_type != "Transpose" or node.domain:
+            continue
+        source, output = node.inputs[0], node.outputs[0]
+        if source is None or source.name is None or source.name not in graph.initializers:
+            continue
+        tensor = source.const_value
+        if tensor is None:
+            continue
+        perm = node.attributes["perm"].as_ints()
+        alone = len(source.uses()) == 1
+        name = source.name if alone else f"{source.name}.transposed"
+        shape = ir.Shape([tensor.shape.numpy()[axis] for axis in perm])
+        lazy = ir.LazyTensor(
+            partial(_transposed, tensor, tuple(perm), name),
+            dtype=tensor.dtype,
+            shape=shape,
+            name=name,
+        )
+        value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=lazy)
+        output.replace_all_uses_with(value)
+        graph.remove(node, safe=True)
+        if alone:
+            del graph.initializers[source.name]
+        graph.initializers[name] = value
+        folded += 1
+    return folded
+
+
+def _transposed(tensor: ir.TensorProtocol, perm: tuple[int, ...], name: str) -> ir.TensorProtocol:
+    return ir.Tensor(np.ascontiguousarray(tensor.numpy().transpose(perm)), name=name)

@@ -1,0 +1,184 @@
+"""Writes a graph to disk one tensor at a time, so that the weights are never held together.
+
+A protobuf message may hold its fields in any order: the graph's initializers are appended to the
+rest of it as they are made. See https://protobuf.dev/programming-guides/encoding/ and `onnx.proto`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+EXTERNAL_ABOVE = 1 << 30
+"""Bytes of weights from which they go to a file beside the graph: protobuf ends at 2 GiB."""
+_ALIGNMENT = 4096  # lets a runtime map a tensor instead of copying it
+_EMBEDDED_BELOW = 1024  # small tensors stay in the graph, where shape inference reads them
+_LENGTH_DELIMITED = 2
+
+
+@dataclass(frozen=True)
+class WrittenModel:
+    """What `write_model` put on disk."""
+
+    files: tuple[Path, ...]
+    """The graph, and its data file if there is one."""
+    weight_bytes: int
+
+
+def write_model(
+    model: ir.Model,
+    path: Path,
+    *,
+    external_data: bool | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> WrittenModel:
+    """Write a model, evaluating each lazy initializer once and letting go of it.
+
+    Args:
+        model: the graph; it is left as it is.
+        path: the file to write; weights outside go to `<path>.data`.
+        external_data: whether weights go there; by default, when they exceed 1 GiB.
+        progress: called with the bytes written and the bytes there are.
+
+    Raises:
+        InputError: an initializer's source is broken.
+        OSError: the disk is full or not writable.
+    """
+    tensors = [_tensor_of(value) for value in model.graph.initializers.values()]
+    total = sum(tensor.nbytes for tensor in tensors)
+    outside = total > EXTERNAL_ABOVE if external_data is None else external_data
+    skeleton = _skeleton(model)
+    report = progress or (lambda done, total: None)
+    with path.open("wb") as stream:
+        if not outside:
+            _write_embedded(skeleton, tensors, stream, report, total)
+            files: tuple[Path, ...] = (path,)
+        else:
+            data = path.with_name(path.name + ".data")
+            with data.open("wb") as data_stream:
+                headers = list(_write_external(tensors, data_stream, data.name, report, total))
+                _flush(data_stream)
+            skeleton.graph.initializer.extend(headers)
+            stream.write(skeleton.SerializeToString())
+            files = (path, data)
+        _flush(stream)
+    return WrittenModel(files, total)
+
+
+def _tensor_of(value: ir.Value) -> ir.TensorProtocol:
+    if value.const_value is None:
+        raise ValueError(f"initializer {value.name} has no value")
+    return value.const_value
+
+
+def _skeleton(model: ir.Model) -> onnx.ModelProto:
+    """The model without its initializers."""
+    held = dict(model.graph.initializers)
+    model.graph.initializers.clear()
+    try:
+        return ir.to_proto(model)
+    finally:
+        for value in held.values():
+            model.graph.initializers.add(value)
+
+
+def _write_embedded(
+    skeleton: onnx.ModelProto,
+    tensors: list[ir.TensorProtocol],
+    stream: IO[bytes],
+    report: Callable[[int, int], None],
+    total: int,
+) -> None:
+    graph = skeleton.graph.SerializeToString()
+    skeleton.ClearField("graph")
+    headers = [_header(tensor) for tensor in tensors]
+    sizes = [
+        _embedded_size(header, tensor) for header, tensor in zip(headers, tensors, strict=True)
+    ]
+    tag = _tag(onnx.GraphProto, "initializer")
+    prefixes = [tag + _varint(size) for size in sizes]
+    length = len(graph) + sum(map(len, prefixes)) + sum(sizes)
+
+    stream.write(skeleton.SerializeToString())
+    stream.write(_tag(onnx.ModelProto, "graph") + _varint(length) + graph)
+    done = 0
+    for tensor, header, prefix in zip(tensors, headers, prefixes, strict=True):
+        raw = _tag(onnx.TensorProto, "raw_data") + _varint(tensor.nbytes)
+        stream.write(prefix + header.SerializeToString() + raw)
+        _write_bytes(tensor, stream)
+        done += tensor.nbytes
+        report(done, total)
+
+
+def _write_external(
+    tensors: list[ir.TensorProtocol],
+    stream: IO[bytes],
+    location: str,
+    report: Callable[[int, int], None],
+    total: int,
+) -> Iterator[onnx.TensorProto]:
+    """Write the data file and yield each tensor's entry in the graph."""
+    done = 0
+    for tensor in tensors:
+        header = _header(tensor)
+        if tensor.nbytes < _EMBEDDED_BELOW:
+            header.raw_data = tensor.tobytes()
+        else:
+            offset = math.ceil(stream.tell() / _ALIGNMENT) * _ALIGNMENT
+            stream.write(b"\0" * (offset - stream.tell()))
+            _write_bytes(tensor, stream)
+            header.data_location = onnx.TensorProto.EXTERNAL
+            entries = {"location": location, "offset": str(offset), "length": str(tensor.nbytes)}
+            for key, value in entries.items():
+                header.external_data.add(key=key, value=value)
+        done += tensor.nbytes
+        report(done, total)
+        yield header
+
+
+def _header(tensor: ir.TensorProtocol) -> onnx.TensorProto:
+    dims = tensor.shape.numpy()
+    return onnx.TensorProto(dims=dims, data_type=int(tensor.dtype), name=tensor.name)
+
+
+def _embedded_size(header: onnx.TensorProto, tensor: ir.TensorProtocol) -> int:
+    raw = _tag(onnx.TensorProto, "raw_data") + _varint(tensor.nbytes)
+    return len(header.SerializeToString()) + len(raw) + tensor.nbytes
+
+
+def _write_bytes(tensor: ir.TensorProtocol, stream: IO[bytes]) -> None:
+    array = np.ascontiguousarray(tensor.numpy())
+    if array.nbytes != tensor.nbytes:
+        # Types narrower than a byte are packed by the tensor itself.
+        stream.write(tensor.tobytes())
+        return
+    stream.write(array.reshape(-1).view(np.uint8).data)
+
+
+def _tag(message: type[onnx.ModelProto | onnx.GraphProto | onnx.TensorProto], name: str) -> bytes:
+    number: int = message.DESCRIPTOR.fields_by_name[name].number
+    return _varint(number << 3 | _LENGTH_DELIMITED)
+
+
+def _varint(value: int) -> bytes:
+    """Base-128 digits, least significant first, the high bit set on all but the last."""
+    digits = bytearray()
+    while value >= 0x80:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
+
+
+def _flush(stream: IO[bytes]) -> None:
+    """Force the data out, so that a full disk shows here and not after the folder is named."""
+    stream.flush()
+    os.fsync(stream.fileno())

@@ -1,0 +1,95 @@
+"""The export form traced into an ONNX graph whose large tensors are still recipes."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import onnx_ir as ir
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from exporter.deberta.tasks import Task, input_names, output_names
+from exporter.graph.export_form import ExportForm, Recipe
+from plugins.disentangled_attention import contract
+
+OPSET = 20
+"""The first with Gelu; ONNX Runtime 1.17 and TensorRT 10.13 read it."""
+
+_DTYPES = {torch.float32: ir.DataType.FLOAT, torch.int32: ir.DataType.INT32}
+
+
+def trace(form: ExportForm, task: Task, type_vocab_size: int) -> ir.Model:
+    """Trace a model into a graph with dynamic batch, length and number of choices.
+
+    Args:
+        form: the model to trace; no weight of it is read.
+        task: decides the names and ranks of inputs and outputs.
+        type_vocab_size: above 0, `token_type_ids` is an input.
+
+    Returns:
+        A graph whose initializers are lazy: each makes its tensor when it is written.
+    """
+    names = input_names(task, type_vocab_size)
+    axes = (
+        ("batch", "choices", "sequence") if task is Task.MULTIPLE_CHOICE else ("batch", "sequence")
+    )
+    # Sizes that no other axis has, so that the tracer does not take two axes for one.
+    shape = (2, 3, 7) if task is Task.MULTIPLE_CHOICE else (2, 7)
+    dynamic = {axis: torch.export.Dim(name) for axis, name in enumerate(axes)}
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake, _quiet():
+        form.model.to_empty(device="cpu")
+        # A tensor each: the tracer merges inputs that are the same object.
+        inputs = tuple(torch.ones(shape, dtype=torch.int64) for _ in names)
+        program = torch.onnx.export(
+            form.model,
+            inputs,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=list(names),
+            output_names=list(output_names(task)),
+            dynamic_shapes=tuple(dynamic for _ in names),
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    model = program.model
+    model.opset_imports[contract.DOMAIN] = contract.VERSION
+    for name, value in model.graph.initializers.items():
+        value.const_value = _lazy(name, value, form.recipes[name])
+    return model
+
+
+def _lazy(name: str, value: ir.Value, recipe: Recipe) -> ir.LazyTensor:
+    if value.const_value is None:
+        raise RuntimeError(f"the traced graph has an initializer without a value: {name}")
+    return ir.LazyTensor(
+        partial(_evaluate, name, recipe),
+        dtype=value.const_value.dtype,
+        shape=ir.Shape(value.const_value.shape.numpy()),
+        name=name,
+    )
+
+
+def _evaluate(name: str, recipe: Recipe) -> ir.TensorProtocol:
+    tensor = recipe()
+    return ir.Tensor(tensor.numpy(), dtype=_DTYPES[tensor.dtype], name=name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the tracer's remarks, which no user of ours can act on, off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
