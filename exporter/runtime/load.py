@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tasks import Task
 from exporter.deberta.tokenization import load_tokenizer
-from exporter.errors import InputError
+from exporter.errors import InputError, MissingDependencyError
 from exporter.files import FileRecord
 from exporter.manifest import Manifest, read_manifest
 from exporter.runtime.feeds import ModelShape
@@ -51,12 +52,12 @@ def open_session(
         InputError: a file that is needed is missing or broken.
         MissingDependencyError: the provider's software is not installed.
     """
-    if provider == "torch":
-        return _torch_session(folder, manifest)
-    from exporter.runtime.onnx_session import OnnxSession
-
     shape = artifact_shape(folder, manifest)
     text = text_encoder(folder, shape.task, manifest.seq.max)
+    if provider == "torch":
+        return open_reference(source_folder(manifest), shape.task, text)
+    from exporter.runtime.onnx_session import OnnxSession
+
     return OnnxSession(folder / MODEL_FILE, shape, text, threads)
 
 
@@ -100,21 +101,19 @@ def source_folder(manifest: Manifest) -> Path:
     return folder
 
 
-def _torch_session(folder: Path, manifest: Manifest) -> ModelSession:
-    try:
-        from exporter.deberta.checkpoint import open_checkpoint
-        from exporter.runtime.torch_session import TorchSession
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        from exporter.errors import MissingDependencyError
+def open_reference(folder: Path, task: Task, text: TextEncoder | None = None) -> ModelSession:
+    """The reference model of a checkpoint folder.
 
-        raise MissingDependencyError(
-            'PyTorch is not installed; pip install "deb-export[cpu]"'
-        ) from None
-    task = Task(manifest.task)
-    text = text_encoder(folder, task, manifest.seq.max)
-    return TorchSession(open_checkpoint(source_folder(manifest), task), text)
+    Raises:
+        InputError: the checkpoint is unusable.
+        MissingDependencyError: PyTorch is not installed.
+    """
+    if find_spec("torch") is None:
+        raise MissingDependencyError('PyTorch is not installed; pip install "deb-export[cpu]"')
+    from exporter.deberta.checkpoint import open_checkpoint
+    from exporter.runtime.torch_session import TorchSession
+
+    return TorchSession(open_checkpoint(folder, task), text)
 
 
 def _check_size(folder: Path, record: FileRecord) -> None:

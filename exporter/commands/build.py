@@ -1,0 +1,93 @@
+"""`deb-export build`: a checkpoint becomes an artifact folder."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from exporter.commands.common import debug_option, size_text
+from exporter.config import PRECISIONS, TARGETS, BuildConfig, Range
+from exporter.deberta.tasks import Task
+from exporter.progress import Progress
+
+_DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(BuildConfig)}
+
+
+@click.command()
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder to write.  [default: artifacts/<model>-<precision>]",
+)
+@click.option(
+    "--precision",
+    default=_DEFAULTS["precision"],
+    show_default=True,
+    metavar="|".join(PRECISIONS),
+    help="Storage and arithmetic of the graph.",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    default=_DEFAULTS["targets"],
+    show_default=True,
+    metavar="|".join(TARGETS),
+    help="What to build; may be repeated.",
+)
+@click.option(
+    "--task",
+    metavar="TASK",
+    help=f"Head to export: {', '.join(task.value for task in Task)}.  "
+    "[default: as config.json says]",
+)
+@click.option(
+    "--batch",
+    default=str(_DEFAULTS["batch"]),
+    show_default=True,
+    metavar="MIN,OPT,MAX",
+    help="Batch sizes that the artifact is meant for.",
+)
+@click.option(
+    "--seq",
+    metavar="MIN,OPT,MAX",
+    help="Lengths in tokens; longer texts are cut.  [default: up to the model's maximum]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Texts for the parity check, one a line, a tab between the parts of a pair.  "
+    "[default: the demo's]",
+)
+@click.option(
+    "--external-data/--no-external-data",
+    default=_DEFAULTS["external_data"],
+    help="Weights in a file beside the graph.  [default: above 1 GiB]",
+)
+@click.option("--force", is_flag=True, help="Replace an existing artifact folder.")
+@debug_option
+def build(batch: str, seq: str | None, task: str | None, **options: Any) -> int:
+    """Build an artifact folder from MODEL, and compare it with MODEL.
+
+    MODEL is a DeBERTa-v2/v3 checkpoint folder in the Hugging Face format; without it, the built-in
+    demo is built.
+    """
+    config = BuildConfig(
+        batch=Range.parse(batch, "--batch"),
+        seq=None if seq is None else Range.parse(seq, "--seq"),
+        task=task,  # type: ignore[arg-type]  # the configuration turns the name into a Task
+        **options,
+    )
+    from exporter.parity.report import to_table
+    from exporter.pipeline import build_and_judge
+
+    with Progress() as progress:
+        manifest, result = build_and_judge(config, progress)
+    click.echo(to_table(result))
+    size = size_text(sum(item.bytes for item in manifest.files))
+    click.echo(f"{config.output_folder}: {manifest.task}, {manifest.precision}, {size}")
+    return 0 if manifest.passed else 1

@@ -1,0 +1,30 @@
+"""`deb-export doctor`: what this machine can build and run."""
+
+from __future__ import annotations
+
+import click
+
+from exporter.commands.common import debug_option
+
+
+@click.command()
+@debug_option
+def doctor() -> int:
+    """Say what is installed, what is missing, and how to get it.
+
+    Exits with 3 when a target of this version cannot be built here.
+    """
+    from exporter.doctor import diagnose
+
+    found = diagnose()
+    memory = "unknown" if found.memory_gib is None else f"{found.memory_gib:.1f} GiB"
+    click.echo(f"deb-export   {found.tool}, Python {found.python}, {found.system}")
+    click.echo(f"processor    {found.processor}, {found.processors} usable, memory {memory}")
+    click.echo(f"gpu          {'; '.join(found.gpus) or 'none found'}")
+    for item in found.software:
+        state = f"{item.problem}" if item.problem else "ok"
+        click.echo(f"{item.name:<12} {item.version or '-':<11} {state}  (for {item.needed_for})")
+    for target in found.targets:
+        mark = "ready" if target.ready else "not available"
+        click.echo(f"target {target.name}: {mark}, {target.detail}")
+    return 0 if found else 3

@@ -1,0 +1,105 @@
+"""`deb-export inspect`: what is in an artifact folder or an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporter.commands.common import debug_option, size_text, write_json
+
+if TYPE_CHECKING:
+    from exporter.inspection import ArtifactDescription, GraphDescription
+
+_MODEL_FIELDS = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "vocab_size",
+    "max_position_embeddings",
+    "pos_att_type",
+)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@debug_option
+def inspect(path: Path, as_json: bool) -> int:
+    """Describe PATH, an artifact folder or an .onnx file.
+
+    Exits with 1 when a file of an artifact is missing or has changed.
+    """
+    from exporter.inspection import ArtifactDescription, inspect_path
+
+    found = inspect_path(path)
+    if isinstance(found, ArtifactDescription):
+        content, lines = _artifact_json(found), _artifact_lines(found)
+        code = 1 if found.problems else 0
+    else:
+        content, lines, code = _graph_json(found), _graph_lines(found), 0
+    if as_json:
+        write_json(Path("-"), content)
+    else:
+        click.echo("\n".join(lines))
+    return code
+
+
+def _artifact_json(found: ArtifactDescription) -> dict[str, Any]:
+    return {
+        "folder": str(found.folder),
+        "manifest": found.manifest.to_dict(),
+        "problems": [asdict(problem) for problem in found.problems],
+        "graph": found.graph and _graph_json(found.graph),
+    }
+
+
+def _graph_json(graph: GraphDescription) -> dict[str, Any]:
+    return {**asdict(graph), "path": str(graph.path)}
+
+
+def _artifact_lines(found: ArtifactDescription) -> Iterator[str]:
+    manifest = found.manifest
+    yield f"artifact   {found.folder}"
+    yield f"task       {manifest.task}, {manifest.precision}, for {', '.join(manifest.targets)}"
+    source = "the built-in demo" if manifest.source.demo else manifest.source.folder
+    yield f"made       {manifest.created} by {manifest.tool} from {source}"
+    yield f"shapes     batch {manifest.batch}, length {manifest.seq}"
+    known = {name: manifest.model[name] for name in _MODEL_FIELDS if name in manifest.model}
+    yield "model      " + ", ".join(f"{name} {value}" for name, value in known.items())
+    labels = [f"{index} {label}" for index, label in list(manifest.labels.items())[:10]]
+    yield "labels     " + ", ".join(labels) + (" ..." if len(manifest.labels) > 10 else "")
+    yield f"parity     {'pass' if manifest.passed else 'FAIL'} ({manifest.parity.report})"
+    for failure in manifest.parity.failures:
+        yield f"           {failure}"
+    for record in manifest.files:
+        yield f"file       {record.path}  {size_text(record.bytes)}  sha256 {record.sha256[:16]}"
+    for problem in found.problems:
+        yield f"CHANGED    {problem.path} {problem.problem}"
+    if found.graph is not None:
+        yield from _graph_lines(found.graph)
+
+
+def _graph_lines(graph: GraphDescription) -> Iterator[str]:
+    beside = f", weights in {', '.join(graph.external_files)}" if graph.external_files else ""
+    yield f"graph      {graph.path}  {size_text(graph.bytes)}{beside}"
+    opsets = ", ".join(f"{domain} {number}" for domain, number in graph.opsets.items())
+    yield f"format     IR {graph.ir_version}, opset {opsets}, by {graph.producer}"
+    for kind, values in (("input", graph.inputs), ("output", graph.outputs)):
+        for value in values:
+            yield f"{kind:10} {value.name}  {value.dtype}  ({', '.join(value.shape)})"
+    for dtype, weights in graph.weights.items():
+        size = size_text(weights.bytes)
+        yield f"weights    {dtype}  {weights.tensors} tensors, {weights.elements} values, {size}"
+    layers = "an unknown number of" if graph.layers is None else graph.layers
+    yield f"attention  {graph.attention_nodes} nodes for {layers} layers"
+    for name, nodes in graph.functions.items():
+        yield f"function   {name}  {nodes} nodes"
+    total = sum(graph.operators.values())
+    counts = ", ".join(f"{name} {count}" for name, count in graph.operators.items())
+    yield f"operators  {total}: {counts}"
+    for key, text in graph.metadata.items():
+        yield f"metadata   {key} = {text[:100]}"

@@ -1,0 +1,94 @@
+"""`deb-export run`: predictions of an artifact for texts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from exporter.commands.common import artifact_argument, debug_option
+from exporter.errors import InputError
+
+if TYPE_CHECKING:
+    from exporter.runtime.predictions import Prediction
+    from exporter.runtime.text import TextInput
+
+_LINES_AT_ONCE = 256
+
+
+@click.command()
+@artifact_argument
+@click.argument("texts", nargs=-1, metavar="[TEXT ...]")
+@click.option(
+    "--pair",
+    "pairs",
+    multiple=True,
+    metavar="TEXT",
+    help="Second text of each TEXT: the context of a question, or, for multiple choice, a choice; "
+    "repeat it for more.",
+)
+@click.option("--provider", default="cpu", show_default=True, help="Runtime: cpu or torch.")
+@click.option("--threads", type=int, help="Threads for one run.  [default: the runtime's choice]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@debug_option
+def run(
+    artifact: Path,
+    texts: tuple[str, ...],
+    pairs: tuple[str, ...],
+    provider: str,
+    threads: int | None,
+    as_json: bool,
+) -> int:
+    """Print what ARTIFACT predicts for each TEXT.
+
+    Without TEXT, texts are read from stdin, one a line, a tab between the parts of a pair. A text
+    longer than the artifact takes is cut, with a warning.
+    """
+    if not texts and pairs:
+        raise InputError("--pair needs a TEXT")
+    if not texts and sys.stdin.isatty():
+        raise InputError("no TEXT; give one or more, or pipe texts in, one a line")
+    from exporter.runtime.load import load
+    from exporter.runtime.render import render
+
+    session = load(artifact, provider, threads=threads)
+    several = session.shape.rank == 3
+    items = iter(_join(texts, pairs, several)) if texts else _stdin()
+    while chunk := list(islice(items, _LINES_AT_ONCE)):
+        for prediction in session(chunk):
+            click.echo(_json_line(prediction) if as_json else render(prediction))
+    session.close()
+    return 0
+
+
+def _join(texts: Sequence[str], pairs: Sequence[str], several: bool) -> list[TextInput]:
+    """Texts with their second texts; `several` gives all of these to the one text."""
+    if not pairs:
+        return list(texts)
+    if several:
+        if len(texts) != 1:
+            raise InputError(f"{len(texts)} texts with --pair; give the choices of one text")
+        return [(texts[0], tuple(pairs))]
+    if len(texts) != len(pairs):
+        raise InputError(f"{len(texts)} texts and {len(pairs)} --pair; give one for each text")
+    return list(zip(texts, pairs, strict=True))
+
+
+def _stdin() -> Iterator[TextInput]:
+    from exporter.runtime.text import parse_line
+
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield parse_line(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise InputError(f"stdin: line {number} is not UTF-8 text") from None
+
+
+def _json_line(prediction: Prediction) -> str:
+    return json.dumps(asdict(prediction), ensure_ascii=False)

@@ -1,0 +1,115 @@
+"""What this machine can build and run, and how to get what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+
+from exporter.config import PLANNED_TARGETS, TARGETS
+from exporter.environment import (
+    environment,
+    gpus,
+    memory_gib,
+    package_version,
+    processor_name,
+    usable_processors,
+)
+
+_INSTALL_CPU = 'pip install "deb-export[cpu]"'
+_INSTALL = "pip install deb-export"
+
+# Import name, distributions that provide it, what needs it, and how to get it.
+_NEEDS = (
+    ("torch", ("torch",), "build, parity", _INSTALL_CPU),
+    ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "build, parity, run", _INSTALL_CPU),
+    ("onnx", ("onnx",), "build, inspect", _INSTALL),
+    ("onnx_ir", ("onnx-ir",), "build", _INSTALL),
+    ("onnxscript", ("onnxscript",), "build", _INSTALL),
+    ("numpy", ("numpy",), "everything", _INSTALL),
+    ("safetensors", ("safetensors",), "build", _INSTALL),
+    ("tokenizers", ("tokenizers",), "texts with tokenizer.json", _INSTALL),
+    ("sentencepiece", ("sentencepiece",), "texts with spm.model", _INSTALL),
+)
+
+
+@dataclass(frozen=True)
+class Software:
+    """A package: its version, None when it is missing; `problem` says why it cannot be used."""
+
+    name: str
+    version: str | None
+    needed_for: str
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class TargetState:
+    """Whether a target can be built here; `detail` says what is missing and how to get it."""
+
+    name: str
+    ready: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that doctor finds; true when every target of this version can be built.
+
+    `gpus` are names with driver versions; `memory_gib` is the physical memory.
+    """
+
+    tool: str
+    python: str
+    system: str
+    processor: str
+    processors: int
+    memory_gib: float | None
+    gpus: tuple[str, ...]
+    software: tuple[Software, ...]
+    targets: tuple[TargetState, ...]
+
+    def __bool__(self) -> bool:
+        return all(state.ready for state in self.targets if state.name in TARGETS)
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine. Imports every package, since an installed one may still not load."""
+    software = tuple(_look_at(*need) for need in _NEEDS)
+    missing = [item for item in software if item.problem]
+    targets = [
+        TargetState(
+            name,
+            not missing,
+            "; ".join(f"{item.name} {item.problem}" for item in missing) or "can be built and run",
+        )
+        for name in TARGETS
+    ]
+    targets += [
+        TargetState(name, False, "this version does not build it") for name in PLANNED_TARGETS
+    ]
+    facts = environment()
+    return Diagnosis(
+        tool=facts.get("deb-export", "not installed"),
+        python=facts["python"],
+        system=f"{facts['system']} {facts['machine']}",
+        processor=processor_name(),
+        processors=usable_processors(),
+        memory_gib=memory_gib(),
+        gpus=gpus(),
+        software=software,
+        targets=tuple(targets),
+    )
+
+
+def _look_at(module: str, distributions: tuple[str, ...], needed_for: str, how: str) -> Software:
+    found = [(name, number) for name in distributions if (number := package_version(name))]
+    name, number = found[0] if found else (distributions[0], None)
+    problem = None
+    try:
+        import_module(module)
+    except ImportError as error:
+        broken = f"does not load ({str(error).splitlines()[0]}); install it again: {how}"
+        problem = f"is missing: {how}" if number is None else broken
+    except Exception as error:  # a broken binary can raise anything
+        problem = f"does not load ({type(error).__name__}: {error}); install it again: {how}"
+    return Software(name, number, needed_for, problem)

@@ -1,0 +1,236 @@
+"""A build from top to bottom: checkpoint, graph, parity, manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeAlias
+
+from exporter.config import BuildConfig, Range
+from exporter.deberta.configuration import DebertaConfig
+from exporter.deberta.tokenization import check_vocabulary, tokenizer_files
+from exporter.environment import environment, tool_name
+from exporter.errors import InputError, MissingDependencyError
+from exporter.files import FileRecord, record
+from exporter.manifest import ArtifactWriter, Manifest, ParitySummary, Source
+from exporter.parity.comparison import ParityResult
+from exporter.parity.inputs import DEFAULT_TEXTS, read_texts
+from exporter.parity.limits import limits_for
+from exporter.parity.report import limits_json, to_json
+from exporter.runtime.feeds import ModelShape
+from exporter.runtime.load import MODEL_FILE, text_encoder
+from exporter.runtime.text import TextEncoder, TextInput
+from exporter.verification import check_session, demo_texts, parity_cases
+
+if TYPE_CHECKING:
+    from exporter.deberta.checkpoint import Checkpoint
+    from exporter.graph.export import GraphSummary
+
+Progress: TypeAlias = Callable[[str], None]
+
+PARITY_FILE = "parity.json"
+_USUAL_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a build reads, opened and checked."""
+
+    folder: Path
+    demo: bool
+    checkpoint: Checkpoint
+    shape: ModelShape
+    seq: Range
+    encoder: TextEncoder | None
+    tokenizer_files: tuple[Path, ...]
+    texts: tuple[TextInput, ...]
+
+
+def build(config: BuildConfig, progress: Progress | None = None) -> Manifest:
+    """Build an artifact folder.
+
+    Args:
+        config: what to build.
+        progress: told what is going on, in a few words.
+
+    Returns:
+        The manifest, also when parity fails: then `manifest.passed` is false, and the folder is
+        kept to be examined, its report in parity.json.
+
+    Raises:
+        InputError: the checkpoint, the output folder or an option is unusable. Nothing is left.
+        MissingDependencyError: PyTorch or ONNX Runtime is not installed.
+    """
+    manifest, _ = build_and_judge(config, progress)
+    return manifest
+
+
+def build_and_judge(
+    config: BuildConfig, progress: Progress | None = None
+) -> tuple[Manifest, ParityResult]:
+    """As `build`, with all figures of the parity check as well."""
+    say = progress or (lambda message: None)
+    _require_packages()
+    seconds: dict[str, float] = {}
+    with ArtifactWriter(config.output_folder, force=config.force) as writer:
+        start = perf_counter()
+        say("reading the checkpoint")
+        source = _open_source(config, say)
+        files = tuple(record(path) for path in _source_files(source))
+        seconds["read"] = perf_counter() - start
+
+        start = perf_counter()
+        summary = _export(source, files, writer.folder / MODEL_FILE, config.external_data, say)
+        for path in (source.folder / "config.json", *source.tokenizer_files):
+            writer.copy(path)
+        seconds["export"] = perf_counter() - start
+
+        start = perf_counter()
+        result = _judge(config, source, writer.folder / MODEL_FILE, say)
+        writer.write_json(PARITY_FILE, to_json(result))
+        seconds["parity"] = perf_counter() - start
+
+        say("writing the manifest")
+        manifest = _manifest(config, source, files, summary, result, seconds)
+        manifest = replace(manifest, files=writer.records())
+        writer.finish(manifest)
+    return manifest, result
+
+
+def _require_packages() -> None:
+    """Say what is missing before any work is done."""
+    missing = [name for name in ("torch", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f'{" and ".join(missing)} not installed; pip install "deb-export[cpu]"'
+        )
+
+
+def _open_source(config: BuildConfig, say: Progress) -> _Source:
+    """Open the checkpoint, its tokenizer and the texts, and check that they fit together."""
+    from exporter.deberta.checkpoint import open_checkpoint
+
+    texts = read_texts(config.data or demo_texts())
+    folder = (config.model or _demo_folder()).absolute()
+    checkpoint = open_checkpoint(folder, config.task)
+    model = checkpoint.config
+    if model.unknown:
+        say(f"config.json: not used: {', '.join(sorted(model.unknown))}")
+    seq = _lengths(config, model)
+    encoder = text_encoder(folder, checkpoint.task, seq.max)
+    if encoder is None:
+        say("no tokenizer in the checkpoint: the artifact takes token ids only")
+    else:
+        check_vocabulary(encoder.tokenizer, model.vocab_size)
+    return _Source(
+        folder=folder,
+        demo=config.model is None,
+        checkpoint=checkpoint,
+        shape=ModelShape(model, checkpoint.task),
+        seq=seq,
+        encoder=encoder,
+        tokenizer_files=() if encoder is None else tokenizer_files(folder),
+        texts=texts,
+    )
+
+
+def _demo_folder() -> Path:
+    from exporter.demo import checkpoint_folder
+
+    return checkpoint_folder()
+
+
+def _lengths(config: BuildConfig, model: DebertaConfig) -> Range:
+    """The lengths asked for, or 1 up to what the model was trained for.
+
+    Raises:
+        InputError: a longest length that the model has no positions for.
+    """
+    longest = model.max_position_embeddings
+    if config.seq is None:
+        return Range(1, min(_USUAL_LENGTH, longest), longest)
+    if model.position_biased_input and config.seq.max > longest:
+        raise InputError(
+            f"--seq {config.seq}: the model has positions for {longest} tokens "
+            "(max_position_embeddings); choose a smaller maximum"
+        )
+    return config.seq
+
+
+def _source_files(source: _Source) -> tuple[Path, ...]:
+    return (*source.checkpoint.files, *source.tokenizer_files)
+
+
+def _export(
+    source: _Source,
+    files: tuple[FileRecord, ...],
+    path: Path,
+    external_data: bool | None,
+    say: Progress,
+) -> GraphSummary:
+    """Write the graph, with the hash of the vocabulary that its ids belong to."""
+    from exporter.graph.export import export_onnx
+
+    hashes = {item.path: item.sha256 for item in files}
+    metadata = {}
+    if source.encoder is not None:
+        vocabulary = source.encoder.tokenizer.source_files[0].name
+        metadata["deb_export.vocabulary_sha256"] = hashes[vocabulary]
+    return export_onnx(
+        source.checkpoint,
+        path,
+        external_data=external_data,
+        metadata=metadata,
+        progress=lambda message: say(f"graph: {message}"),
+    )
+
+
+def _judge(config: BuildConfig, source: _Source, path: Path, say: Progress) -> ParityResult:
+    """Compare the graph with the reference."""
+    from exporter.runtime.onnx_session import OnnxSession
+    from exporter.runtime.torch_session import TorchSession
+
+    count = DEFAULT_TEXTS if config.data is None else len(source.texts)
+    cases = parity_cases(source.shape, source.encoder, source.texts, count, source.seq.max)
+    return check_session(
+        lambda: TorchSession(source.checkpoint),
+        lambda: OnnxSession(path, source.shape),
+        cases,
+        limits_for(config.precision),
+        say,
+    )
+
+
+def _manifest(
+    config: BuildConfig,
+    source: _Source,
+    files: tuple[FileRecord, ...],
+    summary: GraphSummary,
+    result: ParityResult,
+    seconds: dict[str, float],
+) -> Manifest:
+    model = source.shape.config
+    graph = {key: value for key, value in asdict(summary).items() if key != "files"}
+    return Manifest(
+        tool=tool_name(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        source=Source(str(source.folder), source.demo, files),
+        precision=config.precision,
+        targets=config.targets,
+        task=source.shape.task.value,
+        inputs=source.shape.inputs,
+        outputs=source.shape.outputs,
+        batch=config.batch,
+        seq=source.seq,
+        labels=dict(model.id2label),
+        model={key: value for key, value in model.to_dict().items() if key != "id2label"},
+        graph=graph,
+        environment=environment(),
+        parity=ParitySummary(bool(result), PARITY_FILE, result.failures),
+        limits=tuple(limits_json(result.limits)["metrics"]),
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+    )
