@@ -126,6 +126,33 @@ def pairs(tokenizer: DebertaV2Tokenizer, strings: list[str]) -> list[dict[str, A
     return cases
 
 
+def with_added_tokens(root: Path, strings: list[str]) -> dict[str, Any]:
+    """What the slow tokenizer makes of texts with added tokens of every kind, lower-casing."""
+    tokenizer = DebertaV2Tokenizer.from_pretrained(
+        checkpoint(HERE / "spm.model", root, "added", {"do_lower_case": True})
+    )
+    special = tokenizers.AddedToken("<Ent>", lstrip=True, rstrip=True, special=True)
+    tokenizer.add_tokens([special], special_tokens=True)
+    tokenizer.add_tokens(
+        [
+            tokenizers.AddedToken("camera", rstrip=True, normalized=False),
+            tokenizers.AddedToken("B", lstrip=True, normalized=True),
+            tokenizers.AddedToken("[E1]", normalized=True),
+        ]
+    )
+    tokenizer.save_pretrained(root / "added_saved")
+    config = json.loads((root / "added_saved" / "tokenizer_config.json").read_text())
+    inserted = ("<Ent>", " <ENT>  ", "camera ", "CAMERA", "  b", "B ", "[E1]", "[e1] ", "  <Ent>\n")
+    texts = []
+    for i, text in enumerate(strings):
+        middle = len(text) // 2
+        first, second = inserted[i % len(inserted)], inserted[(i * 5 + 1) % len(inserted)]
+        texts.append(text[:middle] + first + text[middle:] + second)
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    decoded = [[tokenizer.decode(row, skip_special_tokens=s) for s in (True, False)] for row in ids]
+    return {"config": config, "strings": texts, "ids": packed(ids), "decoded": decoded}
+
+
 def packed(rows: list[list[int]]) -> list[str]:
     """Rows of ids as strings, which JSON stores in less room than lists."""
     return [" ".join(map(str, row)) for row in rows]
@@ -182,6 +209,7 @@ def main() -> None:
         folder = checkpoint(HERE / "identity.model", root, "identity", {})
         slow = DebertaV2Tokenizer.from_pretrained(folder)
         golden["slow"]["identity"] = packed([slow(text)["input_ids"] for text in strings[:1500]])
+        golden["added"] = with_added_tokens(root, strings[:500])
     content = json.dumps(golden, ensure_ascii=False, separators=(",", ":")).encode()
     (HERE / "golden.json.gz").write_bytes(gzip.compress(content, 9, mtime=0))
 

@@ -6,6 +6,7 @@ same code for both, so that they cannot differ but in the tokens.
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -179,9 +180,13 @@ class Tokenizer(ABC):
         check_truncation(truncation)
         if max_length is None:
             return self.model_max_length
-        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 0:
+        try:
+            limit = operator.index(max_length)  # NumPy's integers too
+        except TypeError:
+            limit = -1
+        if limit < 0 or isinstance(max_length, bool):
             raise InputError(f"max_length must be a positive integer, got {max_length!r}")
-        return max_length
+        return limit
 
     def _encode(
         self,

@@ -8,7 +8,8 @@ limits, and a warning is logged where it contradicts the file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import tokenizers
@@ -32,6 +33,7 @@ class FastTokenizer(Tokenizer):
         self, file: Path, settings: TokenizerSettings, source_files: tuple[Path, ...]
     ) -> None:
         self._backend = _load_backend(file)
+        self._failure = f"{file}: the tokenizers library cannot tokenize this text with it"
         _check_required(self._backend, settings, file)
         _add_tokens(self._backend, settings, file)
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
@@ -59,14 +61,16 @@ class FastTokenizer(Tokenizer):
         return self._split_by_punct
 
     def tokenize(self, text: str) -> list[str]:
-        return list(self._backend.encode(check_text(text), add_special_tokens=False).tokens)
+        with _library_errors(self._failure):
+            return list(self._backend.encode(check_text(text), add_special_tokens=False).tokens)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         checked = self._checked_ids(ids)
         return str(self._backend.decode(checked, skip_special_tokens=skip_special_tokens))
 
     def _segments(self, texts: Sequence[str]) -> list[Segment]:
-        found = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        with _library_errors(self._failure):
+            found = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [Segment(tuple(e.ids), tuple(e.offsets)) for e in found]
 
     def _token_to_id(self, token: str) -> int | None:
@@ -78,16 +82,26 @@ class FastTokenizer(Tokenizer):
         return token
 
 
+@contextmanager
+def _library_errors(message: str) -> Iterator[None]:
+    """Turns the library's errors into InputError; it raises Exception itself, and panics."""
+    try:
+        yield
+    except BaseException as error:
+        # A panic of the Rust code is a BaseException whose class cannot be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{message}: {reason}") from None
+
+
 def _load_backend(path: Path) -> tokenizers.Tokenizer:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
+    with _library_errors(f"{path}: is not a valid tokenizer.json"):
         backend = tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises Exception itself
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: is not a valid tokenizer.json: {reason}") from None
     # A training script may have left its own settings in the file; they are arguments here.
     backend.no_truncation()
     backend.no_padding()
@@ -107,16 +121,15 @@ def _check_required(backend: tokenizers.Tokenizer, settings: TokenizerSettings, 
 def _add_tokens(backend: tokenizers.Tokenizer, settings: TokenizerSettings, path: Path) -> None:
     """Adds the tokens that only `tokenizer_config.json` names, as transformers does on loading.
 
-    A token that is there with other flags gets those of `tokenizer_config.json`.
+    A token that is there with other flags gets those of `tokenizer_config.json`, if it has any.
     """
-    present = {
-        token.content: (index, token) for index, token in backend.get_added_tokens_decoder().items()
-    }
+    present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     for token in settings.added_tokens:
         if token.id is None and token.content in present:
             continue
         added = _as_added_token(token, token.content in settings.special_contents)
-        if token.content not in present or repr(present[token.content][1]) != repr(added):
+        known = present.get(token.content)
+        if known is None or (token.has_flags and repr(known) != repr(added)):
             add = backend.add_special_tokens if added.special else backend.add_tokens
             add([added])
         index = backend.token_to_id(token.content)

@@ -37,6 +37,14 @@ class SentencePieceTokenizer(Tokenizer):
         self._added = _added_ids(self._model, settings, model_file)
         self._added_by_id = {index: content for content, index in self._added.items()}
         self._specials = frozenset(settings.special_contents)
+        # Added tokens that transformers sets off by spaces when it decodes.
+        named = settings.special_tokens.values()
+        self._spaced = frozenset(
+            content
+            for content, index in self._added.items()
+            if content not in self._specials
+            or (content not in named and index >= self._piece_count)
+        )
         self._splitter = AddedTokenSplitter(settings.added_tokens)
         self._do_lower_case = bool(settings.do_lower_case)
         self._split_by_punct = bool(settings.split_by_punct)
@@ -67,22 +75,38 @@ class SentencePieceTokenizer(Tokenizer):
         return [piece for piece, _, _ in self._pieces(check_text(text))]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
-        text = ""
+        parts: list[str] = []
         pending: list[str] = []
-        after_special = False
         for token in self.convert_ids_to_tokens(ids):
+            if skip_special_tokens and token in self._specials:
+                continue
+            if token not in self._spaced:
+                pending.append(token)
+                continue
+            if text := self._join(pending):
+                parts.append(text)
+            pending = []
+            parts.append(token)
+        if pending:
+            parts.append(self._join(pending))
+        return " ".join(parts)
+
+    def _join(self, tokens: list[str]) -> str:
+        """The text of pieces and special tokens; a special token has a space before it."""
+        text = ""
+        pieces: list[str] = []
+        after_special = False
+        for token in tokens:
             if token in self._specials:
-                if skip_special_tokens:
-                    continue
-                text += ("" if after_special else " ") + self._join(pending) + token
-                pending = []
+                text += ("" if after_special else " ") + self._join_pieces(pieces) + token
+                pieces = []
                 after_special = True
             else:
-                pending.append(token)
+                pieces.append(token)
                 after_special = False
-        return (text + self._join(pending)).strip()
+        return (text + self._join_pieces(pieces)).strip()
 
-    def _join(self, pieces: list[str]) -> str:
+    def _join_pieces(self, pieces: list[str]) -> str:
         return str(self._model.decode_pieces(pieces)) if pieces else ""
 
     def _segments(self, texts: Sequence[str]) -> list[Segment]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ _DEFAULT_NAMES = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
+_ADDITIONAL_NAMES = ("additional_special_tokens", "extra_special_tokens")
 _UNLIMITED = 10**20  # transformers writes int(1e30) for "no maximum"
 
 
@@ -39,7 +40,8 @@ _UNLIMITED = 10**20  # transformers writes int(1e30) for "no maximum"
 class AddedToken:
     """A token that is matched in the raw text, before the vocabulary is consulted.
 
-    `id` is None when the files name the token and give it no id.
+    `id` is None when the files name the token and give it no id. `has_flags` is False when the
+    file that gives the id does not give the flags.
     """
 
     content: str
@@ -49,6 +51,7 @@ class AddedToken:
     lstrip: bool = False
     rstrip: bool = False
     single_word: bool = False
+    has_flags: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,12 @@ def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
     if "added_tokens_decoder" not in config:
         special_path = folder / SPECIAL_TOKENS_FILE
         names = config | (read_json_object(special_path) if special_path.exists() else {})
-    special = {
-        name: _content(names.get(name) or default, name, path)
+    named = {
+        name: _named_token(names.get(name) or default, name, path)
         for name, default in _DEFAULT_NAMES.items()
     }
-    contents = tuple(dict.fromkeys([*special.values(), *_additional(names, path)]))
+    specials = [*named.values(), *_additional(names, path)]
+    contents = tuple(dict.fromkeys(token.content for token in specials))
     if "added_tokens_decoder" in config:
         by_content = _from_decoder(config["added_tokens_decoder"], path)
     else:
@@ -106,15 +110,20 @@ def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
         # The fast tokenizer reads tokenizer.json, which is large, itself.
         if kind == "sentencepiece":
             by_content |= _from_fast_file(folder)
-    for content in contents:
-        by_content.setdefault(content, AddedToken(content))
+        # These files know no flags; those of a name that was written with its flags hold.
+        for token in _written_with_flags(names, path):
+            if token.content in by_content:
+                known = by_content[token.content]
+                by_content[token.content] = replace(token, id=known.id)
+    for token in specials:
+        by_content.setdefault(token.content, token)
     ordered = sorted(by_content.values(), key=lambda t: (t.id is None, t.id or 0))
     return TokenizerSettings(
-        special_tokens=special,
+        special_tokens={name: token.content for name, token in named.items()},
         special_contents=contents,
         added_tokens=tuple(ordered),
-        do_lower_case=_flag(config, "do_lower_case", path),
-        split_by_punct=_flag(config, "split_by_punct", path),
+        do_lower_case=_option(config, "do_lower_case", path),
+        split_by_punct=_option(config, "split_by_punct", path),
         model_max_length=_max_length(config, path),
         padding_side=_side(config, "padding_side", path),
         truncation_side=_side(config, "truncation_side", path),
@@ -130,17 +139,34 @@ def _content(value: object, name: str, path: Path) -> str:
     return value
 
 
-def _additional(names: Mapping[str, Any], path: Path) -> list[str]:
+def _named_token(value: object, name: str, path: Path) -> AddedToken:
+    """A special token without an id, from its text or from a serialised AddedToken."""
+    fields = value if isinstance(value, dict) else {}
+    return AddedToken(_content(value, name, path), **_flags(fields, special=True))
+
+
+def _additional(names: Mapping[str, Any], path: Path) -> list[AddedToken]:
     """`additional_special_tokens` of transformers 4 and `extra_special_tokens` of 5."""
-    found: list[str] = []
-    for name in ("additional_special_tokens", "extra_special_tokens"):
+    found: list[AddedToken] = []
+    for name in _ADDITIONAL_NAMES:
         value = names.get(name) or []
         if isinstance(value, dict):
             value = list(value.values())
         if not isinstance(value, list):
             raise InputError(f"{path}: {name} must be a list of tokens, got {value!r}")
-        found += [_content(token, name, path) for token in value]
+        found += [_named_token(token, name, path) for token in value]
     return found
+
+
+def _written_with_flags(names: Mapping[str, Any], path: Path) -> list[AddedToken]:
+    """The special tokens that are written as a serialised AddedToken."""
+    values = {name: value for name, value in names.items() if name in _DEFAULT_NAMES}
+    tokens = [_named_token(v, name, path) for name, v in values.items() if isinstance(v, dict)]
+    for name in _ADDITIONAL_NAMES:
+        listed = names.get(name)
+        if isinstance(listed, list):
+            tokens += [_named_token(v, name, path) for v in listed if isinstance(v, dict)]
+    return tokens
 
 
 def _from_decoder(value: object, path: Path) -> dict[str, AddedToken]:
@@ -154,10 +180,11 @@ def _from_added_tokens(folder: Path, contents: tuple[str, ...]) -> dict[str, Add
     """The tokens of `added_tokens.json`, special where they are among `contents`."""
     path = folder / ADDED_TOKENS_FILE
     listed = read_json_object(path) if path.exists() else {}
-    return {
-        content: _added_token({"content": content, "special": content in contents}, index, path)
-        for content, index in listed.items()
-    }
+    tokens = {}
+    for content, index in listed.items():
+        fields = {"content": content, "special": content in contents}
+        tokens[content] = replace(_added_token(fields, index, path), has_flags=False)
+    return tokens
 
 
 def _from_fast_file(folder: Path) -> dict[str, AddedToken]:
@@ -183,18 +210,19 @@ def _added_token(fields: object, key: object, path: Path) -> AddedToken:
         index = -1
     if index < 0:
         raise InputError(f"{path}: added token {fields!r} has the id {key!r}, expected an integer")
-    return AddedToken(
-        content=_content(fields, "an added token", path),
-        id=index,
-        special=bool(fields.get("special", False)),
-        normalized=bool(fields.get("normalized", not fields.get("special", False))),
-        lstrip=bool(fields.get("lstrip", False)),
-        rstrip=bool(fields.get("rstrip", False)),
-        single_word=bool(fields.get("single_word", False)),
-    )
+    special = bool(fields.get("special", False))
+    content = _content(fields, "an added token", path)
+    return AddedToken(content, id=index, **_flags(fields, special=special))
 
 
-def _flag(config: Mapping[str, Any], name: str, path: Path) -> bool | None:
+def _flags(fields: Mapping[str, Any], *, special: bool) -> dict[str, bool]:
+    """The flags of a token; one that is absent has the default of the `tokenizers` library."""
+    flags = {name: bool(fields.get(name, False)) for name in ("lstrip", "rstrip", "single_word")}
+    normalized = bool(fields.get("normalized", not special))
+    return flags | {"special": special, "normalized": normalized}
+
+
+def _option(config: Mapping[str, Any], name: str, path: Path) -> bool | None:
     value = config.get(name)
     if value is not None and not isinstance(value, bool):
         raise InputError(f"{path}: {name} must be true or false, got {value!r}")

@@ -397,8 +397,16 @@ CONFIG = "tokenizer_config.json"
         ("auto", lambda f: shutil.rmtree(f), "no such folder"),
         ("automatic", lambda f: None, "kind must be"),
         ("fast", truncate("tokenizer.json"), "tokenizer.json: is not a valid"),
+        ("sentencepiece", truncate("tokenizer.json"), "tokenizer.json: is not valid JSON"),
         ("fast", write_json("tokenizer.json", {}), "tokenizer.json: is not a valid"),
         ("fast", write_json("tokenizer.json", []), "tokenizer.json: "),
+        (
+            "fast",  # the library panics
+            change_fast_file(
+                lambda c: c["normalizer"]["normalizers"][1].update(precompiled_charsmap="AAAA")
+            ),
+            "tokenizer.json: is not a valid",
+        ),
         ("sentencepiece", truncate("spm.model"), "spm.model: is not a SentencePiece model"),
         ("sentencepiece", lambda f: (f / "spm.model").write_bytes(b""), "not a SentencePiece"),
         ("sentencepiece", lambda f: (f / "spm.model").write_text("junk" * 99), "not a Sentence"),

@@ -21,7 +21,8 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "tokenizer"
 
 @pytest.fixture(scope="module")
 def strings() -> list[str]:
-    return json.loads(gzip.decompress((GOLDEN / "golden.json.gz").read_bytes()))["strings"]
+    content = json.loads(gzip.decompress((GOLDEN / "golden.json.gz").read_bytes()))
+    return list(content["strings"])
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,17 @@ def test_same_as_the_generic_class_on_version_4s_file(v4_folder: Path, strings: 
     assert [list(e.offsets) for e in batch] == made["offset_mapping"]
 
 
+def test_same_as_version_5_after_it_saves_a_folder_with_only_spm_model(
+    v4_folder: Path, tmp_path: Path, strings: list[str]
+) -> None:
+    (tmp_path / "hub").mkdir()
+    for name in ("spm.model", "config.json"):
+        shutil.copy(v4_folder / name, tmp_path / "hub")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hub")
+    theirs.save_pretrained(tmp_path / "saved")
+    check_equal(theirs, load_tokenizer(tmp_path / "saved"), strings)
+
+
 def test_version_5_ignores_the_normaliser_of_version_4s_file(
     v4_folder: Path, strings: list[str]
 ) -> None:
@@ -117,7 +129,7 @@ def test_pairs_and_truncation(
         if strategy != "longest_first" and fixed + 3 >= max_length:
             continue
         compared += 1
-        options = {"truncation": strategy, "max_length": max_length}
+        options: dict[str, Any] = {"truncation": strategy, "max_length": max_length}
         made = theirs(first, second, return_offsets_mapping=True, **options)
         encoding = ours.encode(first, second, **options)
         assert list(encoding.input_ids) == made["input_ids"], (first, second)
@@ -152,7 +164,7 @@ def test_single_texts_truncated_at_either_side(
     ids=str,
 )
 def test_padding(
-    v5: tuple[Any, Tokenizer], strings: list[str], options: dict[str, Any], padding_side: str
+    v5: tuple[Any, Tokenizer], strings: list[str], options: dict[str, Any], padding_side: Any
 ) -> None:
     theirs, ours = v5
     batch = [s for s in strings if len(ours.tokenize(s)) < 30][20:31]
@@ -163,7 +175,7 @@ def test_padding(
         return_tensors="np",
         **options,
     )
-    encoded = ours.encode_batch(batch, padding_side=padding_side, **options)  # type: ignore[arg-type]
+    encoded = ours.encode_batch(batch, padding_side=padding_side, **options)
     for name in ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask"):
         array = getattr(encoded, name)
         assert array.dtype == np.int64
@@ -194,9 +206,9 @@ def test_ids_tokens_and_decoding(v5: tuple[Any, Tokenizer], strings: list[str]) 
 
 @pytest.mark.parametrize("kind", ["fast", "sentencepiece"])
 def test_saved_files_load_in_transformers(
-    v4_folder: Path, tmp_path: Path, strings: list[str], kind: str
+    v4_folder: Path, tmp_path: Path, strings: list[str], kind: Any
 ) -> None:
-    ours = load_tokenizer(v4_folder, kind=kind)  # type: ignore[arg-type]
+    ours = load_tokenizer(v4_folder, kind=kind)
     paths = ours.save_vocabulary(tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
     assert set(paths) == set(folder.iterdir())
