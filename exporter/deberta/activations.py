@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -37,11 +38,23 @@ class XIELU(nn.Module):
         self.beta: torch.Tensor
         self.eps: torch.Tensor
 
+    def constants(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The slopes of the positive and the negative side, `(1,)` each."""
+        return F.softplus(self.alpha_p), self.beta + F.softplus(self.alpha_n)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        alpha_p = F.softplus(self.alpha_p)
-        alpha_n = self.beta + F.softplus(self.alpha_n)
-        negative = (torch.expm1(torch.minimum(x, self.eps)) - x) * alpha_n
-        return torch.where(x > 0, alpha_p * x * x, negative) + self.beta * x
+        return _xielu(*self.constants(), self.beta, self.eps, x)
+
+
+def _xielu(
+    alpha_p: torch.Tensor | float,
+    alpha_n: torch.Tensor | float,
+    beta: torch.Tensor | float,
+    eps: torch.Tensor | float,
+    x: torch.Tensor,
+) -> torch.Tensor:
+    negative = (torch.expm1(torch.clamp(x, max=eps)) - x) * alpha_n
+    return torch.where(x > 0, alpha_p * x * x, negative) + beta * x
 
 
 def _bf16(value: float | list[float]) -> torch.Tensor:
@@ -109,9 +122,15 @@ def fixed_activation(name: str) -> nn.Module:
     For the pooler and the convolution, where transformers makes the activation anew at each call,
     so that the parameters of `prelu` and `xielu` are always the initial ones.
     """
-    with torch.device("cpu"):
-        module = make_activation(name).requires_grad_(False)
-    return Elementwise(module.__call__)
+    if name == "prelu":
+        return Elementwise(partial(F.leaky_relu, negative_slope=0.25))
+    if name == "xielu":
+        with torch.device("cpu"), torch.no_grad():
+            module = XIELU()
+            constants = (*module.constants(), module.beta, module.eps)
+        alpha_p, alpha_n, beta, eps = (float(constant) for constant in constants)
+        return Elementwise(partial(_xielu, alpha_p, alpha_n, beta, eps))
+    return Elementwise(FUNCTIONS[name])
 
 
 def make_activation(name: str) -> nn.Module:

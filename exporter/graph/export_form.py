@@ -71,7 +71,7 @@ class ExportForm:
 def export_form(checkpoint: Checkpoint) -> ExportForm:
     """Rewrite the model of a checkpoint for export, without reading its weights."""
     with torch.device("meta"):
-        model = make_model(checkpoint.config, checkpoint.task).eval()
+        model = make_model(checkpoint.config, checkpoint.task).eval().float()
     encoder = encoder_of(model)
     recipes: dict[str, Recipe] = {
         name: partial(checkpoint.read, name) for name in model.state_dict()

@@ -50,19 +50,34 @@ def write_model(
 
     Raises:
         InputError: an initializer's source is broken.
-        OSError: the disk is full or not writable.
+        OSError: the disk is full or not writable. No file is left behind.
     """
+    data = path.with_name(path.name + ".data")
+    try:
+        return _write(model, path, data, external_data, progress or (lambda done, total: None))
+    except BaseException:
+        # An interrupted file parses as far as it goes: nobody should find it.
+        path.unlink(missing_ok=True)
+        data.unlink(missing_ok=True)
+        raise
+
+
+def _write(
+    model: ir.Model,
+    path: Path,
+    data: Path,
+    external_data: bool | None,
+    report: Callable[[int, int], None],
+) -> WrittenModel:
     tensors = [_tensor_of(value) for value in model.graph.initializers.values()]
     total = sum(tensor.nbytes for tensor in tensors)
     outside = total > EXTERNAL_ABOVE if external_data is None else external_data
     skeleton = _skeleton(model)
-    report = progress or (lambda done, total: None)
     with path.open("wb") as stream:
         if not outside:
             _write_embedded(skeleton, tensors, stream, report, total)
             files: tuple[Path, ...] = (path,)
         else:
-            data = path.with_name(path.name + ".data")
             with data.open("wb") as data_stream:
                 headers = list(_write_external(tensors, data_stream, data.name, report, total))
                 _flush(data_stream)
