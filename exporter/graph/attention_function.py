@@ -53,6 +53,7 @@ class _Body:
 
     def function(self) -> ir.Function:
         context = self.context()
+        _name_apart(self.tape)
         context.name = contract.OUTPUTS[0]
         graph = ir.Graph(
             list(self.inputs.values()),
@@ -146,3 +147,14 @@ class _Body:
 
     def ints(self, values: list[int]) -> ir.Value:
         return self.op("Constant", value=ir.tensor(np.array(values, dtype=np.int64)))
+
+
+def _name_apart(tape: Tape) -> None:
+    """Give nodes and values names that no main graph has.
+
+    TensorRT keeps the names of an expanded function and of the graph around it in one table.
+    """
+    for index, node in enumerate(tape.nodes):
+        node.name = f"{contract.OP_TYPE}.{node.op_type}.{index}"
+        for position, output in enumerate(node.outputs):
+            output.name = f"{node.name}.{position}"
