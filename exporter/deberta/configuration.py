@@ -130,7 +130,7 @@ class DebertaConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         positive = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-        for name in (*positive, "intermediate_size", "max_position_embeddings", "head_size"):
+        for name in (*positive, "intermediate_size", "max_position_embeddings"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.type_vocab_size >= 0, "type_vocab_size", self.type_vocab_size, "at least 0")
         _require(self.layer_norm_eps >= 0, "layer_norm_eps", self.layer_norm_eps, "at least 0")
@@ -149,7 +149,10 @@ class DebertaConfig:
         _check_labels(self.id2label)
 
     def _check_head_sizes(self) -> None:
-        if self.attention_head_size is None:
+        if self.attention_head_size is not None:
+            size = self.attention_head_size
+            _require(size >= 1, "attention_head_size", size, "at least 1")
+        else:
             _require(
                 self.hidden_size % self.num_attention_heads == 0,
                 "hidden_size",
@@ -248,9 +251,11 @@ class DebertaConfig:
         return len(self.id2label)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field but `unknown`, as JSON values."""
+        """Every field but `unknown` as JSON values, which `from_dict` reads back."""
         names = [f.name for f in fields(self) if f.name != "unknown"]
         result = {name: getattr(self, name) for name in names}
+        result["model_type"] = "deberta-v2"
+        result["norm_rel_ebd"] = "layer_norm" if self.norm_rel_ebd else "none"
         result["id2label"] = {str(key): label for key, label in self.id2label.items()}
         for name in ("pos_att_type", "architectures"):
             result[name] = list(result[name])
