@@ -1,0 +1,155 @@
+"""Streaming histogram of |x| with bins of equal relative width, in bounded memory.
+
+A bin is found from the bits of a float32: the exponent and the leading bits of the mantissa are
+the index, so each octave [2^k, 2^(k+1)) has the same number of equal bins and every bin is less
+than 0.1 % of its own values wide, whatever the outliers do to the range. The window of octaves
+ends at the largest value's. When a larger value comes, it moves up and what leaves it at the lower
+end is counted as small. The counts therefore depend on the values alone: their order, the sizes of
+the chunks and merges change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+BINS_PER_OCTAVE = 1024
+OCTAVES = 24
+"""The window reaches down to 2^-24 of its end: 6e-8 of the largest value, far below int8."""
+BINS = 1 + OCTAVES * BINS_PER_OCTAVE
+"""Bin 0 takes what is below the window."""
+
+_INDEX_SHIFT = 23 - (BINS_PER_OCTAVE.bit_length() - 1)  # float32 has 23 bits of mantissa
+_ABSOLUTE = np.int32(0x7FFFFFFF)
+_INFINITY_BITS = 0x7F800000
+_CHUNK = 1 << 16  # values at a time: they stay in the processor's cache
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Counts of |x|.
+
+    Attributes:
+        counts: (BINS,) int64.
+        top: biased float32 exponent of the window's last octave: that of the largest value.
+        largest: largest |x|, float32 exact; 0 where there is no value other than zero.
+    """
+
+    counts: NDArray[np.int64]
+    top: int
+    largest: float
+
+    @property
+    def total(self) -> int:
+        """Number of values."""
+        return int(self.counts.sum())
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """(BINS + 1,) borders of the bins, ascending from 0."""
+        return _edges(self.top)
+
+    @property
+    def end(self) -> float:
+        """Upper end of the window: the power of two above the largest value."""
+        return float(self.edges[-1])
+
+    def share_above(self, threshold: float) -> float:
+        """Share of the values above `threshold`, exact to the bin that `threshold` is in."""
+        if threshold >= self.largest or self.total == 0:
+            return 0.0
+        first = int(np.searchsorted(self.edges, threshold, side="right"))
+        return float(self.counts[first:].sum() / self.total)
+
+
+class HistogramBuilder:
+    """Counts values as they come."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(BINS, np.int64)
+        self._top = 0
+        self._largest_bits = 0
+
+    def update(self, values: Floats) -> None:
+        """Count the values of an array of any shape; they are finite.
+
+        Raises:
+            ValueError: a value is NaN or infinite.
+        """
+        bits = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.int32)
+        for start in range(0, bits.size, _CHUNK):
+            self._count(bits[start : start + _CHUNK] & _ABSOLUTE)
+
+    def _count(self, bits: NDArray[np.int32]) -> None:
+        largest = int(bits.max())
+        if largest >= _INFINITY_BITS:
+            raise ValueError("NaN or infinity")
+        self._grow(largest)
+        bits >>= _INDEX_SHIFT
+        bits -= _first_index(self._top) - 1
+        np.maximum(bits, 0, out=bits)
+        self._counts += np.bincount(bits, minlength=BINS)
+
+    def _grow(self, largest_bits: int) -> None:
+        """Move the window up so that it holds a value with these bits."""
+        self._largest_bits = max(self._largest_bits, largest_bits)
+        octaves = (largest_bits >> 23) - self._top
+        if octaves > 0:
+            self._counts = _moved(self._counts, octaves)
+            self._top += octaves
+
+    def merge(self, other: HistogramBuilder) -> None:
+        """Add the values that `other` has counted."""
+        self._grow(other._largest_bits)
+        self._counts += _moved(other._counts, self._top - other._top)
+
+    def state(self) -> dict[str, NDArray[np.int64]]:
+        """All there is to know, as arrays."""
+        scalars = np.array([self._top, self._largest_bits], np.int64)
+        return {"counts": self._counts.copy(), "window": scalars}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `state` returned.
+
+        Raises:
+            ValueError: a histogram of another form.
+        """
+        counts, window = state["counts"], state["window"]
+        if counts.shape != (BINS,) or window.shape != (2,):
+            raise ValueError("a histogram of another form")
+        self._counts = counts.astype(np.int64)
+        self._top, self._largest_bits = int(window[0]), int(window[1])
+
+    def result(self) -> Histogram:
+        """The histogram of what was counted so far."""
+        largest = float(np.int32(self._largest_bits).view(np.float32))
+        return Histogram(self._counts.copy(), self._top, largest)
+
+
+def _moved(counts: NDArray[np.int64], octaves: int) -> NDArray[np.int64]:
+    """The counts in a window that ends `octaves` higher."""
+    lost = min(octaves * BINS_PER_OCTAVE, BINS - 1)
+    moved = np.zeros_like(counts)
+    moved[0] = counts[: 1 + lost].sum()
+    moved[1 : BINS - lost] = counts[1 + lost :]
+    return moved
+
+
+def _first_index(top: int) -> int:
+    """Index of the window's first bin among all bins of float32; negative near zero."""
+    return (top - OCTAVES + 1) * BINS_PER_OCTAVE
+
+
+def _edges(top: int) -> NDArray[np.float64]:
+    index = _first_index(top) + np.arange(BINS, dtype=np.int64)
+    bits = np.maximum(index, 0) << _INDEX_SHIFT
+    edges = bits.astype(np.int32).view(np.float32).astype(np.float64)
+    # 2^128, the end of the highest window, is no float32: its bits are those of infinity.
+    edges[np.isinf(edges)] = 2.0**128
+    return np.concatenate([[0.0], edges])
