@@ -1,43 +1,51 @@
 """Statistics of one tensor over a stream of batches: in bounded memory, mergeable, resumable.
 
 A collector takes rows `(n, C)`: `n` tokens that are not padding, `C` channels. `n` may differ from
-call to call. The order of the rows and their division into calls change no result, except for the
-rounding of the means.
+call to call. How the rows are divided into calls changes no result, except for the rounding of the
+means; nor does their order, except for the sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
 from calibration.histogram import Histogram, HistogramBuilder
+from calibration.sampling import RowSampler
 from calibration.thresholds import INT8_MAX, PERCENTILE, Method, threshold
 
 Floats = NDArray[np.float32]
-State = Mapping[str, NDArray[Any]]
-T_co = TypeVar("T_co", covariant=True)
 
 _CHUNK = 1 << 16  # values at a time: they stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
-class TensorRange:
-    """What a tensor's values span.
+class TensorStatistics:
+    """What every threshold method and the passes after it need to know of a tensor.
 
     Attributes:
         rows: tokens seen; padding does not count.
-        channel_min: (C,) float32, smallest value per channel.
-        channel_max: (C,) float32, largest value per channel.
+        channel_min: (C,) float32.
+        channel_max: (C,) float32.
+        channel_mean: (C,) float64.
+        channel_mean_square: (C,) float64, the mean of x^2.
+        histogram: of |x| over all channels.
+        sample: (n, C) float32, as many rows as were asked for or there are, chosen evenly. Row k
+            is the same token in all tensors that were observed together with the same shape.
     """
 
     rows: int
     channel_min: Floats
     channel_max: Floats
+    channel_mean: NDArray[np.float64]
+    channel_mean_square: NDArray[np.float64]
+    histogram: Histogram
+    sample: Floats
 
     @property
     def count(self) -> int:
@@ -60,29 +68,9 @@ class TensorRange:
         return np.maximum(np.abs(self.channel_min), np.abs(self.channel_max))
 
     @property
-    def absmax(self) -> float:
-        """Largest |x|."""
-        return max(abs(self.minimum), abs(self.maximum))
-
-    @property
     def all_zero(self) -> bool:
         """Whether no value differed from zero."""
-        return self.absmax == 0
-
-
-@dataclass(frozen=True, eq=False)
-class TensorStatistics(TensorRange):
-    """The span, and what every threshold method and the later passes need.
-
-    Attributes:
-        channel_mean: (C,) float64.
-        channel_mean_square: (C,) float64, the mean of x^2.
-        histogram: of |x| over all channels.
-    """
-
-    channel_mean: NDArray[np.float64]
-    channel_mean_square: NDArray[np.float64]
-    histogram: Histogram
+        return self.histogram.largest == 0
 
     def threshold(
         self, method: Method, *, percentile: float = PERCENTILE, largest_code: int = INT8_MAX
@@ -99,137 +87,85 @@ class TensorStatistics(TensorRange):
         return self.histogram.share_above(amax)
 
 
-class Collector(Protocol[T_co]):
-    """What `observe` feeds with the rows of one tensor."""
-
-    def update(self, rows: Floats) -> None:
-        """Take `(n, C)` values; `n` may be 0. CalibrationError when they cannot be used."""
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """All that was collected, as arrays."""
-
-    def restore(self, state: State) -> None:
-        """Take over what `state` returned; KeyError or ValueError when it is another form."""
-
-    def result(self) -> T_co:
-        """The statistics; CalibrationError when no row came."""
-
-
-class RangeCollector:
-    """Collects a `TensorRange`.
-
-    Args:
-        name: of the tensor, for messages.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._rows = 0
-        self._min: Floats = np.zeros(0, np.float32)
-        self._max: Floats = np.zeros(0, np.float32)
-
-    def update(self, rows: Floats) -> None:
-        """Take `(n, C)` values.
-
-        Raises:
-            CalibrationError: a value is NaN or infinite; nothing of `rows` is kept.
-            ValueError: another number of channels than before.
-        """
-        if len(rows) == 0:
-            return
-        low, high = rows.min(axis=0), rows.max(axis=0)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            raise CalibrationError(
-                f"{self.name}: NaN or infinite values in the fp32 model on the calibration text; "
-                "such a checkpoint cannot be calibrated"
-            )
-        self._take(len(rows), low, high)
-
-    def merge(self, other: RangeCollector) -> None:
-        """Add what `other` collected; ValueError for another number of channels."""
-        if other._rows:
-            self._take(other._rows, other._min, other._max)
-
-    def _take(self, rows: int, low: Floats, high: Floats) -> None:
-        if self._rows == 0:
-            self._min, self._max = low.copy(), high.copy()
-        elif low.shape != self._min.shape:
-            raise ValueError(f"{self.name}: {low.size} channels after {self._min.size}")
-        else:
-            self._min, self._max = np.minimum(self._min, low), np.maximum(self._max, high)
-        self._rows += rows
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """All that was collected, as arrays."""
-        return {"rows": np.array(self._rows), "min": self._min.copy(), "max": self._max.copy()}
-
-    def restore(self, state: State) -> None:
-        """Take over what `state` returned; KeyError or ValueError when it is another form."""
-        rows, low, high = int(state["rows"]), state["min"], state["max"]
-        if rows < 0 or low.ndim != 1 or low.shape != high.shape:
-            raise ValueError(f"{self.name}: not the state of a range")
-        self._rows, self._min, self._max = rows, low, high
-
-    def result(self) -> TensorRange:
-        """The statistics so far.
-
-        Raises:
-            CalibrationError: no row came.
-        """
-        _require_rows(self.name, self._rows)
-        return TensorRange(self._rows, self._min, self._max)
-
-
 class StatisticsCollector:
     """Collects `TensorStatistics`.
 
     Args:
         name: of the tensor, for messages.
+        sample_rows: rows to keep as they are.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, sample_rows: int = 0) -> None:
         self.name = name
-        self._range = RangeCollector(name)
-        self._histogram = HistogramBuilder()
+        self._rows = 0
+        self._min: Floats = np.zeros(0, np.float32)
+        self._max: Floats = np.zeros(0, np.float32)
         self._sums: NDArray[np.float64] = np.zeros((2, 0))  # of x and of x^2 per channel
+        self._histogram = HistogramBuilder()
+        self._sampler = RowSampler(sample_rows)
 
     def update(self, rows: Floats) -> None:
-        """Take `(n, C)` values.
+        """Take `(n, C)` values; `n` may be 0.
 
         Raises:
             CalibrationError: a value is NaN or infinite; nothing of `rows` is kept.
-            ValueError: another number of channels than before.
+            ValueError: another number of channels than before; nothing of `rows` is kept.
         """
         if len(rows) == 0:
             return
-        self._range.update(rows)  # first: it refuses what the others could not take
-        self._histogram.update(rows)
+        low, high = rows.min(axis=0), rows.max(axis=0)
+        # Both are NaN where any value of the column is.
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise CalibrationError(
+                f"{self.name}: NaN or infinite values in the fp32 model on the calibration text; "
+                "such a checkpoint cannot be calibrated"
+            )
         sums = np.zeros((2, rows.shape[1]))
         for chunk in _chunks(rows):
             exact = chunk.astype(np.float64)
             sums[0] += exact.sum(axis=0)
             sums[1] += np.einsum("nc,nc->c", exact, exact)
-        self._sums = sums + self._sums if self._sums.size else sums
+        self._take(len(rows), low, high, sums)
+        self._histogram.update(rows)
+        self._sampler.update(rows)
 
     def merge(self, other: StatisticsCollector) -> None:
         """Add what `other` collected; ValueError for another number of channels."""
-        self._range.merge(other._range)
+        if other._rows == 0:
+            return
+        self._take(other._rows, other._min, other._max, other._sums)
         self._histogram.merge(other._histogram)
-        if other._sums.size:
-            self._sums = other._sums + self._sums if self._sums.size else other._sums.copy()
+        self._sampler.merge(other._sampler)
+
+    def _take(self, rows: int, low: Floats, high: Floats, sums: NDArray[np.float64]) -> None:
+        if self._rows == 0:
+            self._min, self._max, self._sums = low, high, sums
+        elif low.shape != self._min.shape:
+            raise ValueError(f"{self.name}: {low.size} channels after {self._min.size}")
+        else:
+            self._min, self._max = np.minimum(self._min, low), np.maximum(self._max, high)
+            self._sums = self._sums + sums
+        self._rows += rows
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that was collected, as arrays."""
-        return {**self._range.state(), **self._histogram.state(), "sums": self._sums.copy()}
+        return {
+            "rows": np.array(self._rows),
+            "min": self._min,
+            "max": self._max,
+            "sums": self._sums,
+            **self._histogram.state(),
+            **self._sampler.state(),
+        }
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take over what `state` returned; KeyError or ValueError when it is another form."""
-        sums = state["sums"]
-        if sums.shape != (2, state["min"].size):
-            raise ValueError(f"{self.name}: not the state of statistics")
-        self._range.restore(state)
+        rows, low, high, sums = int(state["rows"]), state["min"], state["max"], state["sums"]
+        if rows < 0 or low.ndim != 1 or low.shape != high.shape or sums.shape != (2, low.size):
+            raise ValueError(f"{self.name}: statistics of another form")
         self._histogram.restore(state)
-        self._sums = sums.astype(np.float64)
+        self._sampler.restore(state)
+        self._rows, self._min, self._max, self._sums = rows, low, high, sums
 
     def result(self) -> TensorStatistics:
         """The statistics so far.
@@ -237,15 +173,17 @@ class StatisticsCollector:
         Raises:
             CalibrationError: no row came.
         """
-        span = self._range.result()
-        mean, mean_square = self._sums / span.rows
+        if self._rows == 0:
+            raise CalibrationError(f"{self.name}: no token was observed; give calibration text")
+        mean, mean_square = self._sums / self._rows
         return TensorStatistics(
-            span.rows,
-            span.channel_min,
-            span.channel_max,
-            mean,
-            mean_square,
-            self._histogram.result(),
+            rows=self._rows,
+            channel_min=self._min,
+            channel_max=self._max,
+            channel_mean=mean,
+            channel_mean_square=mean_square,
+            histogram=self._histogram.result(),
+            sample=self._sampler.result(),
         )
 
 
@@ -253,8 +191,3 @@ def _chunks(rows: Floats) -> Iterator[Floats]:
     size = max(1, _CHUNK // max(1, rows.shape[1]))
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
-
-
-def _require_rows(name: str, rows: int) -> None:
-    if rows == 0:
-        raise CalibrationError(f"{name}: no token was observed; give calibration text")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
-from calibration.histogram import BINS_PER_OCTAVE, OCTAVES, Histogram
+from calibration.histogram import BINS_PER_OCTAVE, OCTAVES, Histogram, HistogramBuilder
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -70,6 +70,15 @@ def threshold(
     else:
         amax = _least_squares(histogram, largest_code)
     return max(min(amax, histogram.largest), SMALLEST_AMAX)
+
+
+def threshold_of(
+    values: NDArray[np.float32], method: Method, *, percentile: float = PERCENTILE
+) -> float:
+    """`threshold` of the values of one array of any shape."""
+    builder = HistogramBuilder()
+    builder.update(values)
+    return threshold(builder.result(), method, percentile=percentile)
 
 
 def _percentile(histogram: Histogram, percentile: float) -> float:

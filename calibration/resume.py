@@ -1,0 +1,111 @@
+"""Keeps an observation in a file while it runs, so that it goes on after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
+
+from calibration.collectors import StatisticsCollector
+
+SAVE_SECONDS = 15.0
+
+_VERSION = 1
+"""Of the collectors' state: increase it when their meaning changes."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where an observation is kept while it runs, so that it goes on after an interruption.
+
+    Attributes:
+        file: replaced whole every `seconds`; the caller deletes it when its results are safe.
+        model_hash: identity of graph and weights. A file that belongs to another model, other
+            batches or other tensors is ignored.
+        seconds: between two saves; 0 saves after every batch.
+    """
+
+    file: Path
+    model_hash: str
+    seconds: float = SAVE_SECONDS
+
+
+def observation_key(
+    resume: Resume,
+    tensors: Sequence[str],
+    sample_rows: int,
+    batches: Sequence[Mapping[str, NDArray[np.int64]]],
+) -> str:
+    """Identity of an observation: the model, what is collected of it, the batches."""
+    what = [_VERSION, resume.model_hash, list(tensors), sample_rows]
+    digest = hashlib.sha256(json.dumps(what).encode())
+    for batch in batches:
+        for name in sorted(batch):
+            array = np.ascontiguousarray(batch[name])
+            digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+class StateFile:
+    """The collectors' state on disk, written whole or not at all."""
+
+    def __init__(self, resume: Resume, key: str) -> None:
+        self._file = resume.file
+        self._seconds = resume.seconds
+        self._key = key
+        self._saved_at = time.monotonic()
+
+    def load(self, collectors: Mapping[str, StatisticsCollector]) -> int:
+        """Restore the collectors; the number of batches done, 0 where nothing fits."""
+        before = {name: item.state() for name, item in collectors.items()}
+        try:
+            with self._file.open("rb") as stream, NpzFile(stream) as arrays:
+                if str(arrays["key"]) != self._key:
+                    return 0
+                states: dict[str, dict[str, NDArray[Any]]] = {name: {} for name in collectors}
+                names = list(collectors)
+                for entry in arrays.files:
+                    index, _, field = entry.partition(".")
+                    if field:
+                        states[names[int(index)]][field] = arrays[entry]
+                done = int(arrays["done"])
+            for name, item in collectors.items():
+                item.restore(states[name])
+        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+            # Absent, cut short or foreign: start again, also with those restored already.
+            for name, item in collectors.items():
+                item.restore(before[name])
+            return 0
+        return done
+
+    def save_if_due(
+        self, collectors: Mapping[str, StatisticsCollector], done: int, *, last: bool
+    ) -> None:
+        """Save when the interval is over, or after the last batch."""
+        if not last and time.monotonic() - self._saved_at < self._seconds:
+            return
+        arrays: dict[str, NDArray[Any]] = {"key": np.array(self._key), "done": np.array(done)}
+        for index, item in enumerate(collectors.values()):
+            for field, array in item.state().items():
+                arrays[f"{index}.{field}"] = array
+        partial = self._file.with_name(self._file.name + ".partial")
+        try:
+            with partial.open("wb") as stream:
+                np.savez(stream, **arrays)  # type: ignore[arg-type]
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(self._file)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._saved_at = time.monotonic()
