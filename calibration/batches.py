@@ -131,11 +131,14 @@ def in_original_order(batches: Sequence[Batch], results: Iterable[Sequence[T]]) 
 
 def data_hash(sequences: Iterable[TokenSequence]) -> str:
     """SHA-256, in hexadecimal, of the sequences in whatever order."""
-    digests = sorted(
-        hashlib.sha256(np.array([len(item.ids), *item.ids, *item.types], "<i8").tobytes()).digest()
-        for item in sequences
-    )
+    digests = sorted(_digest(item) for item in sequences)
     return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _digest(item: TokenSequence) -> bytes:
+    # Types that are all 0 may be left out.
+    numbers = [len(item.ids), *item.ids, *(item.types if any(item.types) else ())]
+    return hashlib.sha256(np.array(numbers, "<i8").tobytes()).digest()
 
 
 def token_warnings(

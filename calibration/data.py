@@ -62,8 +62,8 @@ def read_examples(
 
     Args:
         path: plain text, or JSONL.
-        labels: whether every example must have a label; in plain text, `text<TAB>label`. Without
-            it a tab is text.
+        labels: whether every example must have a label. Then the last of two or three columns
+            with tabs between is the label; without it a tab begins the second text of a pair.
         form: `auto` is JSONL for .jsonl and .ndjson, and for a file that begins with a JSON
             object that has a `text`.
         minimum: fewer examples are an error.
@@ -86,7 +86,7 @@ def read_examples(
         examples = tuple(reader.json_line(number, line) for number, line in lines)
         warnings = []
     else:
-        examples = tuple(reader.text_line(number, line) for number, line in lines)
+        examples = tuple(item for number, line in lines for item in reader.text_line(number, line))
         warnings = [] if labels else _tab_warnings(path, examples)
     if len(examples) < minimum:
         raise CalibrationError(
@@ -170,15 +170,12 @@ def _is_jsonl(path: Path, first: str) -> bool:
 
 def _tab_warnings(path: Path, examples: Sequence[Example]) -> list[str]:
     """Whether the text looks as if it had labels that nobody asked for."""
-    parts = [example.text.split("\t") for example in examples]
-    if any(len(part) != 2 for part in parts):
-        return []
-    endings = {ending.strip() for _, ending in parts}
-    if len(endings) > min(_FEW_LABELS, len(parts) // 2):
+    endings = {example.pair for example in examples}
+    if None in endings or len(endings) > min(_FEW_LABELS, len(examples) // 2):
         return []
     return [
-        f"{path}: every line ends with a tab and one of {len(endings)} words, which are read as "
-        "text; if they are labels, say so"
+        f"{path}: every line ends with a tab and one of {len(endings)} words, read as the second "
+        "text of a pair; if they are labels, say so"
     ]
 
 
@@ -189,16 +186,16 @@ class _Reader:
     path: Path
     labels: bool
 
-    def text_line(self, number: int, line: str) -> Example:
+    def text_line(self, number: int, line: str) -> list[Example]:
+        text, *rest = line.split("\t")
+        if not text.strip():
+            self.fail(number, "no text before the tab")
         if not self.labels:
-            return Example(line)
-        parts = line.split("\t")
-        if len(parts) != 2:
-            self.fail(number, f"{len(parts) - 1} tabs; expected text<TAB>label")
-        text, label = parts[0], parts[1].strip()
-        if not text.strip() or not label:
-            self.fail(number, f"no {'label' if text.strip() else 'text'}; expected text<TAB>label")
-        return Example(text, None, label)
+            # A prompt with several choices is as many pairs.
+            return [Example(text, second) for second in rest if second.strip()] or [Example(text)]
+        if len(rest) not in (1, 2) or not rest[-1].strip():
+            self.fail(number, "expected text<TAB>label or text<TAB>text<TAB>label")
+        return [Example(text, rest[0] if len(rest) == 2 else None, rest[-1].strip())]
 
     def json_line(self, number: int, line: str) -> Example:
         try:
