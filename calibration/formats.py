@@ -1,0 +1,76 @@
+"""The two 8-bit number formats, symmetric around zero, as numpy does their arithmetic.
+
+int8 is -127..127: -128 is left out so that a weight and its negative round alike. fp8 is E4M3 in
+the variant without infinities (ONNX `FLOAT8E4M3FN`), largest value 448; conversions saturate.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Stored = NDArray[Any]
+"""int8 or float8_e4m3fn"""
+
+
+class NumberFormat(str, Enum):
+    """An 8-bit format of weights and activations."""
+
+    INT8 = "int8"
+    FP8 = "fp8"
+
+    @property
+    def largest(self) -> float:
+        """Largest stored value, to which the threshold of a tensor is scaled."""
+        return 127.0 if self is NumberFormat.INT8 else 448.0
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """Its ONNX type."""
+        return ir.DataType.INT8 if self is NumberFormat.INT8 else ir.DataType.FLOAT8E4M3FN
+
+
+_STORED: dict[NumberFormat, Any] = {
+    NumberFormat.INT8: np.int8,
+    NumberFormat.FP8: ml_dtypes.float8_e4m3fn,
+}
+_LEAST_SCALE = np.float32(2.0**-100)
+"""Scale of a tensor that is zero throughout: any does, and its reciprocal is still finite."""
+
+
+def scale_of(threshold: NDArray[np.floating] | float, number: NumberFormat) -> Floats:
+    """`threshold / largest` in fp32, positive also where the threshold is zero."""
+    scale = np.asarray(threshold, np.float32) / np.float32(number.largest)
+    return np.asarray(np.maximum(scale, _LEAST_SCALE))
+
+
+def quantize(values: Floats, scale: Floats, number: NumberFormat) -> Stored:
+    """Stored numbers of `values / scale`, rounded to nearest even and saturated.
+
+    Args:
+        values: any shape.
+        scale: a scalar, or one for each of the last axis.
+        number: the format.
+    """
+    scaled = np.clip(values / scale, -number.largest, number.largest)
+    if number is NumberFormat.INT8:
+        scaled = np.rint(scaled)
+    stored: Stored = scaled.astype(_STORED[number])
+    return stored
+
+
+def round_trip(values: Floats, scale: Floats, number: NumberFormat) -> Floats:
+    """What is left of `values` after quantization, in fp32."""
+    scaled: Floats = np.clip(values / scale, -number.largest, number.largest)
+    if number is NumberFormat.INT8:
+        np.rint(scaled, out=scaled)
+    else:
+        scaled = scaled.astype(_STORED[number]).astype(np.float32)
+    scaled *= scale
+    return scaled

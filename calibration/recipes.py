@@ -1,0 +1,192 @@
+"""What calibration found for a site: all that its quantization needs beside its weights.
+
+A recipe holds figures of the input only, so that one scale table serves int8 and fp8, and every
+later build of the same model: thresholds of weights and shifts of biases follow from the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.bias_correction import rounding_error
+from calibration.collectors import TensorStatistics
+from calibration.errors import CalibrationError
+from calibration.formats import NumberFormat
+from calibration.histogram import HistogramBuilder
+from calibration.sites import Site
+from calibration.smoothing import SmoothingChoice, search
+from calibration.table import SiteEntry, decode_array, encode_array
+from calibration.thresholds import PERCENTILE, Method, threshold
+
+Floats = NDArray[np.float32]
+
+SEARCH_ROWS = 1024
+"""Rows of the sample that the search for a strength multiplies by the weight."""
+
+_SAMPLE_ROWS = 2048
+_SAMPLE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class SiteRecipe:
+    """Figures of a site's input after smoothing: of `x / s`, or of `x` where there is none.
+
+    Attributes:
+        strength: of the smoothing; None for none.
+        factors: fp32 `(K,)`, `s`; None for no smoothing.
+        largest: largest magnitude.
+        threshold: magnitude at which int8 saturates.
+        mean: fp32 `(K,)`.
+        mean_square: fp32 `(K,)`.
+        mean_error: fp32 `(K,)`, mean of what int8 adds to each channel.
+        error: relative squared error of the site's output in int8, as the search measured it.
+        error_plain: the same without smoothing.
+    """
+
+    strength: float | None
+    factors: Floats | None
+    largest: float
+    threshold: float
+    mean: Floats
+    mean_square: Floats
+    mean_error: Floats
+    error: float
+    error_plain: float
+
+    def threshold_for(self, number: NumberFormat) -> float:
+        """Where the format saturates: fp8 keeps outliers, which cost its other values nothing."""
+        return self.threshold if number is NumberFormat.INT8 else self.largest
+
+    @property
+    def all_zero(self) -> bool:
+        """Whether the input was zero throughout, so that it shows no scale."""
+        return self.largest == 0
+
+    def to_entry(self) -> dict[str, Any]:
+        """The site's entry in a scale table."""
+        return {
+            "strength": self.strength,
+            "factors": None if self.factors is None else encode_array(self.factors),
+            "largest": self.largest,
+            "int8_threshold": self.threshold,
+            "mean": encode_array(self.mean),
+            "mean_square": encode_array(self.mean_square),
+            "int8_mean_error": encode_array(self.mean_error),
+            "int8_error": self.error,
+            "int8_error_plain": self.error_plain,
+        }
+
+    @classmethod
+    def from_entry(cls, site: Site, entry: SiteEntry) -> SiteRecipe:
+        """The recipe that `to_entry` wrote.
+
+        Raises:
+            CalibrationError: a field is missing or malformed, or of another number of channels.
+        """
+        try:
+            return _read(site, entry)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(
+                f"scale table: the entry of {site.name} is broken ({error}); calibrate again"
+            ) from None
+
+
+def sample_rows(sites: Iterable[Site]) -> int:
+    """Rows to keep of each site's input: so many that all samples together stay below 1 GiB."""
+    channels = sum(site.in_features for site in sites)
+    return max(1, min(_SAMPLE_ROWS, _SAMPLE_BYTES // (4 * max(1, channels))))
+
+
+def make_recipe(
+    site: Site,
+    seen: TensorStatistics,
+    weight: Floats,
+    method: Method,
+    percentile: float = PERCENTILE,
+) -> tuple[SiteRecipe, SmoothingChoice]:
+    """Search a site's smoothing and take the figures of its smoothed input.
+
+    Args:
+        site: the site.
+        seen: its input on calibration text, with sampled rows.
+        weight: `(K, N)`.
+        method: of the threshold.
+        percentile: for that method.
+
+    Raises:
+        CalibrationError: an unknown method, or a percentile out of range.
+    """
+
+    def threshold_of(values: Floats) -> float:
+        builder = HistogramBuilder()
+        builder.update(values)
+        return threshold(builder.result(), method, percentile=percentile)
+
+    choice = search(site, seen.sample[:SEARCH_ROWS], seen.channel_amax, weight, threshold_of)
+    mean, square = seen.channel_mean, seen.channel_mean_square
+    sample, largest = seen.sample, float(seen.channel_amax.max())
+    if choice.factors is None:
+        limit = seen.threshold(method, percentile=percentile)
+    else:
+        factors = choice.factors
+        sample = sample / factors
+        mean, square = mean / factors, square / np.square(factors)
+        largest = float((seen.channel_amax / factors).max())
+        limit = largest if method == "minmax" else threshold_of(sample)
+    recipe = SiteRecipe(
+        strength=choice.strength,
+        factors=choice.factors,
+        largest=largest,
+        threshold=limit,
+        mean=mean.astype(np.float32),
+        mean_square=square.astype(np.float32),
+        mean_error=rounding_error(sample, limit, NumberFormat.INT8),
+        error=choice.errors[choice.strength],
+        error_plain=choice.errors[None],
+    )
+    return recipe, choice
+
+
+def _read(site: Site, entry: SiteEntry) -> SiteRecipe:
+    factors = entry["factors"]
+    return SiteRecipe(
+        strength=None if entry["strength"] is None else _number(entry, "strength"),
+        factors=None if factors is None else _vector(site, entry, "factors", above=0.0),
+        largest=_number(entry, "largest"),
+        threshold=_number(entry, "int8_threshold"),
+        mean=_vector(site, entry, "mean"),
+        mean_square=_vector(site, entry, "mean_square", above=-1.0),
+        mean_error=_vector(site, entry, "int8_mean_error"),
+        error=_number(entry, "int8_error"),
+        error_plain=_number(entry, "int8_error_plain"),
+    )
+
+
+def _number(entry: SiteEntry, key: str) -> float:
+    value = entry[key]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{key} is {value!r}")
+    if not (np.isfinite(value) and value >= 0):
+        raise ValueError(f"{key} is {value!r}")
+    return float(value)
+
+
+def _vector(site: Site, entry: SiteEntry, key: str, above: float | None = None) -> Floats:
+    text = entry[key]
+    if not isinstance(text, str):
+        raise TypeError(f"{key} is no text")
+    vector = decode_array(text)
+    if vector.shape != (site.in_features,):
+        raise ValueError(f"{key} has {vector.size} numbers, expected {site.in_features}")
+    if not np.isfinite(vector).all() or (above is not None and not (vector > above).all()):
+        raise ValueError(f"{key} is out of range")
+    return vector
+
+
+Recipes = Mapping[str, SiteRecipe]
+"""Recipes by name of site."""

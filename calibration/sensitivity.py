@@ -1,0 +1,189 @@
+"""Accuracy budget: what each part costs, and which parts fall back to float to keep within it.
+
+A unit is a site or a whole layer. What it costs is what a quantized model wins when this unit alone
+is in float. The costliest fall back, one after the other, until the model is within its budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import floor
+
+from calibration.errors import CalibrationError
+from calibration.sites import Site, by_layer
+
+MOST_FALLBACK = 0.5
+"""Share of the units that may fall back: beyond it a model is hardly a quantized one."""
+
+SITES_AT_MOST = 64
+"""Up to so many sites each is a unit of its own; beyond, a unit is a layer."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What a quantized model changes, on text that was held back from calibration.
+
+    Attributes:
+        decisions: decisions compared; 0 for a task without decisions.
+        changed: those of them that differ from the float model's.
+        kl: mean KL divergence from the float model's probabilities, in nats.
+        error: root mean square of the error of the outputs, relative to what tells them apart.
+        lost: correct answers of the float model less those of the quantized one, by labels; None
+            without labels.
+    """
+
+    decisions: int
+    changed: int
+    kl: float
+    error: float
+    lost: int | None = None
+
+    @property
+    def disagreement(self) -> float:
+        """Share of the decisions that differ."""
+        return self.changed / self.decisions if self.decisions else 0.0
+
+    @property
+    def accuracy_loss(self) -> float | None:
+        """Share of the answers that are no longer correct; negative for a gain."""
+        return None if self.lost is None or not self.decisions else self.lost / self.decisions
+
+    @property
+    def size(self) -> float:
+        """One smooth figure to compare two models by: KL, or squared error without decisions."""
+        return self.kl if self.decisions else self.error**2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be lost, as a share.
+
+    With labels, at most this share of the answers may no longer be correct. Without, at most this
+    share of the decisions may differ, and the mean KL divergence may be at most as many nats. For
+    a task without decisions it bounds the relative error of the outputs.
+
+    Raises:
+        CalibrationError: not a share.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise CalibrationError(
+                f"accuracy budget {self.share}: give a share of the decisions, as in 0.003"
+            )
+
+    def holds(self, damage: Damage) -> bool:
+        """Whether the damage is within the budget."""
+        if not damage.decisions:
+            return damage.error <= self.share
+        loss = damage.accuracy_loss
+        if loss is not None:
+            return loss <= self.share
+        return damage.disagreement <= self.share and damage.kl <= self.share
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """What a unit costs.
+
+    Attributes:
+        unit: name of the site or layer.
+        sites: names of its sites.
+        without: damage of the model with this unit alone in float.
+        cost: by how much that lowers `Damage.size`; may be negative.
+        fallback: whether the unit was chosen to stay in float.
+    """
+
+    unit: str
+    sites: tuple[str, ...]
+    without: Damage
+    cost: float
+    fallback: bool
+
+
+@dataclass(frozen=True)
+class SensitivityReport:
+    """What was measured and chosen.
+
+    Attributes:
+        budget: what was allowed.
+        before: damage with everything quantized that the placement says.
+        after: damage of the model chosen.
+        units: what each unit costs, the costliest first; empty where nothing had to fall back.
+        within: whether the model chosen is within the budget.
+        measurements: models that were run.
+    """
+
+    budget: Budget
+    before: Damage
+    after: Damage
+    units: tuple[UnitCost, ...]
+    within: bool
+    measurements: int
+
+    @property
+    def fallback(self) -> tuple[str, ...]:
+        """Names of the sites that stay in float."""
+        return tuple(site for unit in self.units if unit.fallback for site in unit.sites)
+
+
+def units_of(sites: Sequence[Site]) -> dict[str, tuple[str, ...]]:
+    """Names of the sites of each unit: every site its own, or by layer where there are many."""
+    if len(sites) <= SITES_AT_MOST:
+        return {site.name: (site.name,) for site in sites}
+    return {
+        f"layer {layer}": tuple(site.name for site in members)
+        for layer, members in by_layer(sites).items()
+    }
+
+
+def fit_budget(
+    units: Mapping[str, tuple[str, ...]],
+    measure: Callable[[frozenset[str]], Damage],
+    budget: Budget,
+    progress: Callable[[str], None] | None = None,
+) -> SensitivityReport:
+    """Choose the units that stay in float.
+
+    Args:
+        units: names of the sites of each unit.
+        measure: damage of the model with the named sites in float.
+        budget: what may be lost.
+        progress: told what is going on.
+    """
+    say = progress or (lambda message: None)
+    say("measuring the quantized model on held-back text")
+    before = measure(frozenset())
+    if budget.holds(before):
+        return SensitivityReport(budget, before, before, (), True, 1)
+    costs = []
+    for index, (unit, sites) in enumerate(units.items()):
+        say(f"sensitivity: {unit} ({index + 1} of {len(units)})")
+        without = measure(frozenset(sites))
+        costs.append(UnitCost(unit, sites, without, before.size - without.size, False))
+    costs.sort(key=lambda cost: -cost.cost)
+    # The first choice is measured already.
+    tried: list[tuple[int, Damage]] = [(0, before), (1, costs[0].without)]
+    most = max(1, floor(MOST_FALLBACK * len(units)))
+    while not budget.holds(tried[-1][1]) and tried[-1][0] < most:
+        count = tried[-1][0] + 1
+        say(f"fallback: {count} of {len(units)} in float")
+        names = frozenset(site for cost in costs[:count] for site in cost.sites)
+        tried.append((count, measure(names)))
+    within = budget.holds(tried[-1][1])
+    count, after = tried[-1] if within else min(tried, key=lambda item: _badness(item[1]))
+    chosen = tuple(
+        UnitCost(cost.unit, cost.sites, cost.without, cost.cost, index < count)
+        for index, cost in enumerate(costs)
+    )
+    measurements = 1 + len(units) + len(tried) - 2
+    return SensitivityReport(budget, before, after, chosen, within, measurements)
+
+
+def _badness(damage: Damage) -> tuple[float, float]:
+    """Order of models that all miss the budget: by what the budget bounds, then by its size."""
+    loss = damage.accuracy_loss
+    return (damage.disagreement if loss is None else loss, damage.size)

@@ -1,0 +1,251 @@
+"""SmoothQuant: what is hard to quantize moves from activations into weights, without loss.
+
+`x @ W = (x / s) @ (s * W)` for any positive `s` `(K,)`. With `s = amax(x)^a / amax(W)^(1 - a)`
+(G. Xiao et al., "SmoothQuant", ICML 2023, equation 4) outlier channels of `x` shrink and their
+rows of `W` grow; the strength `a` is searched for each site by the error of its own output.
+
+Where the factors go: the attention is linear in its values and mixes positions, not channels, so
+before `attention.output.dense` they go into the value columns of the packed projection at no cost.
+Everywhere else the activation has another reader, or a nonlinearity before it, and the graph gets a
+`Mul`: only where the error says that it is worth one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration import initializers
+from calibration.formats import Floats, NumberFormat, round_trip, scale_of
+from calibration.sites import Site, SiteKind, by_layer, matmul_of
+
+STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Strengths tried, beside none."""
+
+LEAST_GAIN = 0.15
+"""Share of the squared output error that smoothing must take away to be worth a `Mul`."""
+
+_LARGEST_FACTOR = 2.0**12
+"""Factors are kept within this of their mean: a channel that is nearly silent stays so."""
+
+Threshold = Callable[[Floats], float]
+"""Threshold of an activation from a sample of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothingChoice:
+    """What the search found for a site.
+
+    Attributes:
+        site: the site.
+        strength: the strength chosen; None for no smoothing.
+        factors: fp32 `(K,)`, `s`; None for no smoothing.
+        errors: relative squared error of the site's output for each strength tried; the key None
+            is without smoothing.
+    """
+
+    site: Site
+    strength: float | None
+    factors: Floats | None
+    errors: Mapping[float | None, float]
+
+
+def is_free(site: Site) -> bool:
+    """Whether the site's factors go into other weights, without a node."""
+    return site.kind is SiteKind.ATTENTION_OUTPUT
+
+
+@dataclass(frozen=True, eq=False)
+class Smoothing:
+    """Factors `s`, fp32 `(K,)`, to be applied to a site."""
+
+    site: Site
+    factors: Floats
+
+
+@dataclass(frozen=True)
+class SmoothingReport:
+    """What smoothing did to a graph: names of sites, by where their factors went."""
+
+    folded: tuple[str, ...]
+    multiplied: tuple[str, ...]
+
+
+def smoothing_factors(activation: Floats, weight: Floats, strength: float) -> Floats:
+    """`s` `(K,)`, such that the largest magnitude of `x / s` is that of `x`.
+
+    So no value grows beyond what was there before: what held the range of `x` holds that of
+    `x / s`. Channels without a value, or whose weights are zero, get the geometric mean of the
+    others.
+
+    Args:
+        activation: `(K,)`, largest magnitude of each input channel.
+        weight: `(K, N)`.
+        strength: 0 to 1, how much of the difficulty moves to the weight.
+    """
+    # Each column has its own scale, so a weight is large or small beside its column alone.
+    columns = np.abs(weight).max(axis=0)
+    rows = (np.abs(weight) / np.where(columns > 0, columns, 1.0)).max(axis=1)
+    used = (activation > 0) & (rows > 0)
+    if not used.any():
+        return np.ones(len(activation), np.float32)
+    logs = np.zeros(len(activation))
+    logs[used] = strength * np.log(activation[used].astype(np.float64))
+    logs[used] -= (1.0 - strength) * np.log(rows[used].astype(np.float64))
+    limit = np.log(_LARGEST_FACTOR)
+    logs[used] = np.clip(logs[used] - logs[used].mean(), -limit, limit)
+    factors = np.exp(logs)
+    factors *= (activation / factors).max() / activation.max()
+    return factors.astype(np.float32)
+
+
+def search(
+    site: Site,
+    sample: Floats,
+    channel_amax: Floats,
+    weight: Floats,
+    threshold: Threshold,
+    strengths: Sequence[float] = STRENGTHS,
+    least_gain: float = LEAST_GAIN,
+) -> SmoothingChoice:
+    """The strength of one site with the least error of its output on a sample.
+
+    Args:
+        site: the site; whether smoothing it costs a node decides how much it must gain.
+        sample: `(rows, K)`, its input on calibration text, padding left out.
+        channel_amax: `(K,)`, largest magnitudes of the input's channels over all calibration text.
+        weight: `(K, N)`.
+        threshold: of an activation, by the method that will be used.
+        strengths: what to try.
+        least_gain: share of the squared error that must go where smoothing costs a node.
+    """
+    wanted = sample @ weight
+    # The size of a query, key or value is a matter of convention (a query may be doubled and its
+    # key halved), so these are judged each beside itself; what a residual adds, as it is.
+    columns = np.ones(1, np.float32)
+    if site.kind is SiteKind.QKV:
+        columns = _reciprocal(np.sqrt(np.mean(np.square(wanted), axis=0)))
+
+    def error(tried: Floats | None) -> float:
+        return output_error(sample, weight, wanted, columns, tried, threshold)
+
+    errors: dict[float | None, float] = {None: error(None)}
+    factors = {s: smoothing_factors(channel_amax, weight, s) for s in strengths}
+    for strength, tried in factors.items():
+        errors[strength] = error(tried)
+    best = min(factors, key=lambda strength: errors[strength])
+    needed = 0.0 if is_free(site) else least_gain
+    if not errors[best] < (1.0 - needed) * errors[None]:
+        return SmoothingChoice(site, None, None, errors)
+    return SmoothingChoice(site, best, factors[best], errors)
+
+
+def output_error(
+    sample: Floats,
+    weight: Floats,
+    wanted: Floats,
+    columns: Floats,
+    factors: Floats | None,
+    threshold: Threshold,
+) -> float:
+    """Squared error of `sample @ weight` in int8, relative to its squares.
+
+    Args:
+        sample: `(rows, K)`, input of the site.
+        weight: `(K, N)`.
+        wanted: `(rows, N)`, `sample @ weight`.
+        columns: `(N,)` or `(1,)`, what the columns of the output are multiplied by first.
+        factors: `s`; None for no smoothing.
+        threshold: of the smoothed input.
+    """
+    number = NumberFormat.INT8
+    if factors is not None:
+        sample, weight = sample / factors, weight * factors[:, None]
+    stored_sample = round_trip(sample, scale_of(threshold(sample), number), number)
+    stored_weight = round_trip(weight, scale_of(np.abs(weight).max(axis=0), number), number)
+    error = stored_sample @ stored_weight
+    error -= wanted
+    error *= columns
+    squares = float(np.sum(np.square(wanted * columns), dtype=np.float64))
+    return float(np.sum(np.square(error), dtype=np.float64)) / squares if squares > 0 else 0.0
+
+
+def _reciprocal(values: Floats) -> Floats:
+    """`1 / values`, 0 where a value is 0."""
+    return np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)
+
+
+def apply(
+    model: ir.Model, smoothings: Sequence[Smoothing], sites: Sequence[Site]
+) -> SmoothingReport:
+    """Smooth a graph in place; what it computes stays the same but for rounding.
+
+    Args:
+        model: an exported fp32 graph.
+        smoothings: what to do, for any of the sites.
+        sites: all sites of the graph.
+
+    Raises:
+        RuntimeError: a site is not in the graph, or factors do not fit it.
+    """
+    layers = by_layer(sites)
+    folded, multiplied = [], []
+    for smoothing in smoothings:
+        site = smoothing.site
+        if is_free(site):
+            (qkv,) = (other for other in layers[site.layer] if other.kind is SiteKind.QKV)
+            fold_into_values(model, qkv, site, smoothing.factors)
+            folded.append(site.name)
+        else:
+            multiply(model, site, smoothing.factors)
+            multiplied.append(site.name)
+    return SmoothingReport(tuple(folded), tuple(multiplied))
+
+
+def fold_into_values(model: ir.Model, qkv: Site, output: Site, factors: Floats) -> None:
+    """Divide the values by `factors` `(H*D,)` and multiply the rows of the output projection.
+
+    Raises:
+        RuntimeError: the sites are not in the graph, or their sizes do not fit.
+    """
+    width = output.in_features
+    if qkv.out_features != 3 * width or factors.shape != (width,):
+        raise RuntimeError(f"{output.name}: factors {factors.shape} do not fit {qkv.name}")
+    matmul_of(model, output)
+    packed = np.ones(3 * width, np.float32)
+    packed[2 * width :] = 1.0 / factors
+    initializers.transform(model, qkv.weight, partial(_times, factors=packed))
+    initializers.transform(model, qkv.bias, partial(_times, factors=packed))
+    initializers.transform(model, output.weight, partial(_times, factors=factors[:, None]))
+
+
+def multiply(model: ir.Model, site: Site, factors: Floats) -> None:
+    """Divide the site's input by `factors` `(K,)` in a `Mul` and multiply the weight's rows.
+
+    Raises:
+        RuntimeError: the site is not in the graph, or its size does not fit.
+    """
+    if factors.shape != (site.in_features,):
+        raise RuntimeError(f"{site.name}: factors {factors.shape} for {site.in_features} channels")
+    node = matmul_of(model, site)
+    source = node.inputs[0]
+    reciprocal = initializers.add(
+        model, f"{site.name}.smoothing", (1.0 / factors).astype(np.float32)
+    )
+    scaled = ir.node("Mul", [source, reciprocal], name=f"{site.name}.smooth")
+    output = scaled.outputs[0]
+    output.name = f"{site.name}.input_smoothed"
+    if source is not None:
+        output.shape, output.type = source.shape, source.type
+    model.graph.insert_before(node, [scaled])
+    node.replace_input_with(0, output)
+    initializers.transform(model, site.weight, partial(_times, factors=factors[:, None]))
+
+
+def _times(array: Floats, factors: Floats) -> Floats:
+    product: Floats = array * factors
+    return product

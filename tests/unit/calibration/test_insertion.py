@@ -1,0 +1,170 @@
+"""Inserted quantization: the nodes, the numbers stored, and the kernels that ONNX Runtime takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from support.site_graphs import export_random, feeds, run, values_of
+
+from calibration import initializers
+from calibration.formats import NumberFormat, quantize, round_trip, scale_of
+from calibration.insertion import SiteScales, insert
+from calibration.sites import find_sites
+from exporter.deberta.tasks import Task
+from exporter.graph.serialize import write_model
+
+TASK = Task.SEQUENCE_CLASSIFICATION
+
+
+Exported = tuple[Path, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return export_random(tmp_path_factory.mktemp("exported"))
+
+
+def plain_scales(model: ir.Model, path: Path, inputs: dict[str, np.ndarray]) -> list[SiteScales]:
+    """Largest magnitudes of inputs and columns."""
+    sites = find_sites(model)
+    seen = values_of(path, [site.activation for site in sites], inputs)
+    return [
+        SiteScales(
+            site,
+            float(np.abs(seen[site.activation]).max()),
+            np.abs(initializers.read(model, site.weight)).max(axis=0),
+        )
+        for site in sites
+    ]
+
+
+@pytest.mark.parametrize("number", list(NumberFormat))
+def test_the_quantized_graph_computes_quantized_products(
+    number: NumberFormat, exported: Exported, tmp_path: Path
+) -> None:
+    path, fields = exported
+    inputs = feeds(fields, TASK)
+    model = ir.load(path)
+    scales = plain_scales(model, path, inputs)
+    weights = {item.site.name: initializers.read(model, item.site.weight) for item in scales}
+    report = insert(model, scales, number)
+    assert (report.quantize_nodes, report.dequantize_nodes) == (8, 16)
+    assert report.sites == tuple(item.site.name for item in scales)
+
+    written = tmp_path / "quantized.onnx"
+    write_model(model, written)
+    onnx.checker.check_model(str(written), full_check=True)
+    stored = {tensor.name: tensor for tensor in onnx.load(str(written)).graph.initializer}
+    for item in scales:
+        site = item.site
+        assert site.weight not in stored
+        tensor = stored[f"{site.weight}.{number.value}"]
+        assert tensor.data_type == int(number.dtype)
+        # Oracle: the product of the rounded input and weight, in float64.
+        found = values_of(written, [site.activation, site.product], inputs)
+        x = round_trip(found[site.activation], scale_of(item.activation, number), number)
+        w = round_trip(weights[site.name], scale_of(item.weight, number), number)
+        expected = x.astype(np.float64) @ w.astype(np.float64)
+        np.testing.assert_allclose(
+            found[site.product], expected, rtol=0, atol=2e-5 * np.abs(expected).max()
+        )
+
+
+def test_onnx_runtime_multiplies_integers(exported: Exported, tmp_path: Path) -> None:
+    path, fields = exported
+    inputs = feeds(fields, TASK)
+    model = ir.load(path)
+    insert(model, plain_scales(model, path, inputs), NumberFormat.INT8)
+    written, optimized = tmp_path / "quantized.onnx", tmp_path / "optimized.onnx"
+    write_model(model, written)
+    run(written, inputs, optimized)
+    graph = onnx.load(str(optimized)).graph
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["MatMulIntegerToFloat"] == 8
+    assert kinds["QuantizeLinear"] == 8
+    assert kinds["DequantizeLinear"] == 0
+    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    floats = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "FusedMatMul")]
+    # What is left multiplies activations, or is the pooler and the classifier.
+    assert sum(any(name in weights for name in node.input) for node in floats) == 2
+
+
+def test_zero_points_are_zero_and_axes_are_columns(exported: Exported) -> None:
+    path, fields = exported
+    model = ir.load(path)
+    insert(model, plain_scales(model, path, feeds(fields, TASK)), NumberFormat.INT8)
+    for node in model.graph:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.inputs) > 2:
+            assert node.inputs[2].const_value.numpy() == 0
+            assert node.inputs[1].const_value.shape.numpy() == ()
+        elif node.op_type == "DequantizeLinear":
+            assert node.attributes["axis"].as_int() == 1
+            assert node.inputs[1].shape[0] == node.inputs[0].shape[1]
+
+
+def test_weights_stay_unread_until_they_are_written(exported: Exported, tmp_path: Path) -> None:
+    path, fields = exported
+    inputs = feeds(fields, TASK)
+    model = ir.load(path)
+    scales = plain_scales(model, path, inputs)
+    reads = []
+
+    def counted(weight: np.ndarray) -> np.ndarray:
+        reads.append(weight.shape)
+        return weight
+
+    for item in scales:
+        initializers.transform(model, item.site.weight, counted)
+    insert(model, scales, NumberFormat.INT8)
+    assert reads == []
+    write_model(model, tmp_path / "quantized.onnx")
+    assert len(reads) == len(scales)
+
+
+def test_a_site_is_not_quantized_twice(exported: Exported) -> None:
+    path, fields = exported
+    model = ir.load(path)
+    scales = plain_scales(model, path, feeds(fields, TASK))
+    insert(model, scales[:1], NumberFormat.INT8)
+    with pytest.raises(RuntimeError, match="no matrix product"):
+        insert(model, scales[:1], NumberFormat.INT8)
+
+
+def test_thresholds_of_another_size_are_refused(exported: Exported) -> None:
+    path, _ = exported
+    model = ir.load(path)
+    site = find_sites(model)[0]
+    scales = SiteScales(site, 1.0, np.ones(site.out_features + 1, np.float32))
+    with pytest.raises(RuntimeError, match="thresholds of its weight"):
+        insert(model, [scales], NumberFormat.INT8)
+
+
+def test_int8_rounds_to_even_and_saturates_at_127() -> None:
+    values = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 127.6, -300.0], np.float32)
+    stored = quantize(values, np.float32([1.0]), NumberFormat.INT8)
+    assert stored.dtype == np.int8
+    assert stored.tolist() == [0, 2, 2, 0, -2, 126, 127, -127]
+
+
+def test_fp8_is_that_of_torch() -> None:
+    values = (np.random.default_rng(0).normal(0, 40, 4096)).astype(np.float32)
+    values[:4] = [1e6, -1e6, 448.0, 1e-4]
+    stored = quantize(values, np.float32([1.0]), NumberFormat.FP8)
+    expected = torch.from_numpy(values).clamp(-448, 448).to(torch.float8_e4m3fn).float().numpy()
+    np.testing.assert_array_equal(stored.astype(np.float32), expected)
+    assert np.isfinite(expected).all()
+
+
+def test_a_scale_is_positive_for_zeros() -> None:
+    scale = scale_of(np.float32([0.0, 127.0]), NumberFormat.INT8)
+    assert scale[1] == 1.0 and 0 < scale[0] < 1e-20
+    zeros = np.zeros((2, 2), np.float32)
+    assert not round_trip(zeros, scale, NumberFormat.INT8).any()
+    assert np.isfinite(1 / scale).all()
