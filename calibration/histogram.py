@@ -61,11 +61,14 @@ class Histogram:
         return float(self.edges[-1])
 
     def share_above(self, threshold: float) -> float:
-        """Share of the values above `threshold`, exact to the bin that `threshold` is in."""
+        """Share of the values above `threshold`; linear within the bin that it is in."""
         if threshold >= self.largest or self.total == 0:
             return 0.0
-        first = int(np.searchsorted(self.edges, threshold, side="right"))
-        return float(self.counts[first:].sum() / self.total)
+        edges = self.edges
+        index = int(np.searchsorted(edges, threshold, side="right")) - 1
+        inside = (edges[index + 1] - threshold) / (edges[index + 1] - edges[index])
+        above = self.counts[index + 1 :].sum() + inside * self.counts[index]
+        return float(above / self.total)
 
 
 class HistogramBuilder:
