@@ -27,6 +27,7 @@ from exporter.commands.parity import parity
 from exporter.commands.run import run
 from exporter.environment import package_version
 from exporter.errors import DebExportError
+from exporter.progress import CLEAR_LINE
 
 PROGRAM = "deb-export"
 DEFECT = 70
@@ -122,7 +123,8 @@ def _short_warnings() -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         del category, filename, lineno, file, line
-        click.echo(f"warning: {message}", err=True)
+        clear = CLEAR_LINE if sys.stderr.isatty() else ""
+        click.echo(f"{clear}warning: {message}", err=True)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", module="exporter")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -79,7 +80,7 @@ def build_and_judge(
     with ArtifactWriter(config.output_folder, force=config.force) as writer:
         start = perf_counter()
         say("reading the checkpoint")
-        source = _open_source(config, say)
+        source = _open_source(config)
         files = tuple(record(path) for path in _source_files(source))
         seconds["read"] = perf_counter() - start
 
@@ -110,20 +111,25 @@ def _require_packages() -> None:
         )
 
 
-def _open_source(config: BuildConfig, say: Progress) -> _Source:
+def _open_source(config: BuildConfig) -> _Source:
     """Open the checkpoint, its tokenizer and the texts, and check that they fit together."""
     from exporter.deberta.checkpoint import open_checkpoint
 
-    texts = read_texts(config.data or demo_texts())
     folder = (config.model or _demo_folder()).absolute()
     checkpoint = open_checkpoint(folder, config.task)
+    texts = read_texts(config.data or demo_texts())
     model = checkpoint.config
     if model.unknown:
-        say(f"config.json: not used: {', '.join(sorted(model.unknown))}")
+        fields = ", ".join(sorted(model.unknown))
+        warnings.warn(
+            f"{folder}: config.json has fields that nothing reads: {fields}", stacklevel=2
+        )
     seq = _lengths(config, model)
     encoder = text_encoder(folder, checkpoint.task, seq.max)
     if encoder is None:
-        say("no tokenizer in the checkpoint: the artifact takes token ids only")
+        warnings.warn(
+            f"{folder}: no tokenizer, so the artifact takes token ids and no texts", stacklevel=2
+        )
     else:
         check_vocabulary(encoder.tokenizer, model.vocab_size)
     return _Source(

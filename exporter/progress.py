@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import threading
@@ -9,14 +10,20 @@ from time import monotonic
 from types import TracebackType
 from typing import TextIO
 
+CLEAR_LINE = "\r\x1b[K"
+"""What a terminal needs before a line that is to stay may be printed over the progress."""
+
 _REFRESH_SECONDS = 0.5
+_REPEAT_SECONDS = 10.0
+_NUMBER = re.compile(r"\d+")
 
 
 class Progress:
     """Callable that shows a message with the seconds since the start.
 
-    On a terminal, one line is rewritten, also while nothing new is said; elsewhere each message
-    is a line. Use as a context manager, so that the line is finished.
+    On a terminal, one line is rewritten, also while nothing new is said. Elsewhere each step is a
+    line, and messages that differ in their numbers only are one step, shown again every 10 s. Use
+    as a context manager, so that the line is finished.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -24,6 +31,8 @@ class Progress:
         self._live = self._stream.isatty()
         self._start = monotonic()
         self._message = ""
+        self._step = ""
+        self._shown = 0.0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -43,17 +52,17 @@ class Progress:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-            self._write("\r\x1b[K")
+            self._write(CLEAR_LINE)
 
     def __call__(self, message: str) -> None:
         """Show `message` as what is going on now."""
+        step = _NUMBER.sub("", message)
+        repeated = step == self._step and monotonic() - self._shown < _REPEAT_SECONDS
         with self._lock:
             self._message = message
-        self._show()
-
-    def note(self, message: str) -> None:
-        """Print `message` as a line that stays."""
-        self._write(f"\r\x1b[K{message}\n" if self._live else f"{message}\n")
+        if self._live or not repeated:
+            self._step, self._shown = step, monotonic()
+            self._show()
 
     def _refresh(self) -> None:
         while not self._stop.wait(_REFRESH_SECONDS):
@@ -64,7 +73,7 @@ class Progress:
             line = f"[{monotonic() - self._start:6.1f} s] {self._message}"
         if self._live:
             width = shutil.get_terminal_size().columns
-            self._write(f"\r\x1b[K{line[: max(1, width - 1)]}")
+            self._write(f"{CLEAR_LINE}{line[: max(1, width - 1)]}")
         else:
             self._write(f"{line}\n")
 

@@ -100,8 +100,8 @@ def read_texts(path: Path) -> tuple[TextInput, ...]:
 def text_examples(encoder: TextEncoder, texts: Sequence[TextInput]) -> ExampleSource:
     """Examples from real texts, in order and from the start again.
 
-    Single texts are joined to what the task needs: neighbours become a question's context or a
-    prompt's choices, and a wanted length is reached by joining texts.
+    What the task cannot take is made into what it can: neighbouring texts become a question's
+    context or a prompt's choices, and a wanted length is reached by joining texts.
     """
 
     def make(index: int, length: int | None) -> Example:
@@ -110,7 +110,7 @@ def text_examples(encoder: TextEncoder, texts: Sequence[TextInput]) -> ExampleSo
             example = encoder.encode(_long_item(encoder.task, texts, index, length), max(length, 3))
             rows = tuple(_cut(row, length) for row in example.rows)
             return Example(example.text, example.second, _mask_some(encoder, rows, index))
-        if isinstance(item, str):
+        if not _fits(encoder.task, item):
             item = _item(encoder.task, [_flat(texts[(index + k) % len(texts)]) for k in range(4)])
         example = encoder.encode(item)
         return Example(example.text, example.second, _mask_some(encoder, example.rows, index))
@@ -202,6 +202,13 @@ def _flat(item: TextInput) -> str:
     if isinstance(item, str):
         return item
     return " ".join((item[0], *((item[1],) if isinstance(item[1], str) else item[1])))
+
+
+def _fits(task: Task, item: TextInput) -> bool:
+    """Whether the task takes an item as it is."""
+    if isinstance(item, str):
+        return task not in (Task.MULTIPLE_CHOICE, Task.QUESTION_ANSWERING)
+    return isinstance(item[1], str) != (task is Task.MULTIPLE_CHOICE)
 
 
 def _item(task: Task, texts: Sequence[str]) -> TextInput:

@@ -61,28 +61,40 @@ class Limits:
         raise KeyError(metric)
 
 
+# Measured with ONNX Runtime 1.32 on 12 to 48 layers of random weights (deviation 0.02 and 0.05),
+# every head: at most 6e-6, 2.2e-6 and 7e-6 for the three relative errors, 6e-13 nats. Planted
+# faults in the same models, from a dropped mask to one doubled weight, start at about 4e-4.
 _FP32 = (
     Limit(Metric.NON_FINITE, 0, "a NaN or infinity is never an answer"),
     Limit(
         Metric.MAX_RELATIVE,
-        1e-4,
-        "fp32 sums of up to a few thousand terms in another order differ by about 1e-6 a layer, "
-        "and up to 48 layers amplify it; a changed weight or slot shows from 1e-3",
+        5e-5,
+        "sums of thousands of fp32 terms in another order differ by about 1e-6 a layer; ten times "
+        "the largest error seen over 48 layers",
     ),
     Limit(
         Metric.RMS_RELATIVE,
         1e-5,
-        "rounding errors are independent, so their mean stays ten times below the largest",
+        "rounding errors are independent, so that their mean stays well below the largest; five "
+        "times the largest seen",
     ),
     Limit(
         Metric.SPREAD_RELATIVE,
-        1e-3,
-        "the same error beside the differences between inputs, which are at least 1 % of the "
-        "output: 1e-5 / 1e-2",
+        3e-4,
+        "rounding of 3e-6 beside differences between inputs that are 1 % of the output, the "
+        "smallest that count",
     ),
-    Limit(Metric.MIN_COSINE, 0.99999, "an error of 1e-3 across a vector turns it by 5e-7"),
+    Limit(
+        Metric.MIN_COSINE,
+        0.999999,
+        "an error of 1e-5 turns even a vector of a hundredth of the usual length by 5e-7 only",
+    ),
     Limit(Metric.AGREEMENT, 1.0, "fp32 changes no decision but a tie within the permitted error"),
-    Limit(Metric.MEAN_KL, 1e-6, "logits of up to 30 with an error of 1e-5 of that give 1e-7 nats"),
+    Limit(
+        Metric.MEAN_KL,
+        1e-7,
+        "an error of 1e-5 in logits of 30 gives (3e-4)^2 / 2 = 4.5e-8 nats",
+    ),
 )
 
 _LIMITS = {"fp32": _FP32}

@@ -74,9 +74,11 @@ def to_table(result: ParityResult) -> str:
     """A table of every check, a line on what was compared, and the verdict."""
     rows = [("output", "metric", "value", "permitted", "")]
     for check in result.checks:
+        if check.value is None:
+            continue  # nothing to measure, such as decisions of a model without a head
         relation = ">=" if check.limit.metric in HIGHER_IS_BETTER else "<="
-        value = "-" if check.value is None else f"{check.value:.3g}"
-        if check.value is not None and 0.999 < check.value < 1:
+        value = f"{check.value:.3g}"
+        if 0.999 < check.value < 1:
             value = f"{check.value:.9f}"  # 0.99999 must not read as 1
         verdict = "ok" if check.passed else "FAIL"
         permitted = f"{relation} {check.limit.bound:g}"

@@ -62,6 +62,15 @@ class Session(Protocol):
     def close(self) -> None:
         """Free the model; the session cannot be used any more."""
 
+    def __enter__(self) -> Session: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
 
 class ModelSession(ABC):
     """Everything of a session but the arithmetic: checks, batches, predictions.

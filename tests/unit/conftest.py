@@ -1,4 +1,4 @@
-"""Checkpoints that several tests use, each made once."""
+"""Checkpoints and artifacts that several tests use, each made once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,22 @@ from typing import Any
 import pytest
 from support.checkpoints import write_checkpoint
 
+from exporter.config import BuildConfig
+from exporter.pipeline import build
+
 MakeCheckpoint = Callable[..., Path]
+
+TEXTS = (
+    "The film was long, and I would not see it again.",
+    "A splendid little camera: small, light and quick.",
+    "No.",
+    "It works, mostly; the battery is the weak point, and the manual does not help at all.",
+    "Why does it stop after two minutes?\tBecause it gets too hot. The fan is broken.",
+    "Größe und Gewicht sind in Ordnung 👍",
+    "rt @somebody: best. day. ever!!!",
+    "I have owned three of these, and each one broke within a year of being bought.",
+    "not bad",
+)
 
 
 @pytest.fixture(scope="session")
@@ -24,5 +39,30 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
             folder = tmp_path_factory.mktemp("checkpoint") / task
             made[key] = write_checkpoint(folder, task, **changes)
         return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def texts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few texts, one a line; one of them is a pair."""
+    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_artifact(
+    make_checkpoint: MakeCheckpoint, texts_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Builds an artifact for a task, once. Tests must not change it: copy it first."""
+    made: dict[str, Path] = {}
+
+    def make(task: str = "sequence-classification") -> Path:
+        if task not in made:
+            made[task] = tmp_path_factory.mktemp("artifact") / task
+            config = BuildConfig(model=make_checkpoint(task), output=made[task], data=texts_file)
+            assert build(config).passed
+        return made[task]
 
     return make

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exporter.deberta.configuration import DebertaConfig
+from exporter.deberta.tasks import Task
+from exporter.errors import InputError
+from exporter.parity import inputs
+from exporter.parity.inputs import make_cases, random_examples, read_texts, text_examples
+from exporter.runtime.feeds import ModelShape, make_feeds
+from exporter.runtime.load import text_encoder
+
+LONGEST = 150
+
+
+@pytest.fixture(params=list(Task), ids=str)
+def cases(request, make_checkpoint, texts_file):  # type: ignore[no-untyped-def]
+    task = request.param
+    folder = make_checkpoint(task.value, type_vocab_size=2)
+    shape = ModelShape(DebertaConfig.from_folder(folder), task)
+    encoder = text_encoder(folder, task, LONGEST)
+    assert encoder is not None
+    source = text_examples(encoder, read_texts(texts_file)[:4])
+    return shape, make_cases(shape, source, 20, LONGEST), encoder.tokenizer
+
+
+def test_cases_cover_the_shapes_that_break_exports(cases) -> None:  # type: ignore[no-untyped-def]
+    shape, made, _ = cases
+    lengths = {case.shape[-1] for case in made}
+    assert {1, 2, 7, 66, 129, LONGEST} <= lengths
+    assert any(case.shape[-1] % 64 == 0 for case in made)
+    assert {1, 2, 3, 5, 8} <= {case.shape[0] for case in made}
+    assert min(case.padding for case in made) == 0.0
+    assert max(case.padding for case in made) >= 0.5
+    for case in made:
+        assert len(case.shape) == shape.rank
+        assert len(case.texts) == case.shape[0]
+        feeds = make_feeds(shape, **case.feeds)  # raises where the model could not take them
+        assert tuple(feeds) == shape.inputs
+        assert (feeds["attention_mask"].sum(-1) > 0).all()
+
+
+def test_cases_are_the_same_every_time(cases, texts_file) -> None:  # type: ignore[no-untyped-def]
+    shape, made, tokenizer = cases
+    encoder = inputs.TextEncoder(tokenizer, shape.task, LONGEST)
+    again = make_cases(shape, text_examples(encoder, read_texts(texts_file)[:4]), 20, LONGEST)
+    assert [case.name for case in again] == [case.name for case in made]
+    for first, second in zip(made, again, strict=True):
+        for name in shape.inputs:
+            assert np.array_equal(first.feeds[name], second.feeds[name])
+
+
+def test_masked_lm_has_masks_and_others_have_none(cases) -> None:  # type: ignore[no-untyped-def]
+    shape, made, tokenizer = cases
+    masks = sum(int((case.feeds["input_ids"] == tokenizer.mask_token_id).sum()) for case in made)
+    assert (masks > 20) == (shape.task is Task.MASKED_LM)
+
+
+def test_pairs_where_the_task_takes_them(cases) -> None:  # type: ignore[no-untyped-def]
+    shape, made, _ = cases
+    paired = any(case.feeds["token_type_ids"].any() for case in made)
+    assert paired == (shape.task in (Task.QUESTION_ANSWERING, Task.MULTIPLE_CHOICE))
+
+
+@pytest.mark.parametrize("task", list(Task), ids=str)
+def test_random_ids_stand_in_for_a_missing_tokenizer(task: Task) -> None:
+    config = DebertaConfig(vocab_size=53, hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
+    shape = ModelShape(config, task)
+    made = make_cases(shape, random_examples(shape, 40), 16, 40)
+    assert {1, 2, 7, 40} <= {case.shape[-1] for case in made}
+    assert max(case.shape[-1] for case in made) == 40
+    for case in made:
+        make_feeds(shape, **case.feeds)
+        assert case.texts == ()
+
+
+def test_outputs_beyond_the_memory_bound_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DebertaConfig(vocab_size=99, hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
+    shape = ModelShape(config, Task.MASKED_LM)
+    whole = make_cases(shape, random_examples(shape, 40), 64, 40)
+    bound = 60_000
+    monkeypatch.setattr(inputs, "MAX_OUTPUT_BYTES", bound)
+    kept = make_cases(shape, random_examples(shape, 40), 64, 40)
+    size = sum(4 * 99 * case.feeds["input_ids"].size for case in kept)
+    assert 0 < len(kept) < len(whole)
+    assert bound / 2 < size <= bound
+
+
+def test_texts_are_read_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes("one\r\n\r\n  \nq\tc\np\ta\tb\nlast ü".encode())
+    assert read_texts(path) == ("one", ("q", "c"), ("p", ("a", "b")), "last ü")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no texts"),
+        (b"\n \n\t\n", "no texts"),
+        (b"ab\xff\xfe", "not UTF-8 text .byte 2"),
+        (b"text\0more", "binary data"),
+    ],
+)
+def test_unusable_text_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_texts(path)
+
+
+def test_missing_text_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.txt: cannot be read"):
+        read_texts(tmp_path / "none.txt")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_texts(tmp_path)
