@@ -25,6 +25,8 @@ from calibration.thresholds import INT8_MAX, METHODS, PERCENTILE, Method
 
 FORMAT = "deb-export-calibration"
 SCHEMA = 1
+MUCH_SATURATED = 0.01
+"""A threshold that clips a larger share of the values than this is pointed out."""
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 SiteEntry: TypeAlias = "Mapping[str, Json]"
@@ -144,6 +146,20 @@ class ScaleTable:
                 f"{model_hash[:12]}…); calibrate again, or name the checkpoint that it was made of"
             )
 
+    def warnings(self) -> tuple[str, ...]:
+        """What is suspect about the thresholds, one sentence each."""
+        found = []
+        zeros = [name for name, item in self.tensors.items() if item.all_zero]
+        if zeros:
+            found.append(f"only zeros were seen in {_some(zeros)}: their scales are arbitrary")
+        clipped = [n for n, item in self.tensors.items() if item.saturated > MUCH_SATURATED]
+        if clipped:
+            found.append(
+                f"{self.method} clips more than {100 * MUCH_SATURATED:.0f} % of the values of "
+                f"{_some(clipped)}; try another method"
+            )
+        return tuple(found)
+
     def with_sites(self, sites: Mapping[str, SiteEntry]) -> ScaleTable:
         """The same table, these entries added to the sites or put in place of theirs."""
         return replace(self, sites={**self.sites, **sites})
@@ -233,6 +249,11 @@ def decode_array(text: str) -> NDArray[np.float32]:
         raise CalibrationError(f"not base64 of float32 numbers: {error}") from error
 
 
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
 def _tensor_to_dict(item: TensorScale) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "amax": item.amax,
@@ -306,7 +327,10 @@ class _Reader:
         value = self.get(data, key)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             self.fail(f"{key} is {value!r}; expected a number")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            self.fail(f"{key} is out of range")
 
     def integer(self, data: dict[str, Any], key: str) -> int:
         value = self.get(data, key)
