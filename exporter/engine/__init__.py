@@ -1,0 +1,1 @@
+"""TensorRT engines from the ONNX graph: TensorRT and TensorRT-RTX through one code path."""

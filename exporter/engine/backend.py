@@ -1,0 +1,141 @@
+"""The two builders, TensorRT and TensorRT-RTX: where they differ, and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+from exporter.engine.options import EngineOptions
+from exporter.environment import gpus, package_version
+from exporter.errors import InputError, MissingDependencyError
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One builder.
+
+    Attributes:
+        target: its name on the command line.
+        title: its name in messages.
+        module: import name.
+        distributions: packages that provide the module, the usual one first.
+        tag: first four bytes of its plans.
+        plan_file: name of the engine in an artifact.
+        oldest: oldest version that is supported.
+        builds_without_gpu: whether a machine without a GPU can build.
+        install: how to get it.
+    """
+
+    target: str
+    title: str
+    module: str
+    distributions: tuple[str, ...]
+    tag: bytes
+    plan_file: str
+    oldest: tuple[int, int]
+    builds_without_gpu: bool
+    install: str
+
+    @property
+    def layers_file(self) -> str:
+        """Name of the description of the engine's kernels, beside the plan."""
+        return f"{self.plan_file.removesuffix('.plan')}.layers.json"
+
+    def version(self) -> str | None:
+        """The installed version, None when it is not installed."""
+        found = (package_version(name) for name in self.distributions)
+        return next((number for number in found if number is not None), None)
+
+    def problem(self) -> str | None:
+        """Why nothing can be built with it here, in a few words; None when it can be."""
+        number = self.version()
+        if number is None or find_spec(self.module) is None:
+            return f"{self.title} is not installed: {self.install}"
+        if release(number) < self.oldest:
+            oldest = ".".join(map(str, self.oldest))
+            return f"{self.title} {number} is too old, {oldest} is needed: {self.install}"
+        if find_spec("polygraphy") is None:
+            return f"Polygraphy is not installed: {self.install}"
+        if not self.builds_without_gpu and not gpus():
+            return f"{self.title} builds on a GPU, and nvidia-smi shows none"
+        return None
+
+    def check(self, options: EngineOptions) -> None:
+        """Refuse what cannot be built, before any work is done.
+
+        Raises:
+            MissingDependencyError: software or the GPU is missing.
+            InputError: an option that the builder does not have.
+        """
+        problem = self.problem()
+        if problem is not None:
+            raise MissingDependencyError(f"--target {self.target}: {problem}")
+        if self is TENSORRT:
+            if options.compute_capabilities:
+                raise InputError(
+                    "--compute-capability: TensorRT builds for the GPU it runs on; only "
+                    "tensorrt-rtx takes it"
+                )
+            return
+        for name, given in (
+            ("--timing-cache", options.timing_cache is not None),
+            ("--version-compatible", options.version_compatible),
+            ("--hardware-compatible", options.hardware_compatible),
+        ):
+            if given:
+                raise InputError(f"{name}: TensorRT-RTX has no such option; only tensorrt takes it")
+        if (options.refittable or options.strip_weights) and not gpus():
+            name = "--refittable" if options.refittable else "--strip-weights"
+            raise MissingDependencyError(
+                f"{name}: TensorRT-RTX builds such engines on a GPU only, and nvidia-smi shows none"
+            )
+
+    def load(self) -> ModuleType:
+        """The module.
+
+        Raises:
+            MissingDependencyError: it is not installed or does not load.
+        """
+        try:
+            return import_module(self.module)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"{self.title} is not installed or does not load ({error}): {self.install}"
+            ) from None
+
+
+TENSORRT = Backend(
+    target="tensorrt",
+    title="TensorRT",
+    module="tensorrt",
+    distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    tag=b"ftrt",
+    plan_file="model.plan",
+    oldest=(10, 13),
+    builds_without_gpu=False,
+    install='pip install "deb-export[tensorrt]"',
+)
+TENSORRT_RTX = Backend(
+    target="tensorrt-rtx",
+    title="TensorRT-RTX",
+    module="tensorrt_rtx",
+    distributions=("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+    tag=b"vtrt",
+    plan_file="model.rtx.plan",
+    oldest=(1, 3),
+    builds_without_gpu=True,
+    install='pip install "deb-export[rtx]"',
+)
+BACKENDS = {backend.target: backend for backend in (TENSORRT, TENSORRT_RTX)}
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: `(10, 13, 0)` of `10.13.0.post1`."""
+    numbers = []
+    for part in version.split("."):
+        if not part.isdecimal():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)

@@ -1,0 +1,211 @@
+"""Builds an engine from an ONNX file, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import exporter
+from exporter.engine.backend import Backend
+from exporter.engine.layers import KernelSummary, from_json
+from exporter.engine.memory import available_bytes, check_memory, graph_bytes
+from exporter.engine.messages import died, translate
+from exporter.engine.options import EngineOptions
+from exporter.engine.profiles import ShapeProfile
+from exporter.errors import InputError
+
+_MEMORY = re.compile(r"(?P<name>[A-Z][\w ]* Memory): (?P<bytes>\d+) bytes")
+_GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """A built engine, as the manifest records it.
+
+    Attributes:
+        target: what built it, "tensorrt" or "tensorrt-rtx".
+        file: name of the plan in the artifact.
+        layers: name of the file that lists its kernels.
+        version: the builder's version.
+        profiles: shapes that it takes.
+        options: options of the build.
+        bytes: size of the plan.
+        activation_bytes: device memory for a run at the largest shapes, None where unknown.
+        weight_bytes: device memory for the weights, None where unknown.
+        attention: how the attention is computed: "plugin", "fused", "expanded" or "unknown".
+        kernels: kernels by kind.
+        dtypes: kernels by the type they write.
+        seconds: duration of the build.
+        host_peak_bytes: memory that the build took at its peak.
+    """
+
+    target: str
+    file: str
+    layers: str
+    version: str
+    profiles: tuple[ShapeProfile, ...]
+    options: EngineOptions
+    bytes: int
+    activation_bytes: int | None
+    weight_bytes: int | None
+    attention: str
+    kernels: Mapping[str, int]
+    dtypes: Mapping[str, int]
+    seconds: float
+    host_peak_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON takes it."""
+        return {
+            **asdict(self),
+            "profiles": [profile.to_dict() for profile in self.profiles],
+            "options": self.options.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> EngineRecord:
+        """The record that `to_dict` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, InputError: a field is missing or malformed.
+        """
+        values = dict(fields)
+        values["profiles"] = tuple(ShapeProfile.from_dict(item) for item in values["profiles"])
+        values["options"] = EngineOptions.from_dict(values["options"])
+        return cls(**values)
+
+
+def build_engine(
+    backend: Backend,
+    onnx: Path,
+    plan: Path,
+    inputs: Sequence[str],
+    profiles: Sequence[ShapeProfile],
+    options: EngineOptions | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> EngineRecord:
+    """Build `plan` from `onnx`, and the list of its kernels beside it.
+
+    Ctrl-C, or any exception, ends the builder's process before it goes on. A plan that is not
+    whole may then lie at `plan`: write into a folder that is thrown away.
+
+    Args:
+        backend: the builder.
+        onnx: the graph; its weights may lie beside it.
+        plan: file to write.
+        inputs: names of the graph's inputs, which all have the same shape.
+        profiles: the shapes to build for.
+        options: how to build.
+        progress: told what the builder is doing.
+
+    Raises:
+        InputError: the graph or an option is not one that the builder takes.
+        MissingDependencyError: software, a GPU or memory is missing.
+    """
+    options = options or EngineOptions()
+    backend.check(options)
+    if not onnx.is_file():
+        raise InputError(f"{onnx}: no such file")
+    check_memory(backend.title, graph_bytes(onnx), available_bytes())
+    request = {
+        "target": backend.target,
+        "onnx": str(onnx),
+        "plan": str(plan),
+        "inputs": list(inputs),
+        "profiles": [profile.to_dict() for profile in profiles],
+        "options": options.to_dict(),
+    }
+    done = _run(backend, request, progress or (lambda message: None))
+    kernels = from_json(done["kernels"])
+    layers = plan.with_name(f"{plan.name.removesuffix('.plan')}.layers.json")
+    layers.write_text(json.dumps(done["kernels"], indent=1) + "\n", encoding="utf-8")
+    summary = KernelSummary.of(kernels)
+    sizes = _sizes(done["memory"])
+    return EngineRecord(
+        target=backend.target,
+        file=plan.name,
+        layers=layers.name,
+        version=done["version"],
+        profiles=tuple(profiles),
+        options=options,
+        bytes=plan.stat().st_size,
+        activation_bytes=sizes.get("Total Activation Memory"),
+        weight_bytes=sizes.get("Total Weights Memory"),
+        attention=summary.attention,
+        kernels=summary.kinds,
+        dtypes=summary.dtypes,
+        seconds=round(done["seconds"], 3),
+        host_peak_bytes=done["host_peak_bytes"],
+    )
+
+
+def _sizes(messages: Sequence[str]) -> dict[str, int]:
+    """Bytes by name, as the builder's log gives them."""
+    found = (_MEMORY.search(message) for message in messages)
+    return {match["name"]: int(match["bytes"]) for match in found if match is not None}
+
+
+def _run(
+    backend: Backend, request: Mapping[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run the worker and return the fields of its last event."""
+    with tempfile.TemporaryFile() as stderr:
+        process = _start(stderr)
+        last: dict[str, Any] = {}
+        try:
+            if process.stdin is not None:
+                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.close()
+            for line in process.stdout or ():
+                last = json.loads(line)
+                if last["event"] == "progress":
+                    say(f"{backend.target}: {last['message']}")
+            code = process.wait()
+        except BrokenPipeError:
+            code = process.wait()
+        finally:
+            _end(process)
+        if last.get("event") == "done":
+            return last
+        if last.get("event") == "failed":
+            raise translate(backend, request["onnx"], last["errors"], last["message"])
+        stderr.seek(0)
+        said = stderr.read().decode("utf-8", "replace")
+        raise died(backend, request["onnx"], code, said)
+
+
+def _start(stderr: IO[bytes]) -> subprocess.Popen[str]:
+    # The worker must find this package, also where it is not installed.
+    root = str(Path(exporter.__file__).resolve().parents[1])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-m", "exporter.engine.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the worker if it is still running."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()

@@ -1,0 +1,239 @@
+"""The process that builds one engine: a request on stdin, a JSON object a line on stdout.
+
+A process of its own because Polygraphy drives one of TensorRT and TensorRT-RTX for as long as a
+process lives, because the builder can end its process on broken input, and because its memory is
+given back and measured. `exporter.engine.build` starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any, TextIO
+
+from exporter.engine.backend import BACKENDS, Backend
+from exporter.engine.layers import Kernel, from_inspector, from_log, to_json
+from exporter.engine.options import EngineOptions
+from exporter.engine.profiles import ShapeProfile
+
+_REPORT_SECONDS = 0.2
+_MIB = 1 << 20
+
+
+class Channel:
+    """Writes events; once the reader has gone, `broken` is true and nothing more is written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.broken = False
+
+    def send(self, event: str, **fields: Any) -> None:
+        """Write one event."""
+        if self.broken:
+            return
+        try:
+            self._stream.write(json.dumps({"event": event, **fields}) + "\n")
+            self._stream.flush()
+        except OSError:
+            self.broken = True
+
+
+class Log(logging.Handler):
+    """Keeps what the builder says: errors as they are, and every message about memory or layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[str] = []
+        self.layers: list[str] = []
+        self.memory: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Sort one message."""
+        message = record.getMessage()
+        if record.levelno >= logging.ERROR:
+            self.errors.append(message)
+        elif "Layers:\n" in message:
+            self.layers.append(message)
+        elif " Memory: " in message:
+            self.memory.append(message)
+
+
+def main() -> int:
+    """Build what stdin asks for; 0 when the engine is written."""
+    # A terminal sends Ctrl-C to both processes: the other one decides, and ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    request = json.loads(sys.stdin.readline())
+    # The builder's libraries print to stdout as well, which would mix with the events.
+    channel = Channel(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    os.dup2(2, 1)
+    backend = BACKENDS[request["target"]]
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if backend.builds_without_gpu else "0"
+    os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"
+    log = Log()
+    try:
+        result = _build(backend, request, channel, log)
+    except Exception as error:
+        kind = type(error)
+        channel.send(
+            "failed",
+            kind=f"{kind.__module__}.{kind.__qualname__}",
+            message=str(error),
+            errors=log.errors,
+        )
+        return 1
+    channel.send("done", **result)
+    return 0
+
+
+def _build(
+    backend: Backend, request: Mapping[str, Any], channel: Channel, log: Log
+) -> dict[str, Any]:
+    """Parse, build, write and describe; what is known of the engine then."""
+    from polygraphy.backend.trt import (
+        EngineBytesFromNetwork,
+        NetworkFromOnnxPath,
+        PostprocessConfig,
+    )
+    from polygraphy.logger import G_LOGGER
+
+    G_LOGGER.use_python_logging_system = True
+    G_LOGGER.module_severity = G_LOGGER.EXTRA_VERBOSE
+    logger = logging.getLogger("Polygraphy")
+    logger.setLevel(1)
+    logger.propagate = False
+    logger.addHandler(log)
+
+    trt = backend.load()
+    options = EngineOptions.from_dict(request["options"])
+    profiles = [ShapeProfile.from_dict(item) for item in request["profiles"]]
+    start = perf_counter()
+    channel.send("progress", message="reading the graph")
+    # TensorRT 11 and TensorRT-RTX are strongly typed always and may not know the flag.
+    typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    network = NetworkFromOnnxPath(request["onnx"], strongly_typed=typed)()
+    _check_inputs(network[1], request["inputs"])
+    config = _config(backend, trt, options, profiles, request["inputs"], channel)
+    if not options.tf32:
+        config = PostprocessConfig(config, _exact_products)
+    cache = None if options.timing_cache is None else str(options.timing_cache)
+    plan = EngineBytesFromNetwork(network, config, save_timing_cache=cache)()
+    if channel.broken:
+        raise RuntimeError("the process that asked for the engine has gone")
+    channel.send("progress", message="writing the engine")
+    Path(request["plan"]).write_bytes(plan)
+    return {
+        "version": trt.__version__,
+        "seconds": perf_counter() - start,
+        "host_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "memory": log.memory,
+        "kernels": to_json(_kernels(backend, trt, plan, log)),
+    }
+
+
+def _check_inputs(network: Any, wanted: list[str]) -> None:
+    """Refuse a graph with other inputs: its shapes would not be the profile's."""
+    found = [network.get_input(index).name for index in range(network.num_inputs)]
+    if sorted(found) != sorted(wanted):
+        names = ", ".join(found) or "none"
+        raise ValueError(f"its inputs are {names}; expected are {', '.join(wanted)}")
+
+
+def _config(
+    backend: Backend,
+    trt: Any,
+    options: EngineOptions,
+    profiles: list[ShapeProfile],
+    inputs: list[str],
+    channel: Channel,
+) -> Any:
+    """Polygraphy's loader of the builder's configuration."""
+    from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+    from polygraphy.backend.trt import CreateConfig, Profile
+
+    shapes = []
+    for item in profiles:
+        profile = Profile()
+        for name in inputs:
+            profile.add(name, *item.shapes)
+        shapes.append(profile)
+    common: dict[str, Any] = {
+        "profiles": shapes,
+        "progress_monitor": _monitor(trt, channel),
+        "builder_optimization_level": options.optimization_level,
+        "refittable": options.refittable,
+        "strip_plan": options.strip_weights,
+        "profiling_verbosity": trt.ProfilingVerbosity.DETAILED,
+    }
+    if options.workspace_mib is not None:
+        limit = options.workspace_mib * _MIB
+        common["memory_pool_limits"] = {trt.MemoryPoolType.WORKSPACE: limit}
+    if backend.builds_without_gpu:
+        numbers = options.compute_capabilities
+        pairs = [divmod(number, 10) for number in numbers] or None
+        return CreateConfigRTX(compute_capabilities=pairs, **common)
+    if options.hardware_compatible:
+        common["hardware_compatibility_level"] = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if options.timing_cache is not None:
+        common["load_timing_cache"] = str(options.timing_cache)
+    return CreateConfig(tf32=options.tf32, version_compatible=options.version_compatible, **common)
+
+
+def _exact_products(builder: Any, network: Any, config: Any) -> None:
+    """Take back TF32, which both builders have on unless told otherwise."""
+    del builder, network
+    from polygraphy.mod.trt_importer import lazy_import_trt
+
+    config.clear_flag(lazy_import_trt().BuilderFlag.TF32)
+
+
+def _monitor(trt: Any, channel: Channel) -> Any:
+    """A progress monitor that reports to `channel` and cancels the build when that is broken."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # known when TensorRT is loaded
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: dict[str, int] = {}
+            self.reported = 0.0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.steps[phase_name] = num_steps
+            self._report(phase_name.lower())
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            total = max(self.steps.get(phase_name, 1), 1)
+            self._report(f"{phase_name.lower()} {min(100, 100 * (step + 1) // total)} %")
+            return not channel.broken
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.steps.pop(phase_name, None)
+
+        def _report(self, message: str) -> None:
+            if monotonic() - self.reported >= _REPORT_SECONDS:
+                self.reported = monotonic()
+                channel.send("progress", message=message)
+
+    return Monitor()
+
+
+def _kernels(backend: Backend, trt: Any, plan: Any, log: Log) -> tuple[Kernel, ...]:
+    """The engine's kernels: from the log where it lists them, else from the engine, on a GPU."""
+    kernels = from_log(log.layers)
+    if kernels or backend.builds_without_gpu:
+        return kernels
+    # CI does not execute this: only the full TensorRT gets here, and it has built on a GPU.
+    from polygraphy.backend.trt import EngineFromBytes
+
+    engine = EngineFromBytes(plan)()
+    inspector = engine.create_engine_inspector()
+    return from_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Options, profiles and backends refuse what cannot be built, by name and before any work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exporter.config import Range
+from exporter.deberta.configuration import DebertaConfig
+from exporter.deberta.tasks import Task
+from exporter.engine import backend as backends
+from exporter.engine.backend import TENSORRT, TENSORRT_RTX, release
+from exporter.engine.options import EngineOptions
+from exporter.engine.profiles import CHOICES, ShapeProfile, profiles_for
+from exporter.errors import InputError, MissingDependencyError
+from exporter.runtime.feeds import ModelShape
+
+FIELDS = {
+    "model_type": "deberta-v2",
+    "vocab_size": 50,
+    "hidden_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 160,
+}
+
+
+def shape(task: Task = Task.BASE, **changes: object) -> ModelShape:
+    return ModelShape(DebertaConfig.from_dict({**FIELDS, **changes}), task)
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"compute_capabilities": (8,)}, "--compute-capability 8"),
+        ({"compute_capabilities": (89, 89)}, "twice"),
+        ({"workspace_mib": 0}, "--workspace 0"),
+        ({"optimization_level": 6}, "--optimization-level 6"),
+        ({"optimization_level": -1}, "--optimization-level -1"),
+    ],
+)
+def test_options_out_of_range(fields: dict[str, object], names: str) -> None:
+    with pytest.raises(InputError, match=names):
+        EngineOptions(**fields)  # type: ignore[arg-type]
+
+
+def test_options_survive_json() -> None:
+    options = EngineOptions((89, 120), 512, 3, Path("cache"), strip_weights=True)
+    assert EngineOptions.from_dict(options.to_dict()) == options
+
+
+def test_capabilities_are_numbers() -> None:
+    assert EngineOptions.parse_capabilities("89,120") == (89, 120)
+    with pytest.raises(InputError, match=r"'8\.9'"):
+        EngineOptions.parse_capabilities("8.9")
+
+
+def test_a_profile_has_the_shapes_of_the_inputs() -> None:
+    profile = ShapeProfile.parse("1,8,32x2,128,512")
+    assert profile.shapes == ((1, 2), (8, 128), (32, 512))
+    three = replace(profile, choices=Range(2, 3, 4))
+    assert three.shapes == ((1, 2, 2), (8, 3, 128), (32, 4, 512))
+    assert ShapeProfile.from_dict(three.to_dict()) == three
+    assert ShapeProfile.from_dict(profile.to_dict()) == profile
+
+
+@pytest.mark.parametrize(
+    ("taken", "inputs"),
+    [
+        (True, (1, 2)),
+        (True, (32, 512)),
+        (True, (7, 77)),
+        (False, (33, 512)),
+        (False, (1, 1)),
+        (False, (1, 513)),
+        (False, (1, 2, 3)),
+    ],
+)
+def test_a_profile_takes_what_is_within_it(taken: bool, inputs: tuple[int, ...]) -> None:
+    assert ShapeProfile.parse("1,8,32x2,128,512").takes(inputs) is taken
+
+
+@pytest.mark.parametrize("text", ["1,8,32", "1,8,32x4,2,8", "x", "0,1,2x1,2,3", "1x2x3"])
+def test_a_profile_that_is_none(text: str) -> None:
+    with pytest.raises(InputError, match="--profile"):
+        ShapeProfile.parse(text)
+
+
+def test_the_default_profile_is_the_artifacts_range() -> None:
+    batch, seq = Range(1, 8, 32), Range(1, 128, 160)
+    assert profiles_for((), batch, seq, shape()) == (ShapeProfile(batch, seq),)
+    (profile,) = profiles_for((), batch, seq, shape(Task.MULTIPLE_CHOICE))
+    assert profile.choices == CHOICES
+
+
+def test_a_profile_longer_than_the_model_is_refused() -> None:
+    given = (ShapeProfile.parse("1,1,1x1,8,161"),)
+    with pytest.raises(InputError, match="positions for 160 tokens"):
+        profiles_for(given, Range(1, 1, 1), Range(1, 8, 160), shape(position_biased_input=True))
+    relative = shape(position_biased_input=False)
+    assert profiles_for(given, Range(1, 1, 1), Range(1, 8, 160), relative) == given
+
+
+def test_profiles_shorter_than_the_artifact_are_refused() -> None:
+    with pytest.raises(InputError, match="no profile takes texts of 160 tokens"):
+        profiles_for([ShapeProfile.parse("1x1,8,64")], Range(1, 1, 1), Range(1, 8, 160), shape())
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    assert release("10.13.0.post1") == (10, 13, 0)
+    assert release("9.9") < TENSORRT.oldest <= release("10.13") < release("11.4.0.10")
+
+
+def test_a_builder_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "package_version", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"pip install .deb-export\[tensorrt\]"):
+        TENSORRT.check(EngineOptions())
+
+
+def test_a_builder_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "package_version", lambda name: "1.2.0")
+    with pytest.raises(MissingDependencyError, match=r"1\.2\.0 is too old, 1\.3 is needed"):
+        TENSORRT_RTX.check(EngineOptions())
+
+
+def test_tensorrt_needs_a_gpu_to_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "package_version", lambda name: "11.4.0")
+    monkeypatch.setattr(backends, "find_spec", lambda name: object())
+    monkeypatch.setattr(backends, "gpus", lambda: ())
+    assert "nvidia-smi shows none" in (TENSORRT.problem() or "")
+    monkeypatch.setattr(backends, "gpus", lambda: ("NVIDIA L4, 580.1",))
+    assert TENSORRT.problem() is None
+    with pytest.raises(InputError, match="--compute-capability: TensorRT builds for the GPU"):
+        TENSORRT.check(EngineOptions(compute_capabilities=(89,)))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "names"),
+    [
+        (EngineOptions(timing_cache=Path("x")), InputError, "--timing-cache"),
+        (EngineOptions(version_compatible=True), InputError, "--version-compatible"),
+        (EngineOptions(hardware_compatible=True), InputError, "--hardware-compatible"),
+        (EngineOptions(refittable=True), MissingDependencyError, "--refittable"),
+        (EngineOptions(strip_weights=True), MissingDependencyError, "--strip-weights"),
+    ],
+)
+def test_what_tensorrt_rtx_does_not_build_here(
+    options: EngineOptions, error: type[Exception], names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "gpus", lambda: ())
+    with pytest.raises(error, match=names):
+        TENSORRT_RTX.check(options)
