@@ -1,0 +1,233 @@
+"""A model repository for Triton Inference Server from an artifact.
+
+One model for the ONNX Runtime backend, and one for the TensorRT backend where the artifact has an
+engine of TensorRT. Both take token ids. https://github.com/triton-inference-server/common has the
+definition of the configuration, model_config.proto.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.config import Range
+from exporter.deberta.tasks import Task
+from exporter.engine.backend import TENSORRT
+from exporter.engine.build import EngineRecord
+from exporter.engine.profiles import CHOICES, ShapeProfile
+from exporter.errors import InputError
+from exporter.files import storage_error, sync, verify_files
+from exporter.inspection import GraphDescription, Value, describe_graph
+from exporter.manifest import Manifest
+from exporter.packaging.pbtxt import Name, write
+from exporter.packaging.pbtxt import Value as Field
+from exporter.runtime.load import MODEL_FILE
+
+CONFIG = "config.pbtxt"
+LABELS = "labels.txt"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_OTHERS = re.compile(r"[^A-Za-z0-9_.-]+")
+_TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "BFLOAT16": "BF16"}
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """What the server is told beside the model.
+
+    Attributes:
+        name: of the models, to which the backend is added; None is the artifact's folder.
+        version: number of the version to write.
+        instances: copies of the model that run at the same time, on each GPU where there are any.
+        queue_microseconds: how long a request may wait for others to share a batch with.
+
+    Raises:
+        InputError: a value out of range; the message names the option.
+    """
+
+    name: str | None = None
+    version: int = 1
+    instances: int = 1
+    queue_microseconds: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not _NAME.fullmatch(self.name):
+            raise InputError(f"--name {self.name!r}: use letters, digits, - and _")
+        for option, value, least in (
+            ("--version", self.version, 1),
+            ("--instances", self.instances, 1),
+            ("--queue-delay", self.queue_microseconds, 0),
+        ):
+            if value < least:
+                raise InputError(f"{option} {value}: give at least {least}")
+
+
+@dataclass(frozen=True)
+class TritonModel:
+    """A model of the repository: its name, its backend and the files of the version written."""
+
+    name: str
+    backend: str
+    folder: Path
+    files: tuple[str, ...]
+
+
+def package_triton(
+    artifact: Path,
+    manifest: Manifest,
+    engines: Sequence[EngineRecord],
+    repository: Path,
+    options: TritonOptions | None = None,
+) -> tuple[TritonModel, ...]:
+    """Add the artifact's models to a repository; each is there whole or not at all.
+
+    Args:
+        artifact: folder of the artifact.
+        manifest: its manifest.
+        engines: its engines; those of TensorRT-RTX are left out, no backend runs them.
+        repository: folder to write, made if it is missing.
+        options: what the server is told.
+
+    Returns:
+        The models written.
+
+    Raises:
+        InputError: a file of the artifact has changed, the version is there already, another
+            version of the model has another configuration, or the folder cannot be written.
+    """
+    options = options or TritonOptions()
+    problems = verify_files(artifact, manifest.files)
+    if problems:
+        raise InputError(f"{artifact}: {problems[0].path} {problems[0].problem}; build it again")
+    name = options.name or _OTHERS.sub("-", artifact.resolve().name).strip("-") or "deberta"
+    graph = describe_graph(artifact / MODEL_FILE)
+    plain = ShapeProfile(manifest.batch, manifest.seq, _choices(manifest))
+    planned: list[tuple[str, str, tuple[ShapeProfile, ...], tuple[str, ...], str]] = [
+        (f"{name}_onnx", "onnxruntime", (plain,), (MODEL_FILE, *graph.external_files), MODEL_FILE)
+    ]
+    for engine in engines:
+        if engine.target == TENSORRT.target:
+            plan = engine.file
+            planned.append((f"{name}_trt", "tensorrt", engine.profiles, (plan,), plan))
+    models = []
+    for model, backend, profiles, files, main in planned:
+        folder = repository.absolute() / model
+        config = _config(model, backend, graph, profiles, main, manifest, options)
+        _add(folder, write(config), [artifact / file for file in files], _labels(manifest), options)
+        models.append(TritonModel(model, backend, folder, files))
+    return tuple(models)
+
+
+def _choices(manifest: Manifest) -> Range | None:
+    return CHOICES if manifest.task == Task.MULTIPLE_CHOICE else None
+
+
+def _config(
+    model: str,
+    backend: str,
+    graph: GraphDescription,
+    profiles: Sequence[ShapeProfile],
+    file: str,
+    manifest: Manifest,
+    options: TritonOptions,
+) -> dict[str, Field]:
+    """The content of config.pbtxt."""
+    usual = profiles[0]
+    group: dict[str, Field] = {
+        "count": options.instances,
+        "kind": Name("KIND_GPU" if backend == "tensorrt" else "KIND_AUTO"),
+    }
+    if len(profiles) > 1:
+        group["profile"] = [str(index) for index in range(len(profiles))]
+    outputs: list[Field] = [_tensor(value) for value in graph.outputs]
+    if _labels(manifest) is not None:
+        outputs = [{**_tensor(value), "label_filename": LABELS} for value in graph.outputs]
+    largest = max(profile.batch.max for profile in profiles)
+    preferred = sorted({usual.batch.opt, largest} - {1})
+    return {
+        "name": model,
+        "backend": backend,
+        "default_model_filename": file,
+        # Requests of one length share a batch; those of other lengths wait for their own.
+        "max_batch_size": largest,
+        "input": [_tensor(value) for value in graph.inputs],
+        "output": outputs,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "instance_group": [group],
+        "dynamic_batching": {
+            "preferred_batch_size": list(preferred),
+            "max_queue_delay_microseconds": options.queue_microseconds,
+        },
+        "model_warmup": [_warmup(graph, usual, size) for size in sorted({1, usual.batch.opt})],
+    }
+
+
+def _tensor(value: Value) -> dict[str, Field]:
+    """An input or output; the first dimension is the batch, which the server adds itself."""
+    dims: list[Field] = [int(size) if size.isdecimal() else -1 for size in value.shape[1:]]
+    return {"name": value.name, "data_type": _type(value), "dims": dims}
+
+
+def _type(value: Value) -> Name:
+    return Name(f"TYPE_{_TYPES.get(value.dtype, value.dtype)}")
+
+
+def _warmup(graph: GraphDescription, profile: ShapeProfile, size: int) -> dict[str, Field]:
+    """A run before the first request. Zeros are ids that every vocabulary has."""
+    usual = profile.shapes[1][1:]
+    inputs: list[Field] = [
+        {
+            "key": value.name,
+            "value": {
+                "data_type": _type(value),
+                "dims": list(usual),
+                "zero_data": True,
+            },
+        }
+        for value in graph.inputs
+    ]
+    return {"name": f"batch {size}, length {usual[-1]}", "batch_size": size, "inputs": inputs}
+
+
+def _labels(manifest: Manifest) -> str | None:
+    """Names of the classes, one a line, where a row of the output is a class's score."""
+    if manifest.task != Task.SEQUENCE_CLASSIFICATION:
+        return None
+    return "".join(f"{label}\n" for _, label in sorted(manifest.labels.items()))
+
+
+def _add(
+    folder: Path, config: str, files: Sequence[Path], labels: str | None, options: TritonOptions
+) -> None:
+    """Add one version to a model's folder, made if it is missing."""
+    target = folder / str(options.version)
+    if target.exists():
+        raise InputError(f"{target}: exists; choose another --version or --name")
+    known = folder / CONFIG
+    if known.is_file() and known.read_text(encoding="utf-8") != config:
+        raise InputError(f"{known}: is for another model or other options; choose another --name")
+    partial = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
+    try:
+        content = partial / str(options.version)
+        content.mkdir(parents=True)
+        for file in files:
+            shutil.copyfile(file, content / file.name)
+        (partial / CONFIG).write_text(config, encoding="utf-8")
+        if labels is not None:
+            (partial / LABELS).write_text(labels, encoding="utf-8")
+        for path in [*partial.rglob("*"), partial]:
+            sync(path)
+        if folder.exists():
+            content.rename(target)
+        else:
+            partial.rename(folder)
+    except OSError as error:
+        raise storage_error(error, folder) or InputError(
+            f"{folder}: cannot be written ({error.strerror})"
+        ) from error
+    finally:
+        if partial.exists():
+            shutil.rmtree(partial, ignore_errors=True)
