@@ -21,6 +21,7 @@ from exporter.parity.metrics import (
     Decision,
     Figures,
     Floats,
+    Rows,
     Scale,
     add,
     measure,
@@ -41,14 +42,14 @@ class Reference:
     Attributes:
         name: the runtime that computed it.
         shape: the model.
-        outputs: arrays by output name, one mapping for each case.
+        outputs: rows at valid positions by output name, one mapping for each case.
         scales: scale of each output over all cases.
         seconds: time of the runs.
     """
 
     name: str
     shape: ModelShape
-    outputs: tuple[Mapping[str, Floats], ...]
+    outputs: tuple[Mapping[str, Rows], ...]
     scales: Mapping[str, Scale]
     seconds: float
 
@@ -145,20 +146,15 @@ def describe(check: Check) -> str:
 
 def run_reference(session: Session, cases: Sequence[ParityCase], progress: Progress) -> Reference:
     """The outputs of `session` for every case, and their scales."""
-    outputs: list[Mapping[str, Floats]] = []
-    start = perf_counter()
+    outputs: list[Mapping[str, Rows]] = []
+    task, seconds = session.shape.task, 0.0
     for index, case in enumerate(cases, 1):
         progress(f"parity: reference, batch {index} of {len(cases)}")
-        outputs.append(session.run(**case.feeds))
-    seconds = perf_counter() - start
-    task = session.shape.task
-    scales = {
-        name: scale_of(
-            rows_of(task, given[name], _mask(case))
-            for given, case in zip(outputs, cases, strict=True)
-        )
-        for name in session.output_names
-    }
+        start = perf_counter()
+        given = session.run(**case.feeds)
+        seconds += perf_counter() - start
+        outputs.append({name: rows_of(task, given[name], _mask(case)) for name in given})
+    scales = {name: scale_of(found[name] for found in outputs) for name in session.output_names}
     return Reference(session.name, session.shape, tuple(outputs), scales, seconds)
 
 
@@ -227,25 +223,25 @@ def _mask(case: ParityCase) -> Bools:
 def _judge_case(
     reference: Reference,
     case: ParityCase,
-    expected: Mapping[str, Floats],
+    expected: Mapping[str, Rows],
     actual: Mapping[str, Floats],
     limits: Limits,
 ) -> CaseFigures:
     """The figures of one case; nothing of its arrays is kept."""
-    task, mask = reference.shape.task, _mask(case)
+    shape, mask = reference.shape.output_shape(case.shape), _mask(case)
     decision = decision_of(reference.shape)
     found: dict[str, Figures] = {}
     texts: dict[str, str] = {}
     problem = None
-    for name, array in expected.items():
+    for name, rows in expected.items():
         other = actual.get(name)
-        if other is None or other.shape != array.shape:
-            shape = "missing" if other is None else f"of shape {other.shape}"
-            problem = f"output {name} is {shape}; the reference has {array.shape}"
+        if other is None or other.shape != shape:
+            found_shape = "missing" if other is None else f"of shape {other.shape}"
+            problem = f"output {name} is {found_shape}; the reference has {shape}"
             continue
         scale = reference.scales[name]
         tie = limits.bound(Metric.MAX_RELATIVE) * scale.max
-        rows, others = rows_of(task, array, mask), rows_of(task, other, mask)
+        others = rows_of(reference.shape.task, other, mask)
         found[name] = measure(rows, others, scale, decision, tie)
         worst = found[name].worst
         if worst is not None and worst.example < len(case.texts):

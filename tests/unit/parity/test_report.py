@@ -34,8 +34,9 @@ def result_for(logits: np.ndarray) -> ParityResult:
     case = ParityCase("texts", {"input_ids": ones, "attention_mask": ones}, ("first", "second"))
     config = DebertaConfig(hidden_size=8, num_attention_heads=2)
     shape = ModelShape(config, Task.SEQUENCE_CLASSIFICATION)
-    scale = scale_of(iter([rows_of(shape.task, LOGITS, ones == 1)]))
-    reference = Reference("torch fp32", shape, ({"logits": LOGITS},), {"logits": scale}, 1.0)
+    rows = rows_of(shape.task, LOGITS, ones == 1)
+    scale = scale_of(iter([rows]))
+    reference = Reference("torch fp32", shape, ({"logits": rows},), {"logits": scale}, 1.0)
     session = Fixed(logits)
     return compare(reference, session, [case], limits_for("fp32"), print)  # type: ignore[arg-type]
 
