@@ -1,0 +1,336 @@
+"""An engine of TensorRT or TensorRT-RTX as a session.
+
+CI has no GPU. Its tests run this file against a stand-in for the engine that computes with ONNX
+Runtime at the addresses it is given, and compare the names used here with TensorRT-RTX's classes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.engine.backend import Backend
+from exporter.engine.build import EngineRecord
+from exporter.engine.plan_file import check_version, read_header
+from exporter.errors import InputError, MissingDependencyError
+from exporter.runtime.cuda import CudaDevice, Device, Gpu, Replay, check_device_memory
+from exporter.runtime.feeds import Ids, ModelShape
+from exporter.runtime.session import Floats, ModelSession
+from exporter.runtime.text import TextEncoder
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_SHAPES = 16
+"""Shapes whose context and CUDA graph are kept; the one unused for longest is dropped."""
+
+
+@dataclass
+class _Prepared:
+    """A context set to one shape. The graph is captured at the second run of the shape."""
+
+    context: Any
+    outputs: Mapping[str, torch.Tensor]
+    runs: int = 0
+    replay: Replay | None = None
+
+
+class TensorRtSession(ModelSession):
+    """An engine with buffers for its largest shapes, and a CUDA graph for each shape that recurs.
+
+    Not safe to share between threads: runs use the same buffers.
+
+    Args:
+        path: the plan.
+        record: the engine as the manifest records it.
+        shape: the model's configuration and task.
+        text: the artifact's tokenizer.
+        cuda_graphs: capture a shape's kernels when it comes for the second time.
+        device: where to run; the first GPU by default.
+
+    Raises:
+        InputError: the plan is missing, broken, of another version or for another GPU, or has
+            other inputs and outputs than `shape`.
+        MissingDependencyError: the runtime, the driver or a GPU is missing, or its memory is too
+            small.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        record: EngineRecord,
+        shape: ModelShape,
+        text: TextEncoder | None = None,
+        *,
+        cuda_graphs: bool = True,
+        device: Device | None = None,
+    ) -> None:
+        header = read_header(path)
+        backend = header.backend
+        super().__init__(backend.target, shape, text)
+        trt = backend.load()
+        if not record.options.version_compatible:
+            check_version(path, header, trt.__version__)
+        self._path = path
+        self._device: Device = device or CudaDevice()
+        check_gpu(path, record, self._device.gpu)
+        check_device_memory(f"{path}: the engine", header.bytes, self._device.free_bytes())
+        self._trt = trt
+        self._cuda_graphs = cuda_graphs
+        self._runtime, self._engine = _deserialize(backend, trt, path)
+        self._check_names()
+        self._profiles = self._read_profiles()
+        self._prepared: OrderedDict[tuple[int, ...], _Prepared] = OrderedDict()
+        self._allocate()
+
+    def _check_names(self) -> None:
+        """Refuse an engine that is not this model's."""
+        engine, mode = self._engine, self._trt.TensorIOMode
+        found: dict[Any, list[str]] = {mode.INPUT: [], mode.OUTPUT: []}
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            found[engine.get_tensor_mode(name)].append(name)
+        names = (found[mode.INPUT], found[mode.OUTPUT])
+        if (sorted(names[0]), sorted(names[1])) != (
+            sorted(self.input_names),
+            sorted(self.output_names),
+        ):
+            raise InputError(
+                f"{self._path}: inputs and outputs are {names[0]} and {names[1]}; "
+                f"{self.shape.task} has {self.input_names} and {self.output_names}"
+            )
+
+    def _read_profiles(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Smallest and largest shape of each profile. All inputs have the same shape."""
+        name = self.input_names[0]
+        profiles = []
+        for index in range(self._engine.num_optimization_profiles):
+            low, _, high = self._engine.get_tensor_profile_shape(name, index)
+            profiles.append((tuple(low), tuple(high)))
+        return profiles
+
+    def _allocate(self) -> None:
+        """Make buffers for the largest shapes, and the memory that all contexts share."""
+        import torch
+
+        device = self._device
+        largest = tuple(max(sizes) for sizes in zip(*(p[1] for p in self._profiles), strict=True))
+        output_elements = prod(self.shape.output_shape(largest))
+        scratch = int(self._engine.device_memory_size_v2)
+        needed = scratch + 8 * len(self.input_names) * prod(largest)
+        needed += 4 * len(self.output_names) * output_elements
+        check_device_memory(f"{self._path}: a run of shape {largest}", needed, device.free_bytes())
+        self._inputs = {name: device.empty(prod(largest), torch.int64) for name in self.input_names}
+        self._outputs = {
+            name: device.empty(output_elements, self._dtype(name)) for name in self.output_names
+        }
+        self._scratch = device.empty(max(scratch, 1), torch.uint8)
+
+    def _dtype(self, name: str) -> torch.dtype:
+        import torch
+
+        types = self._trt.DataType
+        known = {types.FLOAT: torch.float32, types.HALF: torch.float16, types.BF16: torch.bfloat16}
+        return known[self._engine.get_tensor_dtype(name)]
+
+    def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
+        import torch
+
+        self._check_open()
+        shape = feeds["input_ids"].shape
+        prepared = self._prepare(shape)
+        with self._device.queue():
+            for name in self.input_names:
+                self._inputs[name][: feeds[name].size].copy_(torch.from_numpy(feeds[name].ravel()))
+        self._launch(prepared)
+        with self._device.queue():
+            values = {
+                name: tensor.to("cpu", torch.float32) for name, tensor in prepared.outputs.items()
+            }
+        self._device.synchronize()
+        # A tensor that was in memory already is a view of the buffer, which the next run reuses.
+        return {name: np.array(value.numpy()) for name, value in values.items()}
+
+    def run_buffers(self, **inputs: Any) -> dict[str, torch.Tensor]:
+        """Run on buffers that are on the GPU already; nothing is copied.
+
+        Args:
+            inputs: one for each of `input_names`, anything that has `__dlpack__`, such as a tensor
+                of PyTorch or CuPy: contiguous int64 `(B, S)`, or `(B, C, S)` for multiple choice,
+                on the session's GPU. Their values are not checked: an id beyond the vocabulary
+                gives undefined results.
+
+        Returns:
+            Outputs by name: new tensors on the GPU, which have `__dlpack__` themselves.
+
+        Raises:
+            InputError: an input is missing or unknown, has another type, device or layout, or its
+                shape is outside the profiles.
+        """
+        import torch
+        from torch.utils.dlpack import from_dlpack
+
+        self._check_open()
+        if set(inputs) != set(self.input_names):
+            raise InputError(f"inputs are {sorted(inputs)}; give {list(self.input_names)}")
+        tensors = {name: from_dlpack(value) for name, value in inputs.items()}
+        where = self._scratch.device
+        shape = tuple(tensors["input_ids"].shape)
+        for name, tensor in tensors.items():
+            if tensor.device != where or tensor.dtype != torch.int64 or not tensor.is_contiguous():
+                raise InputError(
+                    f"{name}: {tensor.dtype} on {tensor.device}; give contiguous int64 on {where}"
+                )
+            if tuple(tensor.shape) != shape:
+                raise InputError(f"{name}: shape {tuple(tensor.shape)}; input_ids has {shape}")
+        if len(shape) != self.shape.rank:
+            raise InputError(
+                f"input_ids: shape {shape}; {self.shape.task} takes {self.shape.rank}D"
+            )
+        context = self._new_context(shape)
+        outputs = {}
+        for name, tensor in tensors.items():
+            context.set_tensor_address(name, tensor.data_ptr())
+        for name in self.output_names:
+            size = self.shape.output_shape(shape)
+            outputs[name] = self._device.empty(prod(size), self._dtype(name)).view(size)
+            context.set_tensor_address(name, outputs[name].data_ptr())
+        with self._device.queue():
+            self._enqueue(context)
+        # The caller may free or reuse its buffers as soon as this returns.
+        self._device.synchronize()
+        return outputs
+
+    def close(self) -> None:
+        """Free the engine and its buffers."""
+        self._prepared.clear()
+        self._inputs, self._outputs = {}, {}
+        self._engine = self._runtime = None
+
+    def _check_open(self) -> None:
+        if self._engine is None:
+            raise InputError("the session is closed")
+
+    def _prepare(self, shape: tuple[int, ...]) -> _Prepared:
+        """The context for a shape, made when it comes for the first time."""
+        if shape in self._prepared:
+            self._prepared.move_to_end(shape)
+            return self._prepared[shape]
+        context = self._new_context(shape)
+        size = self.shape.output_shape(shape)
+        outputs = {name: buffer[: prod(size)].view(size) for name, buffer in self._outputs.items()}
+        for name, tensor in (*self._inputs.items(), *outputs.items()):
+            context.set_tensor_address(name, tensor.data_ptr())
+        self._prepared[shape] = _Prepared(context, outputs)
+        while len(self._prepared) > MOST_SHAPES:
+            self._prepared.popitem(last=False)
+        return self._prepared[shape]
+
+    def _new_context(self, shape: tuple[int, ...]) -> Any:
+        """A context set to a shape: its own, since a captured graph relies on its state."""
+        profile = self._profile(shape)
+        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        context = self._engine.create_execution_context(strategy)
+        if context is None:
+            raise MissingDependencyError(
+                f"{self._path}: no context for shape {shape}; the GPU's memory is too small"
+            )
+        # One run at a time, so that all contexts can work in the same memory.
+        context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
+        done = context.set_optimization_profile_async(profile, self._device.stream)
+        done = done and all(context.set_input_shape(name, shape) for name in self.input_names)
+        if not done:
+            raise InputError(f"{self._path}: the engine refuses inputs of shape {shape}")
+        return context
+
+    def _profile(self, shape: tuple[int, ...]) -> int:
+        """Index of the first profile that takes a shape."""
+        for index, (low, high) in enumerate(self._profiles):
+            if all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True)):
+                return index
+        taken = " or ".join(f"{low} to {high}" for low, high in self._profiles)
+        raise InputError(
+            f"input_ids: shape {shape}; the engine takes {taken}: "
+            "build it again with another --batch or --seq"
+        )
+
+    def _launch(self, prepared: _Prepared) -> None:
+        """Queue one run: as it is for the first time, then as a graph."""
+        prepared.runs += 1
+        if prepared.replay is None and self._cuda_graphs and prepared.runs > 1:
+            prepared.replay = self._device.capture(lambda: self._enqueue(prepared.context))
+        if prepared.replay is not None:
+            prepared.replay()
+            return
+        with self._device.queue():
+            self._enqueue(prepared.context)
+
+    def _enqueue(self, context: Any) -> None:
+        if not context.execute_async_v3(self._device.stream):
+            raise RuntimeError(f"{self._path}: the engine could not be queued")
+
+
+def check_gpu(path: Path, record: EngineRecord, gpu: Gpu) -> None:
+    """Refuse an engine that was built for other GPUs.
+
+    Raises:
+        InputError: the engine names GPUs, and this is none of them.
+    """
+    capabilities = record.options.compute_capabilities
+    if capabilities and gpu.capability not in capabilities:
+        known = ", ".join(map(str, capabilities))
+        raise InputError(
+            f"{path}: built for compute capability {known}, but {gpu.name} has {gpu.capability}; "
+            f"build it again with --compute-capability {gpu.capability}"
+        )
+
+
+def _deserialize(backend: Backend, trt: ModuleType, path: Path) -> tuple[Any, Any]:
+    """The runtime and the engine in a plan."""
+    log = _make_log(trt)
+    runtime = trt.Runtime(log)
+    # Version-compatible engines carry code of their own; the manifest's hash says whose it is.
+    runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        raise _refused(backend, path, log.errors)
+    return runtime, engine
+
+
+def _make_log(trt: ModuleType) -> Any:
+    """A logger that keeps the errors."""
+    base: Any = trt.ILogger
+
+    class Log(base):  # type: ignore[misc]  # the base is known when TensorRT is loaded
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return Log()
+
+
+def _refused(backend: Backend, path: Path, errors: list[str]) -> Exception:
+    """Why an engine could not be loaded, in the user's terms."""
+    text = "\n".join(errors)
+    rules: tuple[tuple[str, Callable[[str], Exception], str], ...] = (
+        ("driver version is insufficient", MissingDependencyError, "no driver, or one too old"),
+        ("out of memory", MissingDependencyError, "the GPU's memory is too small"),
+        ("incompatible device", InputError, "built for another GPU; build it again here"),
+        ("ersion tag", InputError, f"built by another version of {backend.title}; build it again"),
+    )
+    for sign, kind, reason in rules:
+        if sign in text:
+            return kind(f"{path}: {reason}")
+    first = errors[0].splitlines()[0][:300] if errors else "no reason given"
+    return InputError(f"{path}: {backend.title} cannot load it ({first}); build it again")
