@@ -26,6 +26,7 @@ SMALLEST_AMAX = float(np.finfo(np.float32).tiny) * 2**8
 
 _LINEAR_BINS = 2 * BINS_PER_OCTAVE  # equal bins up to a power of two: half of them are its octave
 _LEVELS = 128  # of |x| in int8, as TensorRT's entropy calibration counts them
+_EQUAL_DIVERGENCE = 1e-9  # nats: above the rounding of the sums, below any difference that counts
 _MSE_OCTAVES = 12  # thresholds tried: from the largest value down to 2^-12 of it
 _MSE_STEPS = 16  # per octave at first, then as many again around the best
 
@@ -104,7 +105,9 @@ def _entropy(histogram: Histogram) -> float:
     last = int(np.flatnonzero(counts)[-1]) + 1
     ends = np.arange(_LEVELS, last + 1)
     divergence = _divergences(counts, ends)
-    return float(ends[int(np.argmin(divergence))] * histogram.end / _LINEAR_BINS)
+    # Of equals the one that clips least: few distinct values can give several.
+    best = int(np.flatnonzero(divergence <= divergence.min() + _EQUAL_DIVERGENCE)[-1])
+    return float(ends[best] * histogram.end / _LINEAR_BINS)
 
 
 def linear_counts(histogram: Histogram) -> NDArray[np.float64]:
