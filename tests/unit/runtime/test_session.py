@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,3 +216,17 @@ def test_token_ids_work_without_a_tokenizer(
         assert session.run(input_ids=[[1, 2, 3]])["last_hidden_state"].shape == (1, 3, 24)
         with pytest.raises(InputError, match="no tokenizer"):
             session(["text"])
+
+
+def test_running_an_artifact_needs_no_torch(make_artifact: MakeArtifact) -> None:
+    code = (
+        "import sys\nsys.modules['torch'] = None  # an import of it fails\n"
+        "import exporter\n"
+        "with exporter.load(sys.argv[1]) as session:\n"
+        "    print(len(session(['One text.', 'Another.'])))\n"
+    )
+    folder = make_artifact("sequence-classification")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
