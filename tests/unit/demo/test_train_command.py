@@ -65,6 +65,19 @@ def test_a_tiny_training_writes_a_checkpoint_that_matches_its_card(
     assert len((output / "calibration.txt").read_text(encoding="utf-8").splitlines()) == 512
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_training_is_repeatable(sentences: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        for name in ("first", "second"):
+            train(replace(TINY, epochs=1), sentences, tmp_path / name, threads=1)
+    finally:
+        torch.set_num_threads(threads)
+    for path in (tmp_path / "first").iterdir():
+        if path.name != "README.md":  # the card records the time it took
+            assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
+
+
 def test_too_few_words_for_the_vocabulary(sentences: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="140 pieces"):
         train(replace(TINY, pieces=140), sentences, tmp_path / "out", threads=1)
