@@ -36,7 +36,9 @@ _LINE = re.compile(
 _TENSOR = re.compile(
     r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<dims>[-\d,]*)\], .*?Datatype: (?P<dtype>\w+)"
 )
-_FUSED_ATTENTION = re.compile(r"mha|fmha|flash|attention", re.IGNORECASE)
+_FUSED_ATTENTION = re.compile(r"(^|_)f?mha(_|$)", re.IGNORECASE)
+_NOT_KERNELS = {"signal", "wait", "shape_call"}
+"""Steps that order the streams or compute sizes on the host."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class KernelSummary:
     """What `kernels` amount to.
 
     Attributes:
-        kernels: how many there are.
+        kernels: how many there are, without steps that only order the streams.
         kinds: kernels by kind, most frequent first.
         dtypes: kernels by the type they write.
         attention: "plugin" where a plugin computes our operator, "fused" where one kernel computes
@@ -111,8 +113,9 @@ class KernelSummary:
     traffic_bytes: int | None
 
     @classmethod
-    def of(cls, kernels: Sequence[Kernel]) -> KernelSummary:
-        """Summarise `kernels`."""
+    def of(cls, steps: Sequence[Kernel]) -> KernelSummary:
+        """Summarise the steps of an engine."""
+        kernels = [step for step in steps if step.kind not in _NOT_KERNELS]
         sizes = [kernel.traffic_bytes for kernel in kernels]
         known = [size for size in sizes if size is not None]
         ours = [kernel for kernel in kernels if any(OP_TYPE in node for node in kernel.nodes)]
@@ -129,7 +132,7 @@ class KernelSummary:
 def _attention(kernels: Sequence[Kernel], ours: Sequence[Kernel]) -> str:
     if any("plugin" in kernel.kind.lower() for kernel in kernels):
         return "plugin"
-    if any(_FUSED_ATTENTION.search(kernel.kind) for kernel in kernels):
+    if any(_FUSED_ATTENTION.search(kernel.name) for kernel in kernels):
         return "fused"
     return "expanded" if ours else "unknown"
 

@@ -41,8 +41,10 @@ GEMM = Kernel(
 )
 
 
-def kernel(kind: str, *nodes: str, shape: tuple[int, ...] = (4,)) -> Kernel:
-    return Kernel("k", kind, (Tensor("a", "Half", shape),), (), (Tensor("b", "Half", (2,)),), nodes)
+def kernel(kind: str, *nodes: str, shape: tuple[int, ...] = (4,), name: str = "k_myl0_1") -> Kernel:
+    return Kernel(
+        name, kind, (Tensor("a", "Half", shape),), (), (Tensor("b", "Half", (2,)),), nodes
+    )
 
 
 def test_the_log_lists_kernels() -> None:
@@ -92,7 +94,11 @@ def test_traffic_counts_every_operand_once() -> None:
     ("kernels", "attention", "ours"),
     [
         ([GEMM, kernel("kgen", "n")], "expanded", 1),
-        ([kernel("_gemm_mha_v2", "n (DisentangledAttention)"), GEMM], "fused", 2),
+        (
+            [kernel("kgen", "n (DisentangledAttention)", name="_gemm_mha_v2_myl0_27"), GEMM],
+            "fused",
+            2,
+        ),
         ([kernel("PLUGIN_V3", "node__symbolic")], "plugin", 0),
         ([kernel("gemm", "node")], "unknown", 0),
         ([], "unknown", 0),
@@ -102,3 +108,8 @@ def test_how_the_attention_is_computed(kernels: list[Kernel], attention: str, ou
     summary = KernelSummary.of(kernels)
     assert (summary.attention, summary.attention_kernels) == (attention, ours)
     assert summary.kernels == sum(summary.kinds.values()) == len(kernels)
+
+
+def test_steps_that_are_no_kernels_do_not_count() -> None:
+    waits = [Kernel(kind, kind, (), (), (), ()) for kind in ("wait", "signal", "shape_call")]
+    assert KernelSummary.of([*waits, GEMM]) == KernelSummary.of([GEMM])
