@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _VOCABULARIES = ("tokenizer.json", "spm.model")
 
 
 def load(folder: Path | str, provider: str = "cpu", *, threads: int | None = None) -> Session:
-    """A session over the artifact in `folder`.
+    """A session over the artifact in `folder`; a warning where it is outside its parity limits.
 
     Args:
         folder: what `deb-export build` wrote.
@@ -40,6 +41,9 @@ def load(folder: Path | str, provider: str = "cpu", *, threads: int | None = Non
     manifest = read_manifest(folder)
     for record in manifest.files:
         _check_size(folder, record)
+    if not manifest.passed:
+        report = folder / manifest.parity.report
+        warnings.warn(f"{folder}: outside its parity limits, see {report}", stacklevel=2)
     return open_session(folder, manifest, provider, threads=threads)
 
 

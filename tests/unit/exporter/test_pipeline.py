@@ -154,6 +154,8 @@ def test_a_wrong_graph_is_kept_with_the_verdict(
     report = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert report["passed"] is False
     assert report["failures"] == list(manifest.parity.failures)
+    with pytest.warns(UserWarning, match="outside its parity limits"):
+        load(tmp_path / "out").close()
 
 
 def test_a_correct_rewrite_of_the_graph_passes(
