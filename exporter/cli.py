@@ -23,6 +23,7 @@ from exporter.commands.build import build
 from exporter.commands.common import Settings, debug_option
 from exporter.commands.doctor import doctor
 from exporter.commands.inspect import inspect
+from exporter.commands.package import package
 from exporter.commands.parity import parity
 from exporter.commands.run import run
 from exporter.environment import package_version
@@ -50,7 +51,7 @@ def cli(context: click.Context) -> int:
     return 2  # of a call without a subcommand; else the subcommand's own counts
 
 
-for _command in (build, parity, run, inspect, doctor):
+for _command in (build, parity, run, inspect, package, doctor):
     cli.add_command(_command)
 
 

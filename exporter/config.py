@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exporter.deberta.tasks import Task
+from exporter.engine.options import EngineOptions
 from exporter.errors import InputError
+
+if TYPE_CHECKING:
+    from exporter.engine.profiles import ShapeProfile
 
 PRECISIONS = ("fp32",)
 """Precisions that this version builds."""
 
 PLANNED_PRECISIONS = ("fp16", "bf16", "int8", "fp8")
 
-TARGETS = ("onnx",)
-"""Targets that this version builds."""
-
-PLANNED_TARGETS = ("tensorrt", "tensorrt-rtx")
+TARGETS = ("onnx", "tensorrt", "tensorrt-rtx")
+"""What can be built: the graph, which is always written, and engines from it."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class BuildConfig:
         data: text file for the parity check, one text a line; None takes the demo's texts.
         external_data: weights in `model.onnx.data`; None puts them there above 1 GiB.
         force: replace an existing artifact folder.
+        engine: how engines are built.
+        profiles: shapes that engines are built for; none is one profile of `batch` and `seq`.
 
     Raises:
         InputError: an option's value is not one that this version can build.
@@ -94,6 +99,8 @@ class BuildConfig:
     data: Path | None = None
     external_data: bool | None = None
     force: bool = False
+    engine: EngineOptions = field(default=EngineOptions())
+    profiles: tuple[ShapeProfile, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("model", "output", "data"):
@@ -104,7 +111,7 @@ class BuildConfig:
         if not self.targets:
             raise InputError("--target: give at least one target, as in --target onnx")
         for target in self.targets:
-            _check_choice("--target", target, TARGETS, PLANNED_TARGETS)
+            _check_choice("--target", target, TARGETS, ())
         if self.task is not None:
             object.__setattr__(self, "task", _task(self.task))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 
-from exporter.config import PLANNED_TARGETS, TARGETS
+from exporter.engine.backend import BACKENDS, TENSORRT, TENSORRT_RTX, Backend
 from exporter.environment import (
     environment,
     gpus,
@@ -14,8 +15,10 @@ from exporter.environment import (
     processor_name,
     usable_processors,
 )
+from exporter.runtime.onnx_providers import NAMES as PROVIDERS
 
 _INSTALL_CPU = 'pip install "deb-export[cpu]"'
+_INSTALL_GPU = 'pip install "deb-export[gpu]"'
 _INSTALL = "pip install deb-export"
 
 # Import name, distributions that provide it, what needs it, and how to get it.
@@ -29,6 +32,11 @@ _NEEDS = (
     ("safetensors", ("safetensors",), "build", _INSTALL),
     ("tokenizers", ("tokenizers",), "texts with tokenizer.json", _INSTALL),
     ("sentencepiece", ("sentencepiece",), "texts with spm.model", _INSTALL),
+)
+_ENGINE_NEEDS = (
+    ("polygraphy", ("polygraphy",), "engines", TENSORRT_RTX.install),
+    ("tensorrt_rtx", TENSORRT_RTX.distributions, "target tensorrt-rtx", TENSORRT_RTX.install),
+    ("tensorrt", TENSORRT.distributions, "target tensorrt", TENSORRT.install),
 )
 
 
@@ -53,7 +61,7 @@ class TargetState:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that doctor finds; true when every target of this version can be built.
+    """All that doctor finds; true when graphs can be built. Engines need more, which is optional.
 
     `gpus` are names with driver versions; `memory_gib` is the physical memory.
     """
@@ -67,26 +75,21 @@ class Diagnosis:
     gpus: tuple[str, ...]
     software: tuple[Software, ...]
     targets: tuple[TargetState, ...]
+    providers: tuple[TargetState, ...]
 
     def __bool__(self) -> bool:
-        return all(state.ready for state in self.targets if state.name in TARGETS)
+        return all(state.ready for state in self.targets if state.name == "onnx")
 
 
 def diagnose() -> Diagnosis:
     """Look at this machine. Imports every package, since an installed one may still not load."""
     software = tuple(_look_at(*need) for need in _NEEDS)
     missing = [item for item in software if item.problem]
-    targets = [
-        TargetState(
-            name,
-            not missing,
-            "; ".join(f"{item.name} {item.problem}" for item in missing) or "can be built and run",
-        )
-        for name in TARGETS
-    ]
-    targets += [
-        TargetState(name, False, "this version does not build it") for name in PLANNED_TARGETS
-    ]
+    reason = "; ".join(f"{item.name} {item.problem}" for item in missing)
+    found = gpus()
+    targets = [TargetState("onnx", not missing, reason or "can be built and run")]
+    targets += [_engine_target(backend, found) for backend in BACKENDS.values()]
+    software += tuple(_look_at(*need) for need in _ENGINE_NEEDS)
     facts = environment()
     return Diagnosis(
         tool=facts.get("deb-export", "not installed"),
@@ -95,15 +98,43 @@ def diagnose() -> Diagnosis:
         processor=processor_name(),
         processors=usable_processors(),
         memory_gib=memory_gib(),
-        gpus=gpus(),
+        gpus=found,
         software=software,
         targets=tuple(targets),
+        providers=_providers(),
     )
+
+
+def _engine_target(backend: Backend, found: tuple[str, ...]) -> TargetState:
+    problem = backend.problem()
+    if problem is not None:
+        return TargetState(backend.target, False, problem)
+    where = "run" if found else "not run, there is no GPU"
+    return TargetState(backend.target, True, f"can be built and {where}")
+
+
+def _providers() -> tuple[TargetState, ...]:
+    """ONNX Runtime's execution providers that sessions can ask for."""
+    try:
+        from onnxruntime import get_available_providers
+
+        available = get_available_providers()
+    except Exception:  # a broken binary can raise anything; the software's own line says so
+        available = []
+    states = []
+    for name, provider in PROVIDERS.items():
+        ready = provider in available
+        detail = provider if ready else f"no {provider} in this ONNX Runtime: {_INSTALL_GPU}"
+        states.append(TargetState(name, ready, detail))
+    return tuple(states)
 
 
 def _look_at(module: str, distributions: tuple[str, ...], needed_for: str, how: str) -> Software:
     found = [(name, number) for name in distributions if (number := package_version(name))]
     name, number = found[0] if found else (distributions[0], None)
+    if number is None and find_spec(module) is not None and module == "tensorrt":
+        # A folder of that name, such as one of type stubs, can be imported and does nothing.
+        return Software(name, None, needed_for, f"is missing: {how}")
     problem = None
     try:
         import_module(module)

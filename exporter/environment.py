@@ -21,6 +21,9 @@ PACKAGES = (
     "torch",
     "onnxruntime",
     "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "polygraphy",
 )
 """Packages that have a part in a build or in running an artifact."""
 

@@ -10,6 +10,7 @@ from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter.engine.inspection import PlanDescription, describe_plan
 from exporter.errors import InputError
 from exporter.files import FileProblem, verify_files
 from exporter.manifest import Manifest, is_artifact, read_manifest
@@ -86,8 +87,8 @@ class ArtifactDescription:
     graph: GraphDescription | None
 
 
-def inspect_path(path: Path) -> ArtifactDescription | GraphDescription:
-    """Describe an artifact folder or an .onnx file.
+def inspect_path(path: Path) -> ArtifactDescription | GraphDescription | PlanDescription:
+    """Describe an artifact folder, an .onnx file or a .plan.
 
     Raises:
         InputError: there is nothing, or something that this version cannot read.
@@ -105,7 +106,7 @@ def inspect_path(path: Path) -> ArtifactDescription | GraphDescription:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.suffix == ".plan":
-        raise InputError(f"{path}: this version does not read TensorRT engines")
+        return describe_plan(path)
     return describe_graph(path)
 
 

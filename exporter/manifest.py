@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from exporter.config import Range
+from exporter.engine.build import EngineRecord
 from exporter.errors import InputError
 from exporter.files import FileRecord, record, storage_error, sync
 
@@ -69,6 +70,7 @@ class Manifest:
         limits: the limits that it was held to.
         seconds: duration of each step.
         files: every file of the folder but manifest.json.
+        engines: the engines, in the order they were built.
     """
 
     tool: str
@@ -89,6 +91,7 @@ class Manifest:
     limits: tuple[Mapping[str, Any], ...]
     seconds: Mapping[str, float]
     files: tuple[FileRecord, ...] = field(default=())
+    engines: tuple[EngineRecord, ...] = field(default=())
 
     @property
     def passed(self) -> bool:
@@ -99,6 +102,7 @@ class Manifest:
         """The content of manifest.json."""
         fields = asdict(self)
         fields["labels"] = {str(index): label for index, label in self.labels.items()}
+        fields["engines"] = [engine.to_dict() for engine in self.engines]
         return {"format": FORMAT, "schema": SCHEMA, **fields}
 
     @classmethod
@@ -179,6 +183,16 @@ def _parity(value: object) -> ParitySummary:
     )
 
 
+def _engines(value: object) -> tuple[EngineRecord, ...]:
+    if not isinstance(value, list):
+        raise TypeError
+    engines = tuple(EngineRecord.from_dict(_mapping(item)) for item in value)
+    # As with the files: both lie in the artifact's folder itself.
+    if any(Path(name).name != name for item in engines for name in (item.file, item.layers)):
+        raise ValueError
+    return engines
+
+
 _READERS: Mapping[str, Any] = {
     "tool": _text,
     "created": _text,
@@ -198,6 +212,7 @@ _READERS: Mapping[str, Any] = {
     "limits": lambda value: tuple(_mapping(item) for item in value),
     "seconds": _mapping,
     "files": _artifact_files,
+    "engines": _engines,
 }
 
 

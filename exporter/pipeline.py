@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from exporter.config import BuildConfig, Range
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tokenization import check_vocabulary, tokenizer_files
+from exporter.engine.targets import build_targets, check_targets, engine_profiles
 from exporter.environment import environment, tool_name
 from exporter.errors import InputError, MissingDependencyError
 from exporter.files import FileRecord, record
@@ -76,11 +77,13 @@ def build_and_judge(
     """As `build`, with all figures of the parity check as well."""
     say = progress or (lambda message: None)
     _require_packages()
+    check_targets(config)
     seconds: dict[str, float] = {}
     with ArtifactWriter(config.output_folder, force=config.force) as writer:
         start = perf_counter()
         say("reading the checkpoint")
         source = _open_source(config)
+        profiles = engine_profiles(config, source.shape, source.seq)
         files = tuple(record(path) for path in _source_files(source))
         seconds["read"] = perf_counter() - start
 
@@ -95,9 +98,14 @@ def build_and_judge(
         writer.write_json(PARITY_FILE, to_json(result))
         seconds["parity"] = perf_counter() - start
 
+        start = perf_counter()
+        graph = writer.folder / MODEL_FILE
+        engines = build_targets(config, graph, source.shape.inputs, profiles, say)
+        seconds["engines"] = perf_counter() - start
+
         say("writing the manifest")
         manifest = _manifest(config, source, files, summary, result, seconds)
-        manifest = replace(manifest, files=writer.records())
+        manifest = replace(manifest, files=writer.records(), engines=engines)
         writer.finish(manifest)
     return manifest, result
 

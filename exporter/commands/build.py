@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from exporter.commands.common import debug_option, size_text
+from exporter.commands.engine import engine_options, take_engine_options
 from exporter.config import PRECISIONS, TARGETS, BuildConfig, Range
 from exporter.deberta.tasks import Task
 from exporter.progress import Progress
@@ -69,6 +70,7 @@ _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(BuildCon
     help="Weights in a file beside the graph.  [default: above 1 GiB]",
 )
 @click.option("--force", is_flag=True, help="Replace an existing artifact folder.")
+@engine_options
 @debug_option
 def build(batch: str, seq: str | None, task: str | None, **options: Any) -> int:
     """Build an artifact folder from MODEL, and compare it with MODEL.
@@ -76,7 +78,10 @@ def build(batch: str, seq: str | None, task: str | None, **options: Any) -> int:
     MODEL is a DeBERTa-v2/v3 checkpoint folder in the Hugging Face format; without it, the built-in
     demo is built.
     """
+    engine, profiles = take_engine_options(options)
     config = BuildConfig(
+        engine=engine,
+        profiles=profiles,
         batch=Range.parse(batch, "--batch"),
         seq=None if seq is None else Range.parse(seq, "--seq"),
         task=task,  # type: ignore[arg-type]  # the configuration turns the name into a Task

@@ -12,7 +12,7 @@ from exporter.commands.common import debug_option
 def doctor() -> int:
     """Say what is installed, what is missing, and how to get it.
 
-    Exits with 3 when a target of this version cannot be built here.
+    Exits with 3 when not even graphs can be built here; engines are optional.
     """
     from exporter.doctor import diagnose
 
@@ -27,4 +27,7 @@ def doctor() -> int:
     for target in found.targets:
         mark = "ready" if target.ready else "not available"
         click.echo(f"target {target.name}: {mark}, {target.detail}")
+    for provider in found.providers:
+        mark = "ready" if provider.ready else "not available"
+        click.echo(f"provider {provider.name}: {mark}, {provider.detail}")
     return 0 if found else 3

@@ -29,15 +29,19 @@ _MODEL_FIELDS = (
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def inspect(path: Path, as_json: bool) -> int:
-    """Describe PATH, an artifact folder or an .onnx file.
+    """Describe PATH, an artifact folder, an .onnx file or a .plan.
 
     Exits with 1 when a file of an artifact is missing or has changed.
     """
+    from exporter.engine.inspection import PlanDescription, plan_lines
     from exporter.inspection import ArtifactDescription, inspect_path
 
     found = inspect_path(path)
     if isinstance(found, ArtifactDescription):
         content, lines = _artifact_json(found), _artifact_lines(found)
+        code = 1 if found.problems else 0
+    elif isinstance(found, PlanDescription):
+        content, lines = found.to_dict(), plan_lines(found)
         code = 1 if found.problems else 0
     else:
         content, lines, code = _graph_json(found), _graph_lines(found), 0
@@ -77,6 +81,9 @@ def _artifact_lines(found: ArtifactDescription) -> Iterator[str]:
         yield f"           {failure}"
     for record in manifest.files:
         yield f"file       {record.path}  {size_text(record.bytes)}  sha256 {record.sha256[:16]}"
+    for engine in manifest.engines:
+        profiles = "; ".join(map(str, engine.profiles))
+        yield f"engine     {engine.file}  {engine.target} {engine.version}, {profiles}"
     for problem in found.problems:
         yield f"CHANGED    {problem.path} {problem.problem}"
     if found.graph is not None:

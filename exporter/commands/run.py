@@ -33,7 +33,12 @@ _LINES_AT_ONCE = 256
     help="Second text of each TEXT: the context of a question, or, for multiple choice, a choice; "
     "repeat it for more.",
 )
-@click.option("--provider", default="cpu", show_default=True, help="Runtime: cpu or torch.")
+@click.option(
+    "--provider",
+    default="cpu",
+    show_default=True,
+    help="Runtime: cpu, cuda, ort-tensorrt, tensorrt, tensorrt-rtx or torch.",
+)
 @click.option("--threads", type=int, help="Threads for one run.  [default: the runtime's choice]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @debug_option

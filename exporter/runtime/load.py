@@ -9,15 +9,18 @@ from pathlib import Path
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tasks import Task
 from exporter.deberta.tokenization import load_tokenizer
+from exporter.engine.backend import BACKENDS
+from exporter.engine.profiles import CHOICES, ShapeProfile
 from exporter.errors import InputError, MissingDependencyError
 from exporter.files import FileRecord
 from exporter.manifest import Manifest, read_manifest
 from exporter.runtime.feeds import ModelShape
+from exporter.runtime.onnx_providers import NAMES, cache_folder, make_providers
 from exporter.runtime.session import ModelSession, Session
 from exporter.runtime.text import TextEncoder
 
 MODEL_FILE = "model.onnx"
-PROVIDERS = ("cpu", "torch")
+PROVIDERS = (*NAMES, "torch", *BACKENDS)
 _VOCABULARIES = ("tokenizer.json", "spm.model")
 
 
@@ -26,8 +29,9 @@ def load(folder: Path | str, provider: str = "cpu", *, threads: int | None = Non
 
     Args:
         folder: what `deb-export build` wrote.
-        provider: "cpu" for the graph on ONNX Runtime's CPU provider, "torch" for the reference
-            model from the checkpoint that the artifact was built from.
+        provider: "cpu", "cuda" or "ort-tensorrt" for the graph on ONNX Runtime's CPU, CUDA or
+            TensorRT provider; "tensorrt" or "tensorrt-rtx" for the artifact's engine; "torch" for
+            the reference model from the checkpoint that the artifact was built from.
         threads: threads for one run; None leaves the choice to the runtime. "cpu" only.
 
     Raises:
@@ -60,9 +64,32 @@ def open_session(
     text = text_encoder(folder, shape.task, manifest.seq.max)
     if provider == "torch":
         return open_reference(source_folder(manifest), shape.task, text)
+    if provider in BACKENDS:
+        return _open_engine(folder, manifest, provider, shape, text)
     from exporter.runtime.onnx_session import OnnxSession
 
-    return OnnxSession(folder / MODEL_FILE, shape, text, threads)
+    hashes = {record.path: record.sha256 for record in manifest.files}
+    providers = make_providers(
+        provider,
+        shape.inputs,
+        ShapeProfile(manifest.batch, manifest.seq, CHOICES if shape.rank == 3 else None),
+        cache_folder(hashes.get(MODEL_FILE, "unknown")),
+    )
+    return OnnxSession(
+        folder / MODEL_FILE, shape, text, threads, provider=provider, providers=providers
+    )
+
+
+def _open_engine(
+    folder: Path, manifest: Manifest, target: str, shape: ModelShape, text: TextEncoder | None
+) -> ModelSession:
+    """The artifact's engine of a target."""
+    from exporter.runtime.tensorrt_session import TensorRtSession
+
+    engine = next((item for item in manifest.engines if item.target == target), None)
+    if engine is None:
+        raise InputError(f"{folder}: has no engine of {target}; build it with --target {target}")
+    return TensorRtSession(folder / engine.file, engine, shape, text)
 
 
 def artifact_shape(folder: Path, manifest: Manifest) -> ModelShape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ import numpy as np
 
 from exporter.errors import InputError, MissingDependencyError
 from exporter.runtime.feeds import Ids, ModelShape
+from exporter.runtime.onnx_providers import CPU, Provider, check_active, check_available
 from exporter.runtime.session import Floats, ModelSession
 from exporter.runtime.text import TextEncoder
-
-CPU = "CPUExecutionProvider"
 
 
 class OnnxSession(ModelSession):
@@ -25,6 +24,8 @@ class OnnxSession(ModelSession):
         text: the artifact's tokenizer.
         threads: threads inside an operator; None leaves the choice to ONNX Runtime, which takes
             the physical cores.
+        provider: which execution provider runs it, one of `onnx_providers.NAMES`.
+        providers: that provider with its options, and what it falls back to.
 
     Raises:
         InputError: the file is missing, broken, or has other inputs and outputs than `shape`.
@@ -37,10 +38,13 @@ class OnnxSession(ModelSession):
         shape: ModelShape,
         text: TextEncoder | None = None,
         threads: int | None = None,
+        *,
+        provider: str = "cpu",
+        providers: Sequence[Provider] = (CPU,),
     ) -> None:
-        super().__init__("onnxruntime cpu", shape, text)
+        super().__init__(f"onnxruntime {provider}", shape, text)
         self._path = path
-        self._session: Any = _open(path, threads)
+        self._session: Any = _open(path, threads, provider, providers)
         found = (
             tuple(item.name for item in self._session.get_inputs()),
             tuple(item.name for item in self._session.get_outputs()),
@@ -74,7 +78,7 @@ class OnnxSession(ModelSession):
         self._session = None
 
 
-def _open(path: Path, threads: int | None) -> Any:
+def _open(path: Path, threads: int | None, provider: str, providers: Sequence[Provider]) -> Any:
     try:
         import onnxruntime
     except ImportError:
@@ -91,8 +95,9 @@ def _open(path: Path, threads: int | None) -> Any:
         if threads < 1:
             raise InputError(f"threads is {threads}; give at least 1")
         options.intra_op_num_threads = threads
+    check_available(provider, onnxruntime.get_available_providers())
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=[CPU])
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:
         if not _is_runtime_error(error):
             raise
@@ -100,6 +105,8 @@ def _open(path: Path, threads: int | None) -> Any:
         raise InputError(
             f"{path}: ONNX Runtime {version} cannot load it: {_first_line(error)}"
         ) from error
+    check_active(provider, session)
+    return session
 
 
 def _is_runtime_error(error: Exception) -> bool:

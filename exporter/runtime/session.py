@@ -85,6 +85,7 @@ class ModelSession(ABC):
         self.name = name
         self.shape = shape
         self.text = text
+        self.max_batch = MAX_BATCH
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -160,7 +161,7 @@ class ModelSession(ABC):
                 message = f"text cut to {example.length} tokens: {example.text[:40]!r}..."
                 warnings.warn(message, TruncationWarning, stacklevel=2)
         predictions: dict[int, Prediction] = {}
-        for batch in _batches(examples, self.shape):
+        for batch in _batches(examples, self.shape, self.max_batch):
             feeds = collate([examples[i] for i in batch], self.shape)
             outputs = self._execute(make_feeds(self.shape, **feeds))
             for row, index in enumerate(batch):
@@ -169,8 +170,8 @@ class ModelSession(ABC):
         return [predictions[index] for index in range(len(examples))]
 
 
-def _batches(examples: Sequence[Example], shape: ModelShape) -> Iterator[list[int]]:
-    """Indices of examples in batches: similar lengths together, to pad little."""
+def _batches(examples: Sequence[Example], shape: ModelShape, largest: int) -> Iterator[list[int]]:
+    """Indices of examples in batches of at most `largest`: similar lengths, to pad little."""
     order = sorted(
         range(len(examples)), key=lambda i: (len(examples[i].rows), examples[i].length, i)
     )
@@ -182,7 +183,7 @@ def _batches(examples: Sequence[Example], shape: ModelShape) -> Iterator[list[in
         inputs = (len(batch) + 1, *rows, example.length)
         elements = prod(shape.output_shape(inputs))
         same_rows = not batch or len(examples[batch[0]].rows) == len(example.rows)
-        if batch and (len(batch) == MAX_BATCH or elements > _MAX_BATCH_ELEMENTS or not same_rows):
+        if batch and (len(batch) == largest or elements > _MAX_BATCH_ELEMENTS or not same_rows):
             yield batch
             batch = []
         batch.append(index)

@@ -89,6 +89,8 @@ class TensorRtSession(ModelSession):
         self._profiles = self._read_profiles()
         self._prepared: OrderedDict[tuple[int, ...], _Prepared] = OrderedDict()
         self._allocate()
+        batches = [high[0] for _, high in self._profiles]
+        self.max_batch = min(self.max_batch, *batches)
 
     def _check_names(self) -> None:
         """Refuse an engine that is not this model's."""

@@ -55,7 +55,7 @@ def test_it_is_frozen() -> None:
     [
         ({"precision": "int8"}, "--precision int8: this version does not build it; it builds fp32"),
         ({"precision": "fp7"}, "--precision 'fp7': unknown; choose from fp32"),
-        ({"targets": ("tensorrt",)}, "--target tensorrt: this version does not build it"),
+        ({"targets": ("tensorflow",)}, "--target 'tensorflow': unknown; choose from onnx, "),
         ({"targets": ("onnx", "tpu")}, "--target 'tpu': unknown"),
         ({"targets": ()}, "at least one target"),
         ({"task": "translation"}, "--task 'translation': unknown; choose from base, masked-lm"),

@@ -1,0 +1,61 @@
+"""`deb-export package`: an artifact in the form that a server takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from exporter.commands.common import artifact_argument, debug_option
+from exporter.errors import InputError
+
+
+@click.command()
+@artifact_argument
+@click.option(
+    "--triton",
+    "repository",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Add the models to this model repository of Triton Inference Server.",
+)
+@click.option("--name", help="Name of the models.  [default: the artifact's folder]")
+@click.option("--version", type=int, default=1, show_default=True, help="Version to write.")
+@click.option(
+    "--instances", type=int, default=1, show_default=True, help="Copies that run at the same time."
+)
+@click.option(
+    "--queue-delay",
+    type=int,
+    default=1000,
+    show_default=True,
+    metavar="MICROSECONDS",
+    help="How long a request may wait for others to share a batch with.",
+)
+@debug_option
+def package(
+    artifact: Path,
+    repository: Path | None,
+    name: str | None,
+    version: int,
+    instances: int,
+    queue_delay: int,
+) -> int:
+    """Write ARTIFACT as a server takes it.
+
+    The server's models take token ids; texts are tokenized by the client.
+    """
+    if repository is None:
+        raise InputError("nothing to write; give --triton DIR")
+    from exporter.manifest import read_manifest
+    from exporter.packaging.triton import TritonOptions, package_triton
+
+    options = TritonOptions(name, version, instances, queue_delay)
+    manifest = read_manifest(artifact)
+    models = package_triton(artifact, manifest, manifest.engines, repository, options)
+    for model in models:
+        click.echo(f"{model.folder}: {model.backend}, {', '.join(model.files)}")
+    left = sorted({e.target for e in manifest.engines} - {"tensorrt"})
+    for target in left:
+        click.echo(f"not written: the engine of {target}, which no backend of the server runs")
+    return 0
