@@ -79,8 +79,8 @@ def test_python_m_exporter() -> None:
         (["run"], "Missing argument 'ARTIFACT'"),
         (["build", "x", "--precision", "int8"], "--precision int8: this version does not build it"),
         (
-            ["build", "x", "--target", "tensorrt-rtx"],
-            "--target tensorrt-rtx: this version does not",
+            ["build", "x", "--target", "tensorflow"],
+            "--target 'tensorflow': unknown; choose from onnx, tensorrt, tensorrt-rtx",
         ),
         (["build", "x", "--seq", "9,1,2"], "--seq: range 9,1,2: give MIN,OPT,MAX"),
         (["build", "x", "--batch", "many"], "--batch 'many'"),
@@ -283,7 +283,7 @@ def test_run_prints_the_answer_of_every_head(
     [
         (["a", "--pair", "b", "--pair", "c"], "1 texts and 2 --pair"),
         (["--pair", "b"], "--pair needs a TEXT"),
-        (["a", "--provider", "tpu"], "provider 'tpu': unknown; choose from cpu, torch"),
+        (["a", "--provider", "tpu"], "provider 'tpu': unknown; choose from cpu, cuda"),
         (["a", "--threads", "0"], "threads is 0"),
         (["bad \udcff text"], "surrogate"),
     ],
