@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/fidelity.py`: checkpoints, sentences, measures, and one file per peer."""
