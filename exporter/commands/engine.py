@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from exporter.engine.options import EngineOptions
+from exporter.engine.options import ATTENTIONS, EngineOptions
 from exporter.engine.profiles import ShapeProfile
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -52,6 +52,13 @@ _OPTIONS = (
     click.option("--hardware-compatible", is_flag=True, help="For GPUs from Ampere on (tensorrt)."),
     click.option("--refittable", is_flag=True, help="Weights of the engine can be replaced."),
     click.option("--strip-weights", is_flag=True, help="Leave the weights out of the engine."),
+    click.option(
+        "--attention",
+        default=_DEFAULTS["attention"],
+        show_default=True,
+        metavar="|".join(ATTENTIONS),
+        help="How the attention gets into the engine.",
+    ),
     click.option("--tf32", is_flag=True, help="fp32 products may round their factors to 10 bits."),
 )
 

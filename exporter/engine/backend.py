@@ -72,6 +72,11 @@ class Backend:
         problem = self.problem()
         if problem is not None:
             raise MissingDependencyError(f"--target {self.target}: {problem}")
+        if options.attention == "plugin":
+            reason = "this version has no plugin"
+            if self is TENSORRT_RTX:
+                reason = "TensorRT-RTX takes no plugins from Python"
+            raise MissingDependencyError(f"--attention plugin: {reason}; use graph or standard")
         if self is TENSORRT:
             if options.compute_capabilities:
                 raise InputError(

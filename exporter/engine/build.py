@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -117,13 +119,14 @@ def build_engine(
     check_memory(backend.title, graph_bytes(onnx), available_bytes())
     request = {
         "target": backend.target,
-        "onnx": str(onnx),
         "plan": str(plan),
         "inputs": list(inputs),
         "profiles": [profile.to_dict() for profile in profiles],
         "options": options.to_dict(),
     }
-    done = _run(backend, request, progress or (lambda message: None))
+    say = progress or (lambda message: None)
+    with _graph_of(onnx, options) as graph:
+        done = _run(backend, {**request, "onnx": str(graph)}, say)
     kernels = from_json(done["kernels"])
     layers = plan.with_name(f"{plan.name.removesuffix('.plan')}.layers.json")
     layers.write_text(json.dumps(done["kernels"], indent=1) + "\n", encoding="utf-8")
@@ -145,6 +148,23 @@ def build_engine(
         seconds=round(done["seconds"], 3),
         host_peak_bytes=done["host_peak_bytes"],
     )
+
+
+@contextmanager
+def _graph_of(onnx: Path, options: EngineOptions) -> Iterator[Path]:
+    """The graph to build from: the one given, or one with another body of the attention."""
+    if options.attention != "standard":
+        yield onnx
+        return
+    from exporter.engine.standard_attention import swap_body
+
+    # Beside the graph, whose weights may lie in a file that it names.
+    swapped = onnx.with_name(f".{onnx.stem}.{secrets.token_hex(4)}.onnx")
+    try:
+        swap_body(onnx, swapped)
+        yield swapped
+    finally:
+        swapped.unlink(missing_ok=True)
 
 
 def _sizes(messages: Sequence[str]) -> dict[str, int]:

@@ -8,6 +8,10 @@ from typing import Any
 
 from exporter.errors import InputError
 
+ATTENTIONS = ("auto", "graph", "standard", "plugin")
+"""How our operator gets into an engine: the graph's own body, ONNX's `Attention` with the summed
+bias, or our plugin; auto is the best that is there."""
+
 OPTIMIZATION_LEVELS = range(6)
 """TensorRT's builder optimization levels; higher is slower to build."""
 
@@ -26,6 +30,7 @@ class EngineOptions:
         hardware_compatible: other GPUs from Ampere on may run the engine; TensorRT only.
         refittable: the weights can be replaced in the built engine. Needs a GPU to build.
         strip_weights: leave weights that can be refitted out of the file. Needs a GPU to build.
+        attention: how our operator gets into the engine, one of `ATTENTIONS`.
         tf32: products of fp32 values may round their factors to 10 bits.
 
     Raises:
@@ -40,6 +45,7 @@ class EngineOptions:
     hardware_compatible: bool = False
     refittable: bool = False
     strip_weights: bool = False
+    attention: str = "auto"
     tf32: bool = False
 
     def __post_init__(self) -> None:
@@ -52,6 +58,10 @@ class EngineOptions:
             raise InputError("--compute-capability: a number is given twice")
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise InputError(f"--workspace {self.workspace_mib}: give MiB, at least 1")
+        if self.attention not in ATTENTIONS:
+            raise InputError(
+                f"--attention {self.attention!r}: unknown; choose from {', '.join(ATTENTIONS)}"
+            )
         level = self.optimization_level
         if level is not None and level not in OPTIMIZATION_LEVELS:
             raise InputError(f"--optimization-level {level}: choose from 0 to 5")

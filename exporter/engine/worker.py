@@ -99,6 +99,7 @@ def _build(
         EngineBytesFromNetwork,
         NetworkFromOnnxPath,
         PostprocessConfig,
+        SetDecomposableAttentions,
     )
     from polygraphy.logger import G_LOGGER
 
@@ -116,7 +117,11 @@ def _build(
     channel.send("progress", message="reading the graph")
     # TensorRT 11 and TensorRT-RTX are strongly typed always and may not know the flag.
     typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-    network = NetworkFromOnnxPath(request["onnx"], strongly_typed=typed)()
+    loader = NetworkFromOnnxPath(request["onnx"], strongly_typed=typed)
+    if options.attention == "standard":
+        # Where no fused kernel fits, as in fp32, TensorRT would refuse the graph instead.
+        loader = SetDecomposableAttentions(loader)
+    network = loader()
     _check_inputs(network[1], request["inputs"])
     config = _config(backend, trt, options, profiles, request["inputs"], channel)
     if not options.tf32:

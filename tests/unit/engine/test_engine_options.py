@@ -37,6 +37,7 @@ def shape(task: Task = Task.BASE, **changes: object) -> ModelShape:
     [
         ({"compute_capabilities": (8,)}, "--compute-capability 8"),
         ({"compute_capabilities": (89, 89)}, "twice"),
+        ({"attention": "fast"}, "--attention 'fast'"),
         ({"workspace_mib": 0}, "--workspace 0"),
         ({"optimization_level": 6}, "--optimization-level 6"),
         ({"optimization_level": -1}, "--optimization-level -1"),
@@ -143,6 +144,7 @@ def test_tensorrt_needs_a_gpu_to_build(monkeypatch: pytest.MonkeyPatch) -> None:
         (EngineOptions(timing_cache=Path("x")), InputError, "--timing-cache"),
         (EngineOptions(version_compatible=True), InputError, "--version-compatible"),
         (EngineOptions(hardware_compatible=True), InputError, "--hardware-compatible"),
+        (EngineOptions(attention="plugin"), MissingDependencyError, "no plugins from Python"),
         (EngineOptions(refittable=True), MissingDependencyError, "--refittable"),
         (EngineOptions(strip_weights=True), MissingDependencyError, "--strip-weights"),
     ],

@@ -1,0 +1,80 @@
+"""ONNX's `Attention` with the summed bias computes what the graph's own body computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+
+from exporter.deberta.checkpoint import open_checkpoint
+from exporter.engine.backend import TENSORRT_RTX
+from exporter.engine.build import build_engine
+from exporter.engine.options import EngineOptions
+from exporter.engine.profiles import ShapeProfile
+from exporter.engine.standard_attention import swap_body
+from exporter.errors import InputError
+from exporter.graph.export import export_onnx
+from exporter.runtime.feeds import ModelShape
+from exporter.runtime.onnx_session import OnnxSession
+
+MakeCheckpoint = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pos_att_type": ["c2p"], "position_buckets": -1, "max_relative_positions": 20},
+        {"pos_att_type": ["p2c"], "share_att_key": False},
+        {"pos_att_type": []},
+    ],
+)
+def test_outputs_are_the_same(
+    changes: dict[str, object], make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    folder = make_checkpoint("token-classification", num_hidden_layers=2, **changes)
+    checkpoint = open_checkpoint(folder, None)
+    export_onnx(checkpoint, tmp_path / "model.onnx", external_data=True)
+    assert swap_body(tmp_path / "model.onnx", tmp_path / "swapped.onnx") == 2
+    shape = ModelShape(checkpoint.config, checkpoint.task)
+    swapped = onnx.load(tmp_path / "swapped.onnx", load_external_data=False)
+    (function,) = swapped.functions
+    assert [node.op_type for node in function.node].count("Attention") == 1
+    own = OnnxSession(tmp_path / "model.onnx", shape, threads=1)
+    standard = OnnxSession(tmp_path / "swapped.onnx", shape, threads=1)
+    for batch, length in ((1, 1), (2, 9), (3, 77)):
+        random = np.random.default_rng(length)
+        mask = np.arange(length) < random.integers(1, length + 1, (batch, 1))
+        feeds = {"input_ids": random.integers(1, 1000, (batch, length)), "attention_mask": mask}
+        expected, found = own.run(**feeds)["logits"], standard.run(**feeds)["logits"]
+        difference = np.abs(expected - found)[mask].max()
+        assert difference <= 2e-6 * np.abs(expected[mask]).max()
+
+
+def test_it_builds_and_nothing_is_left(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    checkpoint = open_checkpoint(make_checkpoint(num_hidden_layers=1), None)
+    export_onnx(checkpoint, tmp_path / "model.onnx")
+    options = EngineOptions(compute_capabilities=(89,), attention="standard")
+    profile = ShapeProfile.parse("1,2,4x1,9,33")
+    inputs = ("input_ids", "attention_mask")
+    made = build_engine(
+        TENSORRT_RTX, tmp_path / "model.onnx", tmp_path / "x.plan", inputs, [profile], options
+    )
+    # In fp32 no fused kernel fits, so that TensorRT takes the operator apart.
+    assert made.attention == "expanded"
+    assert made.options.attention == "standard"
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "x.plan", "x.layers.json"}
+
+
+def test_a_graph_without_our_operator(tmp_path: Path) -> None:
+    value = make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    out = make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = make_graph([make_node("Neg", ["x"], ["y"])], "g", [value], [out])
+    onnx.save(make_model(graph, opset_imports=[make_opsetid("", 20)]), tmp_path / "other.onnx")
+    with pytest.raises(InputError, match="has no DisentangledAttention"):
+        swap_body(tmp_path / "other.onnx", tmp_path / "x.onnx")
