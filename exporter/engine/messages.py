@@ -24,6 +24,9 @@ _CAPABILITY = re.compile(r"Compute capability (?P<number>[\d.]+) \((?P<name>\w+)
 _UNSUPPORTED = re.compile(
     r"Cannot compile operation '(?P<node>.*?)' for (?P<gpu>[^:]*): (?P<rule>[^.]*)"
 )
+_DATATYPE = re.compile(
+    r"Cannot compile for target\(s\) (?P<gpu>[\w, ]+), because .*datatypes: (?P<types>[\w, ]+)"
+)
 _WORKSPACE = re.compile(r"within workspace limit|insufficient (memory|workspace)", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|bad_alloc|OutOfMemory|Error Code 2\b|cudaError 2\b", re.IGNORECASE
@@ -57,6 +60,11 @@ def translate(
         return InputError(
             f"{backend.title}: node {found['node']!r} cannot be built for {found['gpu']}: "
             f"{found['rule'].strip()}; choose another --precision or --compute-capability"
+        )
+    if found := _DATATYPE.search(text):
+        return InputError(
+            f"{backend.title}: {found['gpu'].strip()} has no kernels for {found['types'].strip()}; "
+            "choose another --precision or --compute-capability"
         )
     if _WORKSPACE.search(text):
         return InputError(

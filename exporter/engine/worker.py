@@ -99,7 +99,6 @@ def _build(
         EngineBytesFromNetwork,
         NetworkFromOnnxPath,
         PostprocessConfig,
-        SetDecomposableAttentions,
     )
     from polygraphy.logger import G_LOGGER
 
@@ -119,6 +118,8 @@ def _build(
     typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     loader = NetworkFromOnnxPath(request["onnx"], strongly_typed=typed)
     if options.attention == "standard":
+        from polygraphy.backend.trt import SetDecomposableAttentions
+
         # Where no fused kernel fits, as in fp32, TensorRT would refuse the graph instead.
         loader = SetDecomposableAttentions(loader)
     network = loader()

@@ -39,6 +39,11 @@ WORKSPACE = (
     "enumerate_tactics] Tactic Selection: no tactics to implement the operation within workspace "
     "limit. Consider increase the allowed workspace size. In compileGraph at /_src/x.cpp:2012)"
 )
+DATATYPE = (
+    "[E] IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:1500: run_passes] "
+    "Cannot compile for target(s) sm80, because the model contains HW-specific datatypes: "
+    "fp8_e4m3. In compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:2012)"
+)
 JIT = (
     "[E] IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([myelin_graph.h:1295: "
     "attachExceptionMsgToGraph] MyelinCheckException: graph_jit.cpp:278: CHECK(status == "
@@ -62,6 +67,7 @@ JIT = (
             ["has no function for it"],
         ),
         (TURING, InputError, ["'node_MatMul_6'", "Turing (SM75): FP32 GEMM is not supported;"]),
+        (DATATYPE, InputError, ["sm80 has no kernels for fp8_e4m3; choose another --precision"]),
         (WORKSPACE, InputError, ["--workspace"]),
         (JIT, MissingDependencyError, ["needs a GPU"]),
         ("[E] Error Code 2: OutOfMemory", MissingDependencyError, ["not enough memory"]),
