@@ -1,4 +1,4 @@
-"""The engines of a build: which targets can be built here, and building them."""
+"""The engines of a build: what can be built here, and building it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,6 @@ def check_targets(config: BuildConfig) -> None:
     """
     for backend in _backends(config.targets):
         backend.check(config.engine)
-
-
-def default_targets() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The targets that this machine can build, and a line for each that it cannot."""
-    problems = {target: backend.problem() for target, backend in BACKENDS.items()}
-    ready = tuple(target for target in sorted(problems) if problems[target] is None)
-    skipped = tuple(
-        f"--target {target} skipped: {problem}" for target, problem in problems.items() if problem
-    )
-    return ("onnx", *ready), skipped
 
 
 def engine_profiles(config: BuildConfig, shape: ModelShape, seq: Range) -> tuple[ShapeProfile, ...]:

@@ -17,7 +17,6 @@ from exporter.cli import main
 from exporter.config import BuildConfig, Range
 from exporter.engine.options import EngineOptions
 from exporter.engine.profiles import ShapeProfile
-from exporter.engine.targets import default_targets
 from exporter.errors import InputError, MissingDependencyError
 from exporter.manifest import read_manifest
 
@@ -204,6 +203,3 @@ def test_a_target_that_is_not_installed(
     code, _, err = call(capsys, "build", "--target", "tensorrt", "--output", tmp_path / "out")
     assert code == 3
     assert "--target tensorrt: TensorRT is not installed: pip install" in err
-    targets, skipped = default_targets()
-    assert targets == ("onnx",)
-    assert len(skipped) == 2
