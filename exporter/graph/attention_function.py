@@ -8,12 +8,25 @@ a runtime that merges common subexpressions computes it once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from plugins.disentangled_attention import contract
+
+Storage: TypeAlias = Literal["fp32", "fp16", "bf16"]
+
+_LOWEST = {"fp32": -(2.0**127), "fp16": -(2.0**15), "bf16": -(2.0**127)}
+"""About half of each type's lowest value, and exact in it."""
+
+
+CONTENT_TO_CONTENT = f"{contract.OP_TYPE}.content_to_content"
+CONTENT_TO_POSITION = f"{contract.OP_TYPE}.content_to_position"
+POSITION_TO_CONTENT = f"{contract.OP_TYPE}.position_to_content"
+SCORE_TERMS = (CONTENT_TO_CONTENT, CONTENT_TO_POSITION, POSITION_TO_CONTENT)
+"""Names of the values in the body that give scores, scaled; the last two for every slot."""
 
 
 @dataclass(frozen=True)
@@ -29,25 +42,38 @@ class AttentionShape:
     """`P`: the slot table has `2 * P + 1` entries."""
 
 
-def attention_function(shape: AttentionShape, opset: int) -> ir.Function:
-    """The local function `deb_export::DisentangledAttention` in fp32.
+def attention_function(
+    shape: AttentionShape, opset: int, storage: Storage = "fp32", *, fp32_scores: bool = True
+) -> ir.Function:
+    """The local function `deb_export::DisentangledAttention`.
+
+    Scores are scaled before their products, and summed and normalized in fp32, whatever the
+    storage. A body for fp16 or bf16 follows the type of `qkv`, so it serves nodes that stay in fp32
+    as well. Its last product, of probabilities and values, is in the storage type.
 
     Args:
         shape: the model's attention.
         opset: version of the standard operators.
+        storage: type of `qkv`, `pos_key`, `pos_query` and `context`.
+        fp32_scores: whether the terms of the scores are computed in fp32, or in the storage type
+            and widened to be summed.
 
     Returns:
         A function with the contract's inputs, output and attributes.
     """
-    return _Body(shape, opset).function()
+    return _Body(shape, opset, storage, fp32_scores).function()
 
 
 class _Body:
     """Builds the nodes in order, each method one part of the formula."""
 
-    def __init__(self, shape: AttentionShape, opset: int) -> None:
+    def __init__(
+        self, shape: AttentionShape, opset: int, storage: Storage, fp32_scores: bool
+    ) -> None:
         self.shape = shape
         self.opset = opset
+        self.storage = storage
+        self.fp32_scores = fp32_scores
         self.tape = Tape()
         self.inputs = {name: ir.Value(name=name) for name in contract.INPUTS}
 
@@ -76,9 +102,9 @@ class _Body:
             "Split", [self.inputs["qkv"]], {"axis": -1, "num_outputs": 3}, num_outputs=3
         )
         # Scaled before any product: a sum of unscaled scores can overflow fp16.
-        query_BHSD = self.heads(self.op("Mul", query, self.scalar(self.shape.scale)), (0, 2, 1, 3))
-        key_BHDS = self.heads(key, (0, 2, 3, 1))
-        scores = self.op("MatMul", query_BHSD, key_BHDS)
+        query_BHSD = self.heads(self.factor(query, self.shape.scale), (0, 2, 1, 3))
+        key_BHDS = self.heads(self.factor(key), (0, 2, 3, 1))
+        scores = self.wide(self.term(CONTENT_TO_CONTENT, query_BHSD, key_BHDS))
         if self.shape.c2p or self.shape.p2c:
             index_BHSS = self.slot_index()
             if self.shape.c2p:
@@ -86,24 +112,38 @@ class _Body:
             if self.shape.p2c:
                 scores = self.op("Add", scores, self.position_to_content(key, index_BHSS))
         scores = self.op("Add", scores, self.mask_bias())
-        probabilities = self.op("Softmax", scores, axis=-1)
+        probabilities = self.stored(self.op("Softmax", scores, axis=-1))
         context_BHSD = self.op("MatMul", probabilities, self.heads(value, (0, 2, 1, 3)))
         context_BSHD = self.op("Transpose", context_BHSD, perm=(0, 2, 1, 3))
         width = self.shape.num_heads * self.shape.head_size
         return self.op("Reshape", context_BSHD, self.ints([0, 0, width]))
 
     def content_to_position(self, query_BHSD: ir.Value, index_BHSS: ir.Value) -> ir.Value:
-        """`Q . pos_key[slots]`: every slot's product, then the one each pair reads."""
-        pos_key_HDR = self.op("Transpose", self.inputs["pos_key"], perm=(0, 2, 1))
-        table_BHSR = self.op("MatMul", query_BHSD, pos_key_HDR)
-        return self.op("GatherElements", table_BHSR, index_BHSS, axis=-1)
+        """`Q . pos_key[slots]`: every slot's product, then the one each pair reads; fp32."""
+        pos_key = self.factor(self.inputs["pos_key"])
+        pos_key_HDR = self.op("Transpose", pos_key, perm=(0, 2, 1))
+        table_BHSR = self.term(CONTENT_TO_POSITION, query_BHSD, pos_key_HDR)
+        return self.wide(self.op("GatherElements", table_BHSR, index_BHSS, axis=-1))
 
     def position_to_content(self, key: ir.Value, index_BHSS: ir.Value) -> ir.Value:
-        """`(K . pos_query[slots])^T`: slots are rows, so that the pair (i, j) reads column j."""
-        scaled = self.op("Mul", key, self.scalar(self.shape.scale))
-        key_BHDS = self.heads(scaled, (0, 2, 3, 1))
-        table_BHRS = self.op("MatMul", self.inputs["pos_query"], key_BHDS)
-        return self.op("GatherElements", table_BHRS, index_BHSS, axis=-2)
+        """`(K . pos_query[slots])^T`: slots are rows, so the pair (i, j) reads column j; fp32."""
+        key_BHDS = self.heads(self.factor(key, self.shape.scale), (0, 2, 3, 1))
+        pos_query = self.factor(self.inputs["pos_query"])
+        table_BHRS = self.term(POSITION_TO_CONTENT, pos_query, key_BHDS)
+        return self.wide(self.op("GatherElements", table_BHRS, index_BHSS, axis=-2))
+
+    def factor(self, value: ir.Value, scale: float | None = None) -> ir.Value:
+        """An input of a score's product, scaled in fp32, in the type that the product has."""
+        if scale is None:
+            return self.wide(value) if self.fp32_scores else value
+        scaled = self.op("Mul", self.wide(value), self.scalar(scale))
+        return scaled if self.fp32_scores else self.stored(scaled)
+
+    def term(self, name: str, left: ir.Value, right: ir.Value) -> ir.Value:
+        """A product that gives scores; its name is known to those who read ranges."""
+        product = self.op("MatMul", left, right)
+        product.name = name
+        return product
 
     def slot_index(self) -> ir.Value:
         """Slot of each query and key: int32 `(B, H, S, S)`."""
@@ -127,14 +167,25 @@ class _Body:
         """0 for a key that may be attended, a large negative number for one that may not."""
         allowed = self.op("Cast", self.inputs["mask"], to=ir.DataType.BOOL)
         allowed_B11S = self.op("Unsqueeze", allowed, self.ints([1, 2]))
-        # Half of the lowest float: the sum with any score stays finite, also where all are masked.
-        lowest = float(np.finfo(np.float32).min) / 2
+        # The sum with any score stays finite, also where all are masked; and the storage type has
+        # the value, for a runtime that computes in that type after all.
+        lowest = _LOWEST[self.storage]
         return self.op("Where", allowed_B11S, self.scalar(0.0), self.scalar(lowest))
 
     def heads(self, packed: ir.Value, perm: tuple[int, ...]) -> ir.Value:
         """`(B, S, H*D)` -> (B, S, H, D) permuted."""
         sizes = self.ints([0, 0, self.shape.num_heads, self.shape.head_size])
         return self.op("Transpose", self.op("Reshape", packed, sizes), perm=perm)
+
+    def wide(self, value: ir.Value) -> ir.Value:
+        """A value in fp32."""
+        return value if self.storage == "fp32" else self.op("Cast", value, to=ir.DataType.FLOAT)
+
+    def stored(self, value: ir.Value) -> ir.Value:
+        """A value in the type of `qkv`."""
+        if self.storage == "fp32":
+            return value
+        return self.op("CastLike", value, self.inputs["qkv"])
 
     def op(self, op_type: str, *inputs: ir.Value, **attributes: object) -> ir.Value:
         return self.tape.op(op_type, inputs, attributes or None)  # type: ignore[arg-type]
@@ -157,4 +208,5 @@ def _name_apart(tape: Tape) -> None:
     for index, node in enumerate(tape.nodes):
         node.name = f"{contract.OP_TYPE}.{node.op_type}.{index}"
         for position, output in enumerate(node.outputs):
-            output.name = f"{node.name}.{position}"
+            if output.name not in SCORE_TERMS:
+                output.name = f"{node.name}.{position}"

@@ -1,0 +1,1 @@
+"""The portable graph in another precision: passes over it, one transform per file."""
