@@ -48,7 +48,8 @@ def test_a_stopped_build_leaves_nothing(
     time.sleep(0.3 if step == "graph" else 0.0)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
+    # Python ends by the signal itself when it came inside an exec; a shell reports both as 130.
+    assert process.returncode in (code, -signal.SIGINT if code == 130 else code), err
     assert "Traceback" not in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
