@@ -119,14 +119,17 @@ def build_engine(
     check_memory(backend.title, graph_bytes(onnx), available_bytes())
     request = {
         "target": backend.target,
-        "plan": str(plan),
+        "plan": str(plan.absolute()),
         "inputs": list(inputs),
         "profiles": [profile.to_dict() for profile in profiles],
-        "options": options.to_dict(),
+        "options": {
+            **options.to_dict(),
+            "timing_cache": options.timing_cache and str(options.timing_cache.absolute()),
+        },
     }
     say = progress or (lambda message: None)
     with _graph_of(onnx, options) as graph:
-        done = _run(backend, {**request, "onnx": str(graph)}, say)
+        done = _run(backend, {**request, "onnx": str(graph.absolute())}, say)
     kernels = from_json(done["kernels"])
     layers = plan.with_name(f"{plan.name.removesuffix('.plan')}.layers.json")
     layers.write_text(json.dumps(done["kernels"], indent=1) + "\n", encoding="utf-8")
@@ -178,7 +181,7 @@ def _run(
 ) -> dict[str, Any]:
     """Run the worker and return the fields of its last event."""
     with tempfile.TemporaryFile() as stderr:
-        process = _start(stderr)
+        process = _start(stderr, Path(request["plan"]).parent)
         last: dict[str, Any] = {}
         try:
             if process.stdin is not None:
@@ -202,10 +205,11 @@ def _run(
         raise died(backend, request["onnx"], code, said)
 
 
-def _start(stderr: IO[bytes]) -> subprocess.Popen[str]:
+def _start(stderr: IO[bytes], folder: Path) -> subprocess.Popen[str]:
     # The worker must find this package, also where it is not installed.
     root = str(Path(exporter.__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    paths = [root, *(str(Path(path).absolute()) for path in given)]
     return subprocess.Popen(
         [sys.executable, "-m", "exporter.engine.worker"],
         stdin=subprocess.PIPE,
@@ -213,7 +217,9 @@ def _start(stderr: IO[bytes]) -> subprocess.Popen[str]:
         stderr=stderr,
         text=True,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        # Python would import from the current folder, which may be a checkpoint's: not that one.
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
     )
 
 

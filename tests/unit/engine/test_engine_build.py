@@ -88,6 +88,17 @@ def test_several_profiles_and_gpus(graph: Path, tmp_path: Path) -> None:
     assert (two.activation_bytes or 0) > (one.activation_bytes or 0)
 
 
+def test_nothing_is_imported_from_the_current_folder(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "polygraphy.py").write_text("raise SystemExit('imported')")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    plan = Path("out") / "model.rtx.plan"
+    assert build_engine(TENSORRT_RTX, graph, plan, INPUTS, [PROFILE], ADA).bytes > 0
+
+
 def save(path: Path, *nodes: onnx.NodeProto) -> Path:
     """A graph of int64 inputs like ours, with `nodes` on them."""
     values = [make_tensor_value_info(name, TensorProto.INT64, ["B", "S"]) for name in INPUTS]
