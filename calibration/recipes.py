@@ -122,7 +122,9 @@ def make_recipe(
         CalibrationError: an unknown method, or a percentile out of range.
     """
 
-    def threshold_of(values: Floats) -> float:
+    def threshold_of(values: Floats, channel_amax: Floats) -> float:
+        if method == "minmax":
+            return float(channel_amax.max())
         builder = HistogramBuilder()
         builder.update(values)
         return threshold(builder.result(), method, percentile=percentile)
@@ -136,8 +138,9 @@ def make_recipe(
         factors = choice.factors
         sample = sample / factors
         mean, square = mean / factors, square / np.square(factors)
-        largest = float((seen.channel_amax / factors).max())
-        limit = largest if method == "minmax" else threshold_of(sample)
+        smoothed_amax = seen.channel_amax / factors
+        largest = float(smoothed_amax.max())
+        limit = threshold_of(sample, smoothed_amax)
     recipe = SiteRecipe(
         strength=choice.strength,
         factors=choice.factors,

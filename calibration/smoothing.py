@@ -26,14 +26,15 @@ from calibration.sites import Site, SiteKind, by_layer, matmul_of
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Strengths tried, beside none."""
 
-LEAST_GAIN = 0.15
+LEAST_GAIN = 0.5
 """Share of the squared output error that smoothing must take away to be worth a `Mul`."""
 
 _LARGEST_FACTOR = 2.0**12
 """Factors are kept within this of their mean: a channel that is nearly silent stays so."""
 
-Threshold = Callable[[Floats], float]
-"""Threshold of an activation from a sample of it."""
+Threshold = Callable[[Floats, Floats], float]
+"""Threshold of an activation, from a sample of it `(rows, K)` and the largest magnitudes of its
+channels over all calibration text `(K,)`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +132,7 @@ def search(
         columns = _reciprocal(np.sqrt(np.mean(np.square(wanted), axis=0)))
 
     def error(tried: Floats | None) -> float:
-        return output_error(sample, weight, wanted, columns, tried, threshold)
+        return output_error(sample, channel_amax, weight, wanted, columns, tried, threshold)
 
     errors: dict[float | None, float] = {None: error(None)}
     factors = {s: smoothing_factors(channel_amax, weight, s) for s in strengths}
@@ -146,6 +147,7 @@ def search(
 
 def output_error(
     sample: Floats,
+    channel_amax: Floats,
     weight: Floats,
     wanted: Floats,
     columns: Floats,
@@ -156,6 +158,7 @@ def output_error(
 
     Args:
         sample: `(rows, K)`, input of the site.
+        channel_amax: `(K,)`, largest magnitudes of the input's channels.
         weight: `(K, N)`.
         wanted: `(rows, N)`, `sample @ weight`.
         columns: `(N,)` or `(1,)`, what the columns of the output are multiplied by first.
@@ -164,8 +167,10 @@ def output_error(
     """
     number = NumberFormat.INT8
     if factors is not None:
-        sample, weight = sample / factors, weight * factors[:, None]
-    stored_sample = round_trip(sample, scale_of(threshold(sample), number), number)
+        sample, channel_amax = sample / factors, channel_amax / factors
+        weight = weight * factors[:, None]
+    scale = scale_of(threshold(sample, channel_amax), number)
+    stored_sample = round_trip(sample, scale, number)
     stored_weight = round_trip(weight, scale_of(np.abs(weight).max(axis=0), number), number)
     error = stored_sample @ stored_weight
     error -= wanted

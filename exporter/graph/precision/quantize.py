@@ -1,12 +1,12 @@
 """int8 and fp8: an exported graph with explicit quantization of its linear layers.
 
 The stages are those of `calibration`, one file each: smoothing, weight clipping, insertion of
-QuantizeLinear and DequantizeLinear, bias correction. Nothing is run here and no weight is held:
-what runs the model is `exporter.graph.precision.calibrate`.
+QuantizeLinear and DequantizeLinear, bias correction. Nothing is run here and no weight is held.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,69 +20,93 @@ from calibration.insertion import InsertionReport, SiteScales, insert
 from calibration.placement import Placement
 from calibration.recipes import Recipes, SiteRecipe
 from calibration.sites import Site, find_sites
-from calibration.smoothing import Smoothing, SmoothingReport, apply
+from calibration.smoothing import Smoothing, SmoothingReport, apply, is_free
 
 METADATA = "deb_export.quantization"
 
 
-@dataclass(frozen=True)
-class SiteResult:
-    """What was done to one site.
+@dataclass(frozen=True, eq=False)
+class SolvedSite:
+    """Numbers of one quantized site that follow from its recipe and its weight.
 
     Attributes:
-        name: of the site.
-        strength: of its smoothing; None for none.
-        clipped: columns of its weight whose threshold is below their largest weight.
+        scales: thresholds of its input and of the columns of its weight.
+        shift: fp32 `(N,)`, what its bias is corrected by.
+        clipped: columns whose threshold is below their largest weight.
         clipping_gain: share of the weighted squared error of its weight that clipping took away.
-        shift: root mean square of what its bias was corrected by.
     """
 
-    name: str
-    strength: float | None
+    scales: SiteScales
+    shift: Floats
     clipped: int
     clipping_gain: float
-    shift: float
 
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What the pass did."""
+    """What the pass did.
+
+    Attributes:
+        number: the format.
+        smoothing: where factors went.
+        insertion: the nodes and bytes.
+        clipped: columns of weights whose threshold is below their largest weight.
+        corrected: sites whose bias was corrected.
+        kept: sites that stay in float, each with the reason.
+    """
 
     number: NumberFormat
     smoothing: SmoothingReport
     insertion: InsertionReport
-    sites: tuple[SiteResult, ...]
+    clipped: int
+    corrected: int
     kept: tuple[tuple[str, str], ...]
-    """Sites that stay in float, each with the reason."""
+
+
+def solve_sites(
+    model: ir.Model, placement: Placement, recipes: Recipes, number: NumberFormat
+) -> dict[str, SolvedSite]:
+    """The numbers of every site of a placement, by name; `model` is smoothed on the way.
+
+    Weights are evaluated one at a time. What a site gets does not depend on whether another one
+    is quantized.
+
+    Args:
+        model: an exported fp32 graph, of no use afterwards.
+        placement: the sites.
+        recipes: for every site of the placement, by name.
+        number: the format.
+    """
+    smooth(model, placement, recipes)
+    return {
+        site.name: _solve(model, site, recipes[site.name], number) for site in placement.quantized
+    }
 
 
 def quantize_graph(
-    model: ir.Model, placement: Placement, recipes: Recipes, number: NumberFormat
+    model: ir.Model,
+    placement: Placement,
+    recipes: Recipes,
+    solved: Mapping[str, SolvedSite],
+    number: NumberFormat,
 ) -> QuantizationReport:
-    """Quantize the sites of a placement in place.
-
-    Weights are evaluated one at a time: once here, for their thresholds, and once when the model
-    is written.
+    """Quantize the sites of a placement in place; weights follow when the model is written.
 
     Args:
         model: an exported fp32 graph.
         placement: what to quantize; its sites are those of `model`.
         recipes: for every site of the placement, by name.
+        solved: from `solve_sites`, for at least these sites.
         number: the format.
 
     Raises:
-        RuntimeError: the graph or the recipes do not fit the placement: a defect of ours.
+        RuntimeError: what was done is not what the placement says: a defect of ours.
     """
-    sites = find_sites(model)
     chosen = placement.quantized
-    smoothed = apply(model, _smoothings(placement, recipes), sites)
-    scales, results = [], []
+    smoothed = smooth(model, placement, recipes)
     for site in chosen:
-        recipe = recipes[site.name]
-        item, result = _quantized_site(model, site, recipe, number)
-        scales.append(item)
-        results.append(result)
-    inserted = insert(model, scales, number)
+        add_to_bias(model, site, solved[site.name].shift)
+    inserted = insert(model, [solved[site.name].scales for site in chosen], number)
     if inserted.sites != tuple(site.name for site in chosen):
         raise RuntimeError(
             f"{len(inserted.sites)} sites quantized, but the placement has {len(chosen)}"
@@ -92,35 +116,39 @@ def quantize_graph(
         number=number,
         smoothing=smoothed,
         insertion=inserted,
-        sites=tuple(results),
+        clipped=sum(solved[site.name].clipped for site in chosen),
+        corrected=len(chosen),
         kept=tuple((kept.site.name, kept.reason) for kept in placement.kept),
     )
 
 
-def _smoothings(placement: Placement, recipes: Recipes) -> list[Smoothing]:
-    """Smoothing of the sites that are quantized."""
-    return [
+def smooth(model: ir.Model, placement: Placement, recipes: Recipes) -> SmoothingReport:
+    """Smooth a graph in place, as its recipes say.
+
+    Factors that cost no node are folded for a site that fell back to float as well: so the weights
+    of the layer's other sites are the same whatever falls back.
+    """
+    sites = find_sites(model)
+    quantized = {site.name for site in placement.quantized}
+    smoothings = [
         Smoothing(site, factors)
-        for site in placement.quantized
-        if (factors := recipes[site.name].factors) is not None
+        for site in sites
+        if site.name in recipes
+        and (factors := recipes[site.name].factors) is not None
+        and (site.name in quantized or is_free(site))
     ]
+    return apply(model, smoothings, sites)
 
 
-def _quantized_site(
-    model: ir.Model, site: Site, recipe: SiteRecipe, number: NumberFormat
-) -> tuple[SiteScales, SiteResult]:
-    """Thresholds of a smoothed site; its bias is corrected for them."""
-    weight: Floats = initializers.read(model, site.weight)
+def _solve(model: ir.Model, site: Site, recipe: SiteRecipe, number: NumberFormat) -> SolvedSite:
+    """Thresholds and bias of a smoothed site."""
+    weight = initializers.read(model, site.weight)
     clipped = clip_weight(weight, recipe.mean_square, number)
     # fp8 keeps the range of the input, so its rounding has no preferred direction.
     error = recipe.mean_error if number is NumberFormat.INT8 else np.zeros_like(recipe.mean)
-    shift = bias_shift(weight, clipped.thresholds, recipe.mean, error, number)
-    add_to_bias(model, site, shift)
-    result = SiteResult(
-        name=site.name,
-        strength=recipe.strength,
+    return SolvedSite(
+        scales=SiteScales(site, recipe.threshold_for(number), clipped.thresholds),
+        shift=bias_shift(weight, clipped.thresholds, recipe.mean, error, number),
         clipped=clipped.clipped,
         clipping_gain=1.0 - clipped.error,
-        shift=float(np.sqrt(np.mean(np.square(shift)))),
     )
-    return SiteScales(site, recipe.threshold_for(number), clipped.thresholds), result
