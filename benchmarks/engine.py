@@ -1,21 +1,26 @@
 """Times an engine build by TensorRT-RTX, which needs no GPU, and measures its memory.
 
     python benchmarks/engine.py artifacts/mine/model.onnx --profile 1,8,32x1,128,512
+    python benchmarks/engine.py artifacts/mine/model.onnx --profile 8x512 --attention standard
 
-Appends a row to benchmarks/results/engine.csv: the builder's own seconds, the peak memory of its
-process, and the memory that was foreseen.
+Appends a row to benchmarks/results/engine.csv: the builder's own seconds, the processor time and
+the peak memory of its process, the memory that was foreseen, and, for a profile of one shape, the
+bytes that the engine's kernels read and write.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
+import resource
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 
 from exporter.engine.backend import TENSORRT_RTX
 from exporter.engine.build import build_engine
+from exporter.engine.layers import KernelSummary, from_json
 from exporter.engine.memory import expected_bytes, graph_bytes
 from exporter.engine.options import EngineOptions
 from exporter.engine.profiles import ShapeProfile
@@ -32,9 +37,13 @@ def main() -> None:
     parser.add_argument("graph", type=Path)
     parser.add_argument("--profile", default="1,8,32x1,128,512")
     parser.add_argument("--compute-capability", default="89")
+    parser.add_argument("--attention", default="graph")
     arguments = parser.parse_args()
     graph = describe_graph(arguments.graph)
-    options = EngineOptions(EngineOptions.parse_capabilities(arguments.compute_capability))
+    options = EngineOptions(
+        EngineOptions.parse_capabilities(arguments.compute_capability),
+        attention=arguments.attention,
+    )
     with tempfile.TemporaryDirectory(dir=arguments.graph.parent) as folder:
         made = build_engine(
             TENSORRT_RTX,
@@ -45,20 +54,29 @@ def main() -> None:
             options,
             print,
         )
+        kernels = from_json(json.loads((Path(folder) / made.layers).read_text(encoding="utf-8")))
+    summary = KernelSummary.of(kernels)
+    traffic = summary.traffic_bytes
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = used.ru_utime + used.ru_stime
     size = graph_bytes(arguments.graph)
     row = {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "builder": f"TensorRT-RTX {made.version}",
         "processor": f"{processor_name()}, {usable_processors()} usable",
         "layers": graph.layers,
-        "precision": graph.metadata.get("deb_export.precision", "fp32"),
+        "precision": next(iter(graph.weights)),
         "profile": arguments.profile,
         "compute_capability": arguments.compute_capability,
         "graph_gib": round(size / GIB, 3),
         "plan_gib": round(made.bytes / GIB, 3),
         "activation_gib": round((made.activation_bytes or 0) / GIB, 3),
+        "body": arguments.attention,
         "attention": made.attention,
+        "kernels": summary.kernels,
+        "traffic_gib": "" if traffic is None else round(traffic / GIB, 3),
         "seconds": round(made.seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
         "peak_gib": round(made.host_peak_bytes / GIB, 2),
         "foreseen_gib": round(expected_bytes(size) / GIB, 2),
     }
