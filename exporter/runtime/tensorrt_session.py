@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from exporter.runtime.text import TextEncoder
 
 if TYPE_CHECKING:
     import torch
+
+Value = TypeVar("Value")
 
 MOST_SHAPES = 16
 """Shapes whose context and CUDA graph are kept; the one unused for longest is dropped."""
@@ -88,6 +90,7 @@ class TensorRtSession(ModelSession):
         self._check_names()
         self._profiles = self._read_profiles()
         self._prepared: OrderedDict[tuple[int, ...], _Prepared] = OrderedDict()
+        self._contexts: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._allocate()
         batches = [high[0] for _, high in self._profiles]
         self.max_batch = min(self.max_batch, *batches)
@@ -147,7 +150,7 @@ class TensorRtSession(ModelSession):
 
         self._check_open()
         shape = feeds["input_ids"].shape
-        prepared = self._prepare(shape)
+        prepared = _recent(self._prepared, shape, self._prepare)
         with self._device.queue():
             for name in self.input_names:
                 self._inputs[name][: feeds[name].size].copy_(torch.from_numpy(feeds[name].ravel()))
@@ -196,7 +199,8 @@ class TensorRtSession(ModelSession):
             raise InputError(
                 f"input_ids: shape {shape}; {self.shape.task} takes {self.shape.rank}D"
             )
-        context = self._new_context(shape)
+        # Not the contexts of `run`, whose addresses are those of the session's own buffers.
+        context = _recent(self._contexts, shape, self._new_context)
         outputs = {}
         for name, tensor in tensors.items():
             context.set_tensor_address(name, tensor.data_ptr())
@@ -213,6 +217,7 @@ class TensorRtSession(ModelSession):
     def close(self) -> None:
         """Free the engine and its buffers."""
         self._prepared.clear()
+        self._contexts.clear()
         self._inputs, self._outputs = {}, {}
         self._engine = self._runtime = None
 
@@ -221,19 +226,13 @@ class TensorRtSession(ModelSession):
             raise InputError("the session is closed")
 
     def _prepare(self, shape: tuple[int, ...]) -> _Prepared:
-        """The context for a shape, made when it comes for the first time."""
-        if shape in self._prepared:
-            self._prepared.move_to_end(shape)
-            return self._prepared[shape]
+        """A context for a shape, on the session's own buffers."""
         context = self._new_context(shape)
         size = self.shape.output_shape(shape)
         outputs = {name: buffer[: prod(size)].view(size) for name, buffer in self._outputs.items()}
         for name, tensor in (*self._inputs.items(), *outputs.items()):
             context.set_tensor_address(name, tensor.data_ptr())
-        self._prepared[shape] = _Prepared(context, outputs)
-        while len(self._prepared) > MOST_SHAPES:
-            self._prepared.popitem(last=False)
-        return self._prepared[shape]
+        return _Prepared(context, outputs)
 
     def _new_context(self, shape: tuple[int, ...]) -> Any:
         """A context set to a shape: its own, since a captured graph relies on its state."""
@@ -277,6 +276,20 @@ class TensorRtSession(ModelSession):
     def _enqueue(self, context: Any) -> None:
         if not context.execute_async_v3(self._device.stream):
             raise RuntimeError(f"{self._path}: the engine could not be queued")
+
+
+def _recent(
+    kept: OrderedDict[tuple[int, ...], Value],
+    shape: tuple[int, ...],
+    make: Callable[[tuple[int, ...]], Value],
+) -> Value:
+    """What is kept for a shape, made when the shape is new; the oldest of too many is dropped."""
+    if shape not in kept:
+        kept[shape] = make(shape)
+    kept.move_to_end(shape)
+    while len(kept) > MOST_SHAPES:
+        kept.popitem(last=False)
+    return kept[shape]
 
 
 def check_gpu(path: Path, record: EngineRecord, gpu: Gpu) -> None:

@@ -271,11 +271,17 @@ def test_a_shape_outside_the_profiles(
 def test_buffers_are_used_where_they_are(
     graph: OnnxSession, open_session: Callable[..., TensorRtSession]
 ) -> None:
-    session = open_session(Engine(graph))
-    feeds = {"input_ids": ids(2, 7), "attention_mask": np.ones((2, 7), np.int64)}
-    outputs = session.run_buffers(**feeds)
-    np.testing.assert_array_equal(outputs["logits"].numpy(), graph.run(**feeds)["logits"])
+    engine = Engine(graph)
+    session = open_session(engine)
+    for seed in range(3):
+        feeds = {"input_ids": ids(2, 7, seed=seed), "attention_mask": np.ones((2, 7), np.int64)}
+        outputs = session.run_buffers(**feeds)
+        expected = graph.run(**feeds)["logits"]
+        np.testing.assert_array_equal(outputs["logits"].numpy(), expected)
+        # Runs of both kinds do not disturb each other.
+        np.testing.assert_array_equal(session.run(**feeds)["logits"], expected)
     assert hasattr(outputs["logits"], "__dlpack__")
+    assert len(engine.used) == 2
 
 
 @pytest.mark.parametrize(
