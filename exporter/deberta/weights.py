@@ -69,7 +69,8 @@ class SafetensorsStore(WeightStore):
         self._entries: dict[str, _Entry] = {}
         for file in files:
             try:
-                with safe_open(file, framework="pt") as handle:
+                # safetensors reports an unreadable file as a missing one: ask the system first.
+                with file.open("rb"), safe_open(file, framework="pt") as handle:
                     for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
                         shape = tuple(handle.get_slice(name).get_shape())
                         self._entries[name] = _Entry(file, shape)
