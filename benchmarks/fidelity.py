@@ -43,7 +43,7 @@ RESULTS = Path(__file__).parent / "results" / "fidelity.csv"
 CHECKPOINTS = ("demo", "rescaled", "held-gains")
 METHODS = (
     "stock-fp32",
-    *(f"deb-export-{precision}" for precision in ours.PRECISIONS),
+    *(f"deb-export-{precision}" for precision in ours.METHODS),
     *others.PEERS,
 )
 ORDER = tuple((checkpoint, method) for checkpoint in CHECKPOINTS for method in METHODS)
