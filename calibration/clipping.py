@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.formats import Floats, NumberFormat, round_trip, scale_of
 
-RATIOS = tuple(float(ratio) for ratio in np.round(np.arange(1.0, 0.495, -0.02), 2))
+RATIOS = tuple(float(ratio) for ratio in np.round(np.arange(1.0, 0.69, -0.03), 2))
 """Thresholds tried, as shares of the largest weight."""
 
 _BLOCK_VALUES = 1 << 21  # weights at a time

@@ -23,9 +23,6 @@ from exporter.runtime.feeds import Ids
 
 Progress = Callable[[str], None]
 
-SATURATED = 0.01
-"""Share of an input's values beyond its threshold from which a warning says so."""
-
 
 @dataclass(frozen=True)
 class CalibrationConfig:
@@ -113,17 +110,3 @@ def recipes_of(table: ScaleTable, sites: Sequence[Site]) -> dict[str, SiteRecipe
             raise CalibrationError(f"the scale table has no entry for {site.name}; calibrate again")
         recipes[site.name] = SiteRecipe.from_entry(site, table.sites[site.name])
     return recipes
-
-
-def saturation_warnings(table: ScaleTable) -> tuple[str, ...]:
-    """What the thresholds of a table say against its method, one sentence each."""
-    clipped = {name: item.saturated for name, item in table.tensors.items()}
-    worst = max(clipped, key=lambda name: clipped[name])
-    count = sum(share > SATURATED for share in clipped.values())
-    if not count:
-        return ()
-    return (
-        f"calibration method {table.method}: {count} of {len(clipped)} inputs have more than "
-        f"{100 * SATURATED:.0f} % of their values beyond the threshold, {worst} "
-        f"{100 * clipped[worst]:.1f} %; choose another method",
-    )

@@ -16,12 +16,7 @@ from calibration.recipes import Recipes
 from calibration.sensitivity import Budget, Damage, SensitivityReport, fit_budget, units_of
 from calibration.sites import find_sites
 from calibration.table import Json, ScaleTable, SiteEntry
-from exporter.graph.precision.calibrate import (
-    CalibrationConfig,
-    calibrate,
-    recipes_of,
-    saturation_warnings,
-)
+from exporter.graph.precision.calibrate import CalibrationConfig, calibrate, recipes_of
 from exporter.graph.precision.candidates import Candidates
 from exporter.graph.precision.damage import Judge
 from exporter.graph.precision.quantize import QuantizationReport
@@ -35,7 +30,11 @@ Progress = Callable[[str], None]
 
 FALLBACK = "costs more than the accuracy budget allows"
 SILENT = "its input is zero on all calibration text"
-RESUME_FILE = "calibration.partial"
+
+CALIBRATION_TEXTS = 512
+"""Texts to calibrate with: more do not move the thresholds."""
+HELD_BACK_TEXTS = 1024
+"""Texts to judge by: one more decision in a thousand still shows."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +110,18 @@ def prepare_text(
         InputError: a text that the task cannot take.
     """
     used, held_back = split_examples(examples)
+    used, held_back = _spread(used, CALIBRATION_TEXTS), _spread(held_back, HELD_BACK_TEXTS)
     return CalibrationText(
         batches=batch_texts(encoder, shape, used),
         held_back=batch_texts(encoder, shape, held_back),
         held_back_examples=held_back,
     )
+
+
+def _spread(examples: tuple[Example, ...], limit: int) -> tuple[Example, ...]:
+    """So many examples at most, evenly spaced over the file, which may be sorted."""
+    count = min(limit, len(examples))
+    return tuple(examples[index * len(examples) // count] for index in range(count))
 
 
 def quantize_file(
@@ -127,7 +133,7 @@ def quantize_file(
     *,
     model_hash: str,
     table: ScaleTable | None = None,
-    finish: Callable[[ir.Model], None] | None = None,
+    resume: Path | None = None,
     external_data: bool | None = None,
     progress: Progress | None = None,
 ) -> QuantizedFile:
@@ -142,7 +148,8 @@ def quantize_file(
         config: how.
         model_hash: identity of the graph and its weights.
         table: a scale table of this model to use in the place of a calibration.
-        finish: changes the rest of the graph, such as its precision, before it is written.
+        resume: file that keeps what was observed, so that an interrupted calibration goes on; it is
+            removed in the end.
         external_data: see `write_model`.
         progress: told what is going on.
 
@@ -162,9 +169,11 @@ def quantize_file(
             config.calibration,
             model_hash=model_hash,
             data_hash=text.batches.data_hash,
-            resume=source.with_name(RESUME_FILE),
+            resume=resume,
             progress=say,
         )
+        if resume is not None:
+            resume.unlink(missing_ok=True)
     recipes = recipes_of(table, placement.quantized)
     placement = _without_silent(placement, recipes)
     say("clipping weights")
@@ -175,8 +184,6 @@ def quantize_file(
             sensitivity = _fit(candidates, placement, judge, text.held_back, config.budget, say)
             placement = placement.keep(sensitivity.fallback, FALLBACK)
         model, report = candidates.make(placement)
-        if finish is not None:
-            finish(model)
         written = write_model(
             model,
             target,
@@ -189,7 +196,7 @@ def quantize_file(
         reused=reused,
         report=report,
         sensitivity=sensitivity,
-        warnings=(*text.warnings, *saturation_warnings(table)),
+        warnings=(*text.warnings, *table.warnings()),
     )
 
 
