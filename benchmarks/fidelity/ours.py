@@ -22,7 +22,9 @@ from exporter.errors import DebExportError
 from exporter.graph.export import export_onnx
 from exporter.graph.precision.quantized_file import QuantizeConfig, prepare_text, quantize_file
 from exporter.runtime.feeds import ModelShape
-from exporter.runtime.load import text_encoder
+from exporter.runtime.load import MODEL_FILE, artifact_shape, text_encoder
+from exporter.runtime.rounded_session import open_rounded
+from exporter.runtime.session import Session
 from fidelity.metrics import Logits
 from fidelity.result import Result, Unavailable
 from fidelity.sentences import Ids, batches
@@ -57,7 +59,7 @@ def measure(
     try:
         manifest = exporter.build(exporter.BuildConfig(precision=precision, **options))
         seconds = time.perf_counter() - start
-        logits = artifact_logits(output, rows)
+        logits = artifact_logits(output, manifest, precision, rows)
     except DebExportError as error:
         raise Unavailable(str(error).splitlines()[0]) from None
     return Result(
@@ -103,9 +105,18 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("deb-export", "onnxruntime")}
 
 
-def artifact_logits(folder: Path, rows: Sequence[Ids]) -> Logits:
-    """Logits `(N, classes)` of an artifact on the CPU."""
-    session = exporter.load(folder, threads=1)
+def artifact_logits(
+    folder: Path, manifest: exporter.Manifest, precision: str, rows: Sequence[Ids]
+) -> Logits:
+    """Logits `(N, classes)` of an artifact on the CPU.
+
+    fp16 runs with the rounding of every value to half that a device has: ONNX Runtime's CPU
+    provider leaves it out, which would flatter the figures. bf16 has it from `load`.
+    """
+    if precision == "fp16":
+        session: Session = open_rounded(folder / MODEL_FILE, artifact_shape(folder, manifest))
+    else:
+        session = exporter.load(folder, threads=1)
     logits: list[Logits] = [np.zeros(0, np.float32)] * len(rows)
     for indices, feeds in batches(rows, BATCH):
         values = session.run(**feeds)["logits"]
