@@ -134,6 +134,7 @@ def quantize_file(
     model_hash: str,
     table: ScaleTable | None = None,
     resume: Path | None = None,
+    finish: Callable[[ir.Model], None] | None = None,
     external_data: bool | None = None,
     progress: Progress | None = None,
 ) -> QuantizedFile:
@@ -150,6 +151,7 @@ def quantize_file(
         table: a scale table of this model to use in the place of a calibration.
         resume: file that keeps what was observed, so that an interrupted calibration goes on; it is
             removed in the end.
+        finish: changes the rest of the graph, such as its precision, before it is written.
         external_data: see `write_model`.
         progress: told what is going on.
 
@@ -184,6 +186,8 @@ def quantize_file(
             sensitivity = _fit(candidates, placement, judge, text.held_back, config.budget, say)
             placement = placement.keep(sensitivity.fallback, FALLBACK)
         model, report = candidates.make(placement)
+        if finish is not None:
+            finish(model)
         written = write_model(
             model,
             target,

@@ -108,7 +108,9 @@ def test_the_rest_is_half_and_the_scales_are_fp32(
     quantized, ours = case.logits(case.quantize(number, None), False), case.logits(path, True)
     exact = case.logits(case.graph, False)
     moved = np.square(ours - quantized).mean() / np.square(quantized - exact).mean()
-    assert moved < {"fp16": 0.3, "bf16": 1.0}[half] ** 2
+    # What fp16 rounds can cross a step of the format; fp8 has the wider ones.
+    fp16 = {NumberFormat.INT8: 0.3, NumberFormat.FP8: 0.5}[number]
+    assert moved < {"fp16": fp16, "bf16": 1.0}[half] ** 2
 
 
 def test_onnx_runtime_still_takes_integer_kernels(case: Case) -> None:
