@@ -16,10 +16,10 @@ from exporter.errors import InputError
 if TYPE_CHECKING:
     from exporter.engine.profiles import ShapeProfile
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "bf16")
 """Precisions that this version builds."""
 
-PLANNED_PRECISIONS = ("fp16", "bf16", "int8", "fp8")
+PLANNED_PRECISIONS = ("int8", "fp8")
 
 TARGETS = ("onnx", "tensorrt", "tensorrt-rtx")
 """What can be built: the graph, which is always written, and engines from it."""
@@ -80,6 +80,8 @@ class BuildConfig:
         batch: batch sizes that the artifact is meant for.
         seq: lengths in tokens that the artifact is meant for; None ends at the model's maximum.
         data: text file for the parity check, one text a line; None takes the demo's texts.
+        calibration_data: texts that show the values in the model, which decide what fp16 can hold;
+            text or JSONL, see docs/calibration.md. None takes the demo's texts.
         external_data: weights in `model.onnx.data`; None puts them there above 1 GiB.
         force: replace an existing artifact folder.
         engine: how engines are built.
@@ -97,17 +99,20 @@ class BuildConfig:
     batch: Range = field(default=Range(1, 8, 32))
     seq: Range | None = None
     data: Path | None = None
+    calibration_data: Path | None = None
     external_data: bool | None = None
     force: bool = False
     engine: EngineOptions = field(default=EngineOptions())
     profiles: tuple[ShapeProfile, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("model", "output", "data"):
+        for name in ("model", "output", "data", "calibration_data"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, Path(value))
         _check_choice("--precision", self.precision, PRECISIONS, PLANNED_PRECISIONS)
+        if self.calibration_data is not None and self.precision == "fp32":
+            raise InputError("--calibration-data: fp32 has no use for it; give another --precision")
         if not self.targets:
             raise InputError("--target: give at least one target, as in --target onnx")
         for target in self.targets:

@@ -98,6 +98,11 @@ class Manifest:
         """Whether the artifact was within its limits when it was built."""
         return self.parity.passed
 
+    @property
+    def half(self) -> str | None:
+        """ "fp16" or "bf16" where the graph has values of that type."""
+        return half_type(self.graph)
+
     def to_dict(self) -> dict[str, Any]:
         """The content of manifest.json."""
         fields = asdict(self)
@@ -131,6 +136,12 @@ class Manifest:
                 f"{where}: field {name!r} {reason or 'is malformed'}; build the artifact again"
             ) from None
         return cls(**values)
+
+
+def half_type(graph: Mapping[str, Any]) -> str | None:
+    """ "fp16" or "bf16", as the `graph` field of a manifest says; None where it has neither."""
+    half = graph.get("half")
+    return half.get("dtype") if isinstance(half, Mapping) else None
 
 
 def _text(value: object) -> str:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from exporter.config import BuildConfig, Range
+from exporter.conversion import (
+    Converted,
+    calibration_texts,
+    range_cases,
+    to_half,
+)
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tokenization import check_vocabulary, tokenizer_files
 from exporter.engine.targets import build_targets, check_targets, engine_profiles
 from exporter.environment import environment, tool_name
 from exporter.errors import InputError, MissingDependencyError
 from exporter.files import FileRecord, record
-from exporter.manifest import ArtifactWriter, Manifest, ParitySummary, Source
+from exporter.manifest import ArtifactWriter, Manifest, ParitySummary, Source, half_type
 from exporter.parity.comparison import ParityResult
 from exporter.parity.inputs import DEFAULT_TEXTS, read_texts
 from exporter.parity.limits import limits_for
@@ -26,7 +33,7 @@ from exporter.parity.report import limits_json, to_json
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.load import MODEL_FILE, text_encoder
 from exporter.runtime.text import TextEncoder, TextInput
-from exporter.verification import check_session, demo_texts, parity_cases
+from exporter.verification import check_sessions, demo_texts, judged_sessions, parity_cases
 
 if TYPE_CHECKING:
     from exporter.deberta.checkpoint import Checkpoint
@@ -50,6 +57,7 @@ class _Source:
     encoder: TextEncoder | None
     tokenizer_files: tuple[Path, ...]
     texts: tuple[TextInput, ...]
+    calibration: tuple[TextInput, ...]
 
 
 def build(config: BuildConfig, progress: Progress | None = None) -> Manifest:
@@ -88,23 +96,32 @@ def build_and_judge(
         seconds["read"] = perf_counter() - start
 
         start = perf_counter()
-        summary = _export(source, files, writer.folder / MODEL_FILE, config.external_data, say)
+        graph = writer.folder / MODEL_FILE
+        exact = graph if config.precision == "fp32" else _work_folder(writer) / MODEL_FILE
+        summary = _export(source, files, exact, config, say)
         for path in (source.folder / "config.json", *source.tokenizer_files):
             writer.copy(path)
         seconds["export"] = perf_counter() - start
 
+        facts: Mapping[str, Any] = {}
+        if exact != graph:
+            start = perf_counter()
+            converted = _convert(config, source, exact, graph, summary, say)
+            summary, facts = converted.summary, converted.facts
+            shutil.rmtree(exact.parent)
+            seconds["precision"] = perf_counter() - start
+
         start = perf_counter()
-        result = _judge(config, source, writer.folder / MODEL_FILE, say)
+        result = _judge(config, source, graph, half_type(facts), say)
         writer.write_json(PARITY_FILE, to_json(result))
         seconds["parity"] = perf_counter() - start
 
         start = perf_counter()
-        graph = writer.folder / MODEL_FILE
         engines = build_targets(config, graph, source.shape.inputs, profiles, say)
         seconds["engines"] = perf_counter() - start
 
         say("writing the manifest")
-        manifest = _manifest(config, source, files, summary, result, seconds)
+        manifest = _manifest(config, source, files, summary, facts, result, seconds)
         manifest = replace(manifest, files=writer.records(), engines=engines)
         writer.finish(manifest)
     return manifest, result
@@ -149,6 +166,7 @@ def _open_source(config: BuildConfig) -> _Source:
         encoder=encoder,
         tokenizer_files=() if encoder is None else tokenizer_files(folder),
         texts=texts,
+        calibration=calibration_texts(config.calibration_data),
     )
 
 
@@ -183,7 +201,7 @@ def _export(
     source: _Source,
     files: tuple[FileRecord, ...],
     path: Path,
-    external_data: bool | None,
+    config: BuildConfig,
     say: Progress,
 ) -> GraphSummary:
     """Write the graph, with the hash of the vocabulary that its ids belong to."""
@@ -197,22 +215,44 @@ def _export(
     return export_onnx(
         source.checkpoint,
         path,
-        external_data=external_data,
+        # A graph on the way is read again: a runtime maps its weights from a file of their own.
+        external_data=config.external_data if config.precision == "fp32" else True,
         metadata=metadata,
         progress=lambda message: say(f"graph: {message}"),
     )
 
 
-def _judge(config: BuildConfig, source: _Source, path: Path, say: Progress) -> ParityResult:
+def _work_folder(writer: ArtifactWriter) -> Path:
+    """A folder for what is needed on the way; it goes with the unfinished artifact."""
+    folder = writer.folder / "work"
+    folder.mkdir()
+    return folder
+
+
+def _convert(
+    config: BuildConfig,
+    source: _Source,
+    exact: Path,
+    graph: Path,
+    summary: GraphSummary,
+    say: Progress,
+) -> Converted:
+    """The fp32 graph `exact` in the precision asked for."""
+    cases = range_cases(source.shape, source.encoder, source.calibration, source.seq.max)
+    return to_half(exact, graph, config.precision, cases, summary, config.external_data, say)
+
+
+def _judge(
+    config: BuildConfig, source: _Source, path: Path, half: str | None, say: Progress
+) -> ParityResult:
     """Compare the graph with the reference."""
-    from exporter.runtime.onnx_session import OnnxSession
     from exporter.runtime.torch_session import TorchSession
 
     count = DEFAULT_TEXTS if config.data is None else len(source.texts)
     cases = parity_cases(source.shape, source.encoder, source.texts, count, source.seq.max)
-    return check_session(
+    return check_sessions(
         lambda: TorchSession(source.checkpoint),
-        lambda: OnnxSession(path, source.shape),
+        judged_sessions(path, source.shape, half),
         cases,
         limits_for(config.precision),
         say,
@@ -224,11 +264,13 @@ def _manifest(
     source: _Source,
     files: tuple[FileRecord, ...],
     summary: GraphSummary,
+    facts: Mapping[str, Any],
     result: ParityResult,
     seconds: dict[str, float],
 ) -> Manifest:
     model = source.shape.config
     graph = {key: value for key, value in asdict(summary).items() if key != "files"}
+    graph.update(facts)
     return Manifest(
         tool=tool_name(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from exporter.errors import InputError
 from exporter.files import verify_files
 from exporter.manifest import Manifest, read_manifest
-from exporter.parity.comparison import ParityResult, compare, run_reference
+from exporter.parity.comparison import ParityResult, Reference, compare, run_reference
 from exporter.parity.inputs import (
     DEFAULT_TEXTS,
     ParityCase,
@@ -23,9 +23,9 @@ from exporter.parity.inputs import (
 from exporter.parity.limits import Limits, limits_for
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.load import (
+    MODEL_FILE,
     artifact_shape,
     open_reference,
-    open_session,
     source_folder,
     text_encoder,
 )
@@ -56,19 +56,50 @@ def parity_cases(
     return make_cases(shape, text_examples(encoder, texts), min(count, len(texts)), longest)
 
 
-def check_session(
+def judged_sessions(
+    path: Path, shape: ModelShape, half: str | None
+) -> tuple[Callable[[], Session], ...]:
+    """What runs an artifact's graph in a parity check, the one whose figures are reported first.
+
+    A graph in fp16 or bf16 is judged with the rounding of that type in every value. ONNX Runtime's
+    CPU provider runs fp16 as it is, in fp32 arithmetic: that is what such a user gets, so it must
+    hold the limits as well. It cannot run bf16.
+
+    Args:
+        path: the graph.
+        shape: the model.
+        half: "fp16" or "bf16" where the graph has values of that type.
+    """
+
+    def native() -> Session:
+        from exporter.runtime.onnx_session import OnnxSession
+
+        return OnnxSession(path, shape)
+
+    def rounded() -> Session:
+        from exporter.runtime.rounded_session import open_rounded
+
+        return open_rounded(path, shape)
+
+    if half is None:
+        return (native,)
+    return (rounded,) if half == "bf16" else (rounded, native)
+
+
+def check_sessions(
     make_reference: Callable[[], Session],
-    make_candidate: Callable[[], Session],
+    make_candidates: Sequence[Callable[[], Session]],
     cases: Sequence[ParityCase],
     limits: Limits,
     progress: Progress,
     problems: Sequence[str] = (),
 ) -> ParityResult:
-    """Run both models one after the other, each freed before the next is loaded, and judge.
+    """Run the models one after the other, each freed before the next is loaded, and judge.
 
     Args:
         make_reference: loads the reference.
-        make_candidate: loads the artifact.
+        make_candidates: each loads the artifact for another runtime. The result is that of the
+            first; what fails in another is a problem of it.
         cases: the inputs.
         limits: what is permitted.
         progress: told what is going on.
@@ -79,6 +110,21 @@ def check_session(
         reference = run_reference(session, cases, progress)
     del session
     gc.collect()
+    found = list(problems)
+    for make_candidate in make_candidates[1:]:
+        other = _check(make_candidate, reference, cases, limits, progress, ())
+        found += [f"{other.candidate}: {line}" for line in other.failures]
+    return _check(make_candidates[0], reference, cases, limits, progress, found)
+
+
+def _check(
+    make_candidate: Callable[[], Session],
+    reference: Reference,
+    cases: Sequence[ParityCase],
+    limits: Limits,
+    progress: Progress,
+    problems: Sequence[str],
+) -> ParityResult:
     progress("parity: loading the artifact")
     with closing(make_candidate()) as session:
         return compare(reference, session, cases, limits, progress, problems)
@@ -124,9 +170,9 @@ def verify_artifact(
     encoder = text_encoder(source, shape.task, manifest.seq.max)
     count = DEFAULT_TEXTS if data is None else len(texts)
     try:
-        return check_session(
+        return check_sessions(
             lambda: open_reference(source, shape.task),
-            lambda: open_session(folder, manifest, "cpu"),
+            judged_sessions(folder / MODEL_FILE, shape, manifest.half),
             parity_cases(shape, encoder, texts, count, manifest.seq.max),
             limits,
             say,

@@ -65,6 +65,11 @@ _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(BuildCon
     "[default: the demo's]",
 )
 @click.option(
+    "--calibration-data",
+    type=click.Path(path_type=Path),
+    help="Texts that show what fp16 can hold: text or JSONL.  [default: the demo's]",
+)
+@click.option(
     "--external-data/--no-external-data",
     default=_DEFAULTS["external_data"],
     help="Weights in a file beside the graph.  [default: above 1 GiB]",

@@ -66,6 +66,11 @@ def open_session(
         return open_reference(source_folder(manifest), shape.task, text)
     if provider in BACKENDS:
         return _open_engine(folder, manifest, provider, shape, text)
+    if provider == "cpu" and manifest.half == "bf16":
+        # Its CPU provider has no kernels for bf16.
+        from exporter.runtime.rounded_session import open_rounded
+
+        return open_rounded(folder / MODEL_FILE, shape, text, threads)
     from exporter.runtime.onnx_session import OnnxSession
 
     hashes = {record.path: record.sha256 for record in manifest.files}

@@ -26,6 +26,7 @@ class OnnxSession(ModelSession):
             the physical cores.
         provider: which execution provider runs it, one of `onnx_providers.NAMES`.
         providers: that provider with its options, and what it falls back to.
+        content: a graph to run in the place of the file's; its external data lies there as well.
 
     Raises:
         InputError: the file is missing, broken, or has other inputs and outputs than `shape`.
@@ -41,10 +42,11 @@ class OnnxSession(ModelSession):
         *,
         provider: str = "cpu",
         providers: Sequence[Provider] = (CPU,),
+        content: bytes | None = None,
     ) -> None:
         super().__init__(f"onnxruntime {provider}", shape, text)
         self._path = path
-        self._session: Any = _open(path, threads, provider, providers)
+        self._session: Any = _open(path, threads, provider, providers, content)
         found = (
             tuple(item.name for item in self._session.get_inputs()),
             tuple(item.name for item in self._session.get_outputs()),
@@ -78,7 +80,13 @@ class OnnxSession(ModelSession):
         self._session = None
 
 
-def _open(path: Path, threads: int | None, provider: str, providers: Sequence[Provider]) -> Any:
+def _open(
+    path: Path,
+    threads: int | None,
+    provider: str,
+    providers: Sequence[Provider],
+    content: bytes | None,
+) -> Any:
     try:
         import onnxruntime
     except ImportError:
@@ -91,13 +99,18 @@ def _open(path: Path, threads: int | None, provider: str, providers: Sequence[Pr
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors; they are raised as well
+    if content is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(path.resolve().parent)
+        )
     if threads is not None:
         if threads < 1:
             raise InputError(f"threads is {threads}; give at least 1")
         options.intra_op_num_threads = threads
     check_available(provider, onnxruntime.get_available_providers())
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        graph = str(path) if content is None else content
+        session = onnxruntime.InferenceSession(graph, options, providers=list(providers))
     except Exception as error:
         if not _is_runtime_error(error):
             raise

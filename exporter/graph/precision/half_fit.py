@@ -137,11 +137,12 @@ class Fit:
         weights = np.moveaxis(content, output_axis, -1).reshape(-1, content.shape[output_axis])
         small = np.where(np.abs(weights) < self.half.smallest_normal, weights, 0.0)
         loss = small - small.astype(self.half.numpy).astype(np.float32)
-        return Matrix(
-            absmax=float(max(weights.max(initial=0.0), -weights.min(initial=0.0))),
-            largest_norm=float(np.linalg.norm(weights, axis=0).max(initial=0.0)),
-            floor_loss=float(np.linalg.norm(loss, axis=0).max(initial=0.0)),
-        )
+        with np.errstate(over="ignore"):  # an infinite norm is judged like any large one
+            return Matrix(
+                absmax=float(max(weights.max(initial=0.0), -weights.min(initial=0.0))),
+                largest_norm=float(np.linalg.norm(weights, axis=0).max(initial=0.0)),
+                floor_loss=float(np.linalg.norm(loss, axis=0).max(initial=0.0)),
+            )
 
     def loses_weights(self, source: ir.Value, matrix: Matrix, product: ir.Value) -> bool:
         """Whether rounding small weights changes a product more than rounding the product does."""

@@ -21,7 +21,7 @@ from exporter.runtime.feeds import Ids, ModelShape
 from exporter.runtime.load import text_encoder
 from exporter.runtime.session import Floats
 from exporter.runtime.torch_session import TorchSession
-from exporter.verification import check_session
+from exporter.verification import check_sessions
 
 LONGEST = 150
 TASKS = ("sequence-classification", "token-classification", "multiple-choice", "base")
@@ -242,7 +242,7 @@ def test_the_reference_is_closed_before_the_candidate_is_made(classifier: Prepar
         events.append("made")
         return Logged(classifier.checkpoint)
 
-    assert check_session(make, make, classifier.cases, LIMITS, quiet)
+    assert check_sessions(make, [make], classifier.cases, LIMITS, quiet)
     assert events == ["made", "closed", "made", "closed"]
 
 

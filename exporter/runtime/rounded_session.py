@@ -1,0 +1,52 @@
+"""A half-precision graph on ONNX Runtime's CPU provider, with the rounding that half has.
+
+The CPU provider has no kernels for bf16. For fp16 it computes in fp32 and leaves out the rounding
+in between, so an overflow does not show. What runs here is the graph that
+`exporter.graph.precision.widen` derives from the file: fp32 arithmetic on the file's own weights,
+each value that the file has in half rounded to half.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exporter.errors import InputError
+from exporter.runtime.feeds import ModelShape
+from exporter.runtime.onnx_session import OnnxSession
+from exporter.runtime.text import TextEncoder
+
+
+def open_rounded(
+    path: Path, shape: ModelShape, text: TextEncoder | None = None, threads: int | None = None
+) -> OnnxSession:
+    """A session over a graph with half values, as a device computes it that sums in fp32.
+
+    Args:
+        path: the .onnx file; external data lies beside it.
+        shape: the model's configuration and task.
+        text: the artifact's tokenizer.
+        threads: as for `OnnxSession`.
+
+    Raises:
+        InputError: the file is missing or broken.
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+    session = OnnxSession(path, shape, text, threads, content=_widened(path))
+    session.name += ", rounded as half"
+    return session
+
+
+def _widened(path: Path) -> bytes:
+    import onnx_ir as ir
+
+    from exporter.graph.precision.widen import widen
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; build the artifact again")
+    try:
+        model = ir.load(path)
+        widen(model)
+    except Exception as error:  # protobuf's own errors have no public base
+        raise InputError(f"{path}: not a graph of deb-export build ({error})") from error
+    content: bytes = ir.to_proto(model).SerializeToString()
+    return content
