@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from exporter.deberta.tasks import Task
 from exporter.engine.options import EngineOptions
 from exporter.errors import InputError
+from exporter.graph.precision.quantization_options import QuantizationOptions
 
 if TYPE_CHECKING:
     from exporter.engine.profiles import ShapeProfile
 
-PRECISIONS = ("fp32", "fp16", "bf16")
-"""Precisions that this version builds."""
+QUANTIZED_PRECISIONS = ("int8", "fp8")
 
-PLANNED_PRECISIONS = ("int8", "fp8")
+PRECISIONS = ("fp32", "fp16", "bf16", *QUANTIZED_PRECISIONS)
 
 TARGETS = ("onnx", "tensorrt", "tensorrt-rtx")
 """What can be built: the graph, which is always written, and engines from it."""
@@ -80,10 +80,11 @@ class BuildConfig:
         batch: batch sizes that the artifact is meant for.
         seq: lengths in tokens that the artifact is meant for; None ends at the model's maximum.
         data: text file for the parity check, one text a line; None takes the demo's texts.
-        calibration_data: texts that show the values in the model, which decide what fp16 can hold;
-            text or JSONL, see docs/calibration.md. None takes the demo's texts.
+        calibration_data: texts that show the values in the model, which decide what fp16 can hold
+            and the scales of int8; text or JSONL, see docs/calibration.md. None takes the demo's.
         external_data: weights in `model.onnx.data`; None puts them there above 1 GiB.
         force: replace an existing artifact folder.
+        quantization: how an int8 or fp8 graph is quantized.
         engine: how engines are built.
         profiles: shapes that engines are built for; none is one profile of `batch` and `seq`.
 
@@ -102,6 +103,7 @@ class BuildConfig:
     calibration_data: Path | None = None
     external_data: bool | None = None
     force: bool = False
+    quantization: QuantizationOptions = field(default=QuantizationOptions())
     engine: EngineOptions = field(default=EngineOptions())
     profiles: tuple[ShapeProfile, ...] = ()
 
@@ -110,15 +112,25 @@ class BuildConfig:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, Path(value))
-        _check_choice("--precision", self.precision, PRECISIONS, PLANNED_PRECISIONS)
+        _check_choice("--precision", self.precision, PRECISIONS)
         if self.calibration_data is not None and self.precision == "fp32":
             raise InputError("--calibration-data: fp32 has no use for it; give another --precision")
+        if self.quantization != QuantizationOptions() and not self.quantized:
+            raise InputError(
+                f"--precision {self.precision}: options of quantization are for "
+                f"{' and '.join(QUANTIZED_PRECISIONS)}; leave them out"
+            )
         if not self.targets:
             raise InputError("--target: give at least one target, as in --target onnx")
         for target in self.targets:
-            _check_choice("--target", target, TARGETS, ())
+            _check_choice("--target", target, TARGETS)
         if self.task is not None:
             object.__setattr__(self, "task", _task(self.task))
+
+    @property
+    def quantized(self) -> bool:
+        """Whether linear layers are quantized."""
+        return self.precision in QUANTIZED_PRECISIONS
 
     @property
     def output_folder(self) -> Path:
@@ -129,16 +141,10 @@ class BuildConfig:
         return Path.cwd() / "artifacts" / f"{name}-{self.precision}"
 
 
-def _check_choice(
-    option: str, value: str, choices: tuple[str, ...], planned: tuple[str, ...]
-) -> None:
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise an `InputError` that names the choices unless `value` is one of them."""
-    if value in choices:
-        return
-    known = ", ".join(choices)
-    if value in planned:
-        raise InputError(f"{option} {value}: this version does not build it; it builds {known}")
-    raise InputError(f"{option} {value!r}: unknown; choose from {known}")
+    if value not in choices:
+        raise InputError(f"{option} {value!r}: unknown; choose from {', '.join(choices)}")
 
 
 def _task(value: str) -> Task:

@@ -34,10 +34,12 @@ class Converted:
     Attributes:
         summary: what the graph has now.
         facts: what the step did, for the manifest.
+        problems: what fails whatever the parity check says, such as an accuracy budget.
     """
 
     summary: GraphSummary
     facts: dict[str, Any]
+    problems: tuple[str, ...] = ()
 
 
 def calibration_texts(path: Path | None) -> tuple[TextInput, ...]:
@@ -89,6 +91,7 @@ def to_half(
     summary: GraphSummary,
     external_data: bool | None,
     say: Progress,
+    label: str | None = None,
 ) -> Converted:
     """Write the graph `source` in fp16 or bf16.
 
@@ -100,6 +103,7 @@ def to_half(
         summary: what the export made.
         external_data: see `BuildConfig`.
         say: told what is going on.
+        label: precision that the file says it has, where this is only that of a part of it.
 
     Raises:
         InputError: a value of the fp32 graph is NaN.
@@ -116,7 +120,7 @@ def to_half(
             cast("HalfName", precision),
             [case.feeds for case in cases],
             external_data=external_data,
-            metadata={"deb_export.precision": precision},
+            metadata={"deb_export.precision": label or precision},
             progress=lambda message: say(f"{precision}: {message}"),
         )
     except CalibrationError as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from exporter.config import BuildConfig, Range
 from exporter.conversion import (
@@ -30,6 +30,14 @@ from exporter.parity.comparison import ParityResult
 from exporter.parity.inputs import DEFAULT_TEXTS, read_texts
 from exporter.parity.limits import limits_for
 from exporter.parity.report import limits_json, to_json
+from exporter.quantization import (
+    TABLE_FILE,
+    Places,
+    QuantizationInput,
+    model_hash,
+    quantization_input,
+    to_quantized,
+)
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.load import MODEL_FILE, text_encoder
 from exporter.runtime.text import TextEncoder, TextInput
@@ -58,6 +66,7 @@ class _Source:
     tokenizer_files: tuple[Path, ...]
     texts: tuple[TextInput, ...]
     calibration: tuple[TextInput, ...]
+    quantization: QuantizationInput | None
 
 
 def build(config: BuildConfig, progress: Progress | None = None) -> Manifest:
@@ -103,16 +112,15 @@ def build_and_judge(
             writer.copy(path)
         seconds["export"] = perf_counter() - start
 
-        facts: Mapping[str, Any] = {}
+        converted = Converted(summary, {})
         if exact != graph:
             start = perf_counter()
-            converted = _convert(config, source, exact, graph, summary, say)
-            summary, facts = converted.summary, converted.facts
+            converted = _convert(config, source, files, exact, graph, summary, say)
             shutil.rmtree(exact.parent)
             seconds["precision"] = perf_counter() - start
 
         start = perf_counter()
-        result = _judge(config, source, graph, half_type(facts), say)
+        result = _judge(config, source, graph, converted, say)
         writer.write_json(PARITY_FILE, to_json(result))
         seconds["parity"] = perf_counter() - start
 
@@ -121,7 +129,7 @@ def build_and_judge(
         seconds["engines"] = perf_counter() - start
 
         say("writing the manifest")
-        manifest = _manifest(config, source, files, summary, facts, result, seconds)
+        manifest = _manifest(config, source, files, converted, result, seconds)
         manifest = replace(manifest, files=writer.records(), engines=engines)
         writer.finish(manifest)
     return manifest, result
@@ -157,6 +165,14 @@ def _open_source(config: BuildConfig) -> _Source:
         )
     else:
         check_vocabulary(encoder.tokenizer, model.vocab_size)
+    quantization = None
+    if config.quantized:
+        quantization = quantization_input(
+            config.precision, config.quantization, config.calibration_data
+        )
+        calibration = quantization.texts
+    else:
+        calibration = calibration_texts(config.calibration_data)
     return _Source(
         folder=folder,
         demo=config.model is None,
@@ -166,7 +182,8 @@ def _open_source(config: BuildConfig) -> _Source:
         encoder=encoder,
         tokenizer_files=() if encoder is None else tokenizer_files(folder),
         texts=texts,
-        calibration=calibration_texts(config.calibration_data),
+        calibration=calibration,
+        quantization=quantization,
     )
 
 
@@ -232,18 +249,50 @@ def _work_folder(writer: ArtifactWriter) -> Path:
 def _convert(
     config: BuildConfig,
     source: _Source,
+    files: tuple[FileRecord, ...],
     exact: Path,
     graph: Path,
     summary: GraphSummary,
     say: Progress,
 ) -> Converted:
     """The fp32 graph `exact` in the precision asked for."""
+    if source.quantization is None:
+        return _halve(config, source, exact, graph, config.precision, summary, say)
+    rest = config.quantization.rest
+    whole = graph if rest == "fp32" else exact.with_name("quantized.onnx")
+    quantized = to_quantized(
+        Places(exact, whole, graph.with_name(TABLE_FILE), config.output_folder),
+        source.shape,
+        source.encoder,
+        source.quantization,
+        model=model_hash(source.shape.task.value, files),
+        summary=summary,
+        external_data=config.external_data if whole == graph else True,
+        say=say,
+    )
+    if whole == graph:
+        return quantized
+    halved = _halve(config, source, whole, graph, rest, quantized.summary, say)
+    return replace(halved, facts={**quantized.facts, **halved.facts}, problems=quantized.problems)
+
+
+def _halve(
+    config: BuildConfig,
+    source: _Source,
+    exact: Path,
+    graph: Path,
+    half: str,
+    summary: GraphSummary,
+    say: Progress,
+) -> Converted:
     cases = range_cases(source.shape, source.encoder, source.calibration, source.seq.max)
-    return to_half(exact, graph, config.precision, cases, summary, config.external_data, say)
+    return to_half(
+        exact, graph, half, cases, summary, config.external_data, say, label=config.precision
+    )
 
 
 def _judge(
-    config: BuildConfig, source: _Source, path: Path, half: str | None, say: Progress
+    config: BuildConfig, source: _Source, path: Path, converted: Converted, say: Progress
 ) -> ParityResult:
     """Compare the graph with the reference."""
     from exporter.runtime.torch_session import TorchSession
@@ -252,10 +301,11 @@ def _judge(
     cases = parity_cases(source.shape, source.encoder, source.texts, count, source.seq.max)
     return check_sessions(
         lambda: TorchSession(source.checkpoint),
-        judged_sessions(path, source.shape, half),
+        judged_sessions(path, source.shape, half_type(converted.facts)),
         cases,
         limits_for(config.precision),
         say,
+        converted.problems,
     )
 
 
@@ -263,14 +313,13 @@ def _manifest(
     config: BuildConfig,
     source: _Source,
     files: tuple[FileRecord, ...],
-    summary: GraphSummary,
-    facts: Mapping[str, Any],
+    converted: Converted,
     result: ParityResult,
     seconds: dict[str, float],
 ) -> Manifest:
     model = source.shape.config
-    graph = {key: value for key, value in asdict(summary).items() if key != "files"}
-    graph.update(facts)
+    graph = {key: value for key, value in asdict(converted.summary).items() if key != "files"}
+    graph.update(converted.facts)
     return Manifest(
         tool=tool_name(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -10,6 +10,7 @@ import click
 
 from exporter.commands.common import debug_option, size_text
 from exporter.commands.engine import engine_options, take_engine_options
+from exporter.commands.quantization import quantization_options, take_quantization_options
 from exporter.config import PRECISIONS, TARGETS, BuildConfig, Range
 from exporter.deberta.tasks import Task
 from exporter.progress import Progress
@@ -67,7 +68,8 @@ _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(BuildCon
 @click.option(
     "--calibration-data",
     type=click.Path(path_type=Path),
-    help="Texts that show what fp16 can hold: text or JSONL.  [default: the demo's]",
+    help="Texts that int8 takes its scales from, and fp16 its ranges: text or JSONL.  "
+    "[default: the demo's]",
 )
 @click.option(
     "--external-data/--no-external-data",
@@ -75,6 +77,7 @@ _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(BuildCon
     help="Weights in a file beside the graph.  [default: above 1 GiB]",
 )
 @click.option("--force", is_flag=True, help="Replace an existing artifact folder.")
+@quantization_options
 @engine_options
 @debug_option
 def build(batch: str, seq: str | None, task: str | None, **options: Any) -> int:
@@ -85,6 +88,7 @@ def build(batch: str, seq: str | None, task: str | None, **options: Any) -> int:
     """
     engine, profiles = take_engine_options(options)
     config = BuildConfig(
+        quantization=take_quantization_options(options),
         engine=engine,
         profiles=profiles,
         batch=Range.parse(batch, "--batch"),

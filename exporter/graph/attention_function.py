@@ -7,6 +7,7 @@ a runtime that merges common subexpressions computes it once.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -43,7 +44,11 @@ class AttentionShape:
 
 
 def attention_function(
-    shape: AttentionShape, opset: int, storage: Storage = "fp32", *, fp32_scores: bool = True
+    shape: AttentionShape,
+    opset: int,
+    storage: Storage = "fp32",
+    *,
+    fp32_terms: Collection[str] = SCORE_TERMS,
 ) -> ir.Function:
     """The local function `deb_export::DisentangledAttention`.
 
@@ -55,26 +60,27 @@ def attention_function(
         shape: the model's attention.
         opset: version of the standard operators.
         storage: type of `qkv`, `pos_key`, `pos_query` and `context`.
-        fp32_scores: whether the terms of the scores are computed in fp32, or in the storage type
-            and widened to be summed.
+        fp32_terms: those of `SCORE_TERMS` that are computed in fp32; the others are computed in the
+            storage type and widened to be summed.
 
     Returns:
         A function with the contract's inputs, output and attributes.
     """
-    return _Body(shape, opset, storage, fp32_scores).function()
+    return _Body(shape, opset, storage, fp32_terms).function()
 
 
 class _Body:
     """Builds the nodes in order, each method one part of the formula."""
 
     def __init__(
-        self, shape: AttentionShape, opset: int, storage: Storage, fp32_scores: bool
+        self, shape: AttentionShape, opset: int, storage: Storage, fp32_terms: Collection[str]
     ) -> None:
         self.shape = shape
         self.opset = opset
         self.storage = storage
-        self.fp32_scores = fp32_scores
+        self.fp32_terms = fp32_terms
         self.tape = Tape()
+        self.queries: dict[bool, ir.Value] = {}
         self.inputs = {name: ir.Value(name=name) for name in contract.INPUTS}
 
     def function(self) -> ir.Function:
@@ -101,14 +107,11 @@ class _Body:
         query, key, value = self.tape.op_multi_out(
             "Split", [self.inputs["qkv"]], {"axis": -1, "num_outputs": 3}, num_outputs=3
         )
-        # Scaled before any product: a sum of unscaled scores can overflow fp16.
-        query_BHSD = self.heads(self.factor(query, self.shape.scale), (0, 2, 1, 3))
-        key_BHDS = self.heads(self.factor(key), (0, 2, 3, 1))
-        scores = self.wide(self.term(CONTENT_TO_CONTENT, query_BHSD, key_BHDS))
+        scores = self.content_to_content(query, key)
         if self.shape.c2p or self.shape.p2c:
             index_BHSS = self.slot_index()
             if self.shape.c2p:
-                scores = self.op("Add", scores, self.content_to_position(query_BHSD, index_BHSS))
+                scores = self.op("Add", scores, self.content_to_position(query, index_BHSS))
             if self.shape.p2c:
                 scores = self.op("Add", scores, self.position_to_content(key, index_BHSS))
         scores = self.op("Add", scores, self.mask_bias())
@@ -118,26 +121,47 @@ class _Body:
         width = self.shape.num_heads * self.shape.head_size
         return self.op("Reshape", context_BSHD, self.ints([0, 0, width]))
 
-    def content_to_position(self, query_BHSD: ir.Value, index_BHSS: ir.Value) -> ir.Value:
+    def content_to_content(self, query: ir.Value, key: ir.Value) -> ir.Value:
+        """`Q . K^T`, fp32."""
+        name = CONTENT_TO_CONTENT
+        query_BHSD = self.scaled_query(name, query)
+        key_BHDS = self.heads(self.factor(name, key), (0, 2, 3, 1))
+        return self.wide(self.term(name, query_BHSD, key_BHDS))
+
+    def content_to_position(self, query: ir.Value, index_BHSS: ir.Value) -> ir.Value:
         """`Q . pos_key[slots]`: every slot's product, then the one each pair reads; fp32."""
-        pos_key = self.factor(self.inputs["pos_key"])
+        name = CONTENT_TO_POSITION
+        query_BHSD = self.scaled_query(name, query)
+        pos_key = self.factor(name, self.inputs["pos_key"])
         pos_key_HDR = self.op("Transpose", pos_key, perm=(0, 2, 1))
-        table_BHSR = self.term(CONTENT_TO_POSITION, query_BHSD, pos_key_HDR)
+        table_BHSR = self.term(name, query_BHSD, pos_key_HDR)
         return self.wide(self.op("GatherElements", table_BHSR, index_BHSS, axis=-1))
 
     def position_to_content(self, key: ir.Value, index_BHSS: ir.Value) -> ir.Value:
         """`(K . pos_query[slots])^T`: slots are rows, so the pair (i, j) reads column j; fp32."""
-        key_BHDS = self.heads(self.factor(key, self.shape.scale), (0, 2, 3, 1))
-        pos_query = self.factor(self.inputs["pos_query"])
-        table_BHRS = self.term(POSITION_TO_CONTENT, pos_query, key_BHDS)
+        name = POSITION_TO_CONTENT
+        key_BHDS = self.heads(self.scaled(name, key), (0, 2, 3, 1))
+        table_BHRS = self.term(name, self.factor(name, self.inputs["pos_query"]), key_BHDS)
         return self.wide(self.op("GatherElements", table_BHRS, index_BHSS, axis=-2))
 
-    def factor(self, value: ir.Value, scale: float | None = None) -> ir.Value:
-        """An input of a score's product, scaled in fp32, in the type that the product has."""
-        if scale is None:
-            return self.wide(value) if self.fp32_scores else value
-        scaled = self.op("Mul", self.wide(value), self.scalar(scale))
-        return scaled if self.fp32_scores else self.stored(scaled)
+    def scaled_query(self, term: str, query: ir.Value) -> ir.Value:
+        """The scaled query by head, made once for each type that terms take."""
+        wide = term in self.fp32_terms
+        if wide not in self.queries:
+            self.queries[wide] = self.heads(self.scaled(term, query), (0, 2, 1, 3))
+        return self.queries[wide]
+
+    def factor(self, term: str, value: ir.Value) -> ir.Value:
+        """An input of a score's product, in the type that the product has."""
+        return self.wide(value) if term in self.fp32_terms else value
+
+    def scaled(self, term: str, value: ir.Value) -> ir.Value:
+        """The same, scaled: in fp32, where the scale is exact.
+
+        Before the product: a sum of unscaled scores can overflow fp16.
+        """
+        product = self.op("Mul", self.wide(value), self.scalar(self.shape.scale))
+        return product if term in self.fp32_terms else self.stored(product)
 
     def term(self, name: str, left: ir.Value, right: ir.Value) -> ir.Value:
         """A product that gives scores; its name is known to those who read ranges."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import onnx_ir as ir
 
 from calibration.ranges import inner_name
 from exporter.graph.attention_function import (
-    CONTENT_TO_CONTENT,
     CONTENT_TO_POSITION,
     POSITION_TO_CONTENT,
+    SCORE_TERMS,
     AttentionShape,
     attention_function,
 )
@@ -44,7 +45,7 @@ class HalfReport:
         dtype: "fp16" or "bf16".
         converted_nodes: nodes that compute in it, layout nodes included.
         attention_nodes: those of them that are the operator.
-        fp32_scores: whether the terms of the attention's scores are computed in fp32.
+        fp32_terms: terms of the attention's scores that are computed in fp32 in every layer.
         casts: Cast nodes inserted in the main graph.
         stored_bytes: bytes of all initializers now.
         safety_factor: distance kept from fp16's largest value.
@@ -56,7 +57,7 @@ class HalfReport:
     dtype: HalfName
     converted_nodes: int
     attention_nodes: int
-    fp32_scores: bool
+    fp32_terms: tuple[str, ...]
     casts: int
     stored_bytes: int
     safety_factor: float
@@ -100,18 +101,18 @@ def convert_to_half(
         raise ValueError("the graph is in half precision already")
     shape = attention_shape(graph)
     fit = Fit(half, ranges, safety_factor)
-    scores = _large_scores(graph, shape, fit)
-    fp32_scores = ranges is None or bool(scores)
+    large = _large_terms(graph, shape, fit)
+    fp32_terms = SCORE_TERMS if ranges is None else tuple(large)
     plan = plan_half(graph, half, fit if dtype == "fp16" else None)
     casts = apply_plan(graph, plan, half)
-    function = attention_function(shape, graph.opset_imports[""], dtype, fp32_scores=fp32_scores)
+    function = attention_function(shape, graph.opset_imports[""], dtype, fp32_terms=fp32_terms)
     model.functions[function.identifier()] = function
     model.metadata_props[METADATA] = dtype
     return HalfReport(
         dtype=dtype,
         converted_nodes=len(plan.nodes),
         attention_nodes=sum(role_of(node) is Role.ATTENTION for node in plan.nodes),
-        fp32_scores=fp32_scores,
+        fp32_terms=tuple(term.rpartition(".")[2] for term in fp32_terms),
         casts=casts,
         stored_bytes=sum(
             value.const_value.nbytes
@@ -119,24 +120,23 @@ def convert_to_half(
             if value.const_value is not None
         ),
         safety_factor=safety_factor,
-        kept_fp32=(*plan.kept, *scores),
+        kept_fp32=(*plan.kept, *chain.from_iterable(large.values())),
         kept_share=plan.kept_share,
         recommend_bf16=plan.kept_share > RECOMMEND_BF16_ABOVE,
     )
 
 
-def _large_scores(graph: ir.Graph, shape: AttentionShape, fit: Fit) -> list[Kept]:
-    """Terms of the attention's scores that the type is too coarse for, in any layer."""
-    terms = [CONTENT_TO_CONTENT]
-    terms += [CONTENT_TO_POSITION] if shape.c2p else []
-    terms += [POSITION_TO_CONTENT] if shape.p2c else []
-    verdicts = [
-        fit.judge_score(inner_name(node.outputs[0].name or "", term), module_of(node.outputs[0]))
-        for node in graph
-        if role_of(node) is Role.ATTENTION
-        for term in terms
-    ]
-    return [kept for kept in verdicts if kept is not None]
+def _large_terms(graph: ir.Graph, shape: AttentionShape, fit: Fit) -> dict[str, list[Kept]]:
+    """Terms of the attention's scores that the type is too coarse for, with where they are."""
+    present = {CONTENT_TO_POSITION: shape.c2p, POSITION_TO_CONTENT: shape.p2c}
+    nodes = [node.outputs[0] for node in graph if role_of(node) is Role.ATTENTION]
+    large = {}
+    for term in SCORE_TERMS:
+        if present.get(term, True):
+            names = [(inner_name(value.name or "", term), module_of(value)) for value in nodes]
+            verdicts = [fit.judge_score(name, module) for name, module in names]
+            large[term] = [kept for kept in verdicts if kept is not None]
+    return {term: kept for term, kept in large.items() if kept}
 
 
 def attention_shape(graph: ir.Graph) -> AttentionShape:

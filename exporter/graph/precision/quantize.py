@@ -22,7 +22,7 @@ from calibration.recipes import Recipes, SiteRecipe
 from calibration.sites import Site, find_sites
 from calibration.smoothing import Smoothing, SmoothingReport, apply, is_free
 
-METADATA = "deb_export.quantization"
+METADATA = "deb_export.precision"
 
 
 @dataclass(frozen=True, eq=False)

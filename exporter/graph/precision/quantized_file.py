@@ -16,6 +16,7 @@ from calibration.recipes import Recipes
 from calibration.sensitivity import Budget, Damage, SensitivityReport, fit_budget, units_of
 from calibration.sites import find_sites
 from calibration.table import Json, ScaleTable, SiteEntry
+from exporter.graph.check import check_graph, count_attention_nodes
 from exporter.graph.precision.calibrate import CalibrationConfig, calibrate, recipes_of
 from exporter.graph.precision.candidates import Candidates
 from exporter.graph.precision.damage import Judge
@@ -33,6 +34,9 @@ SILENT = "its input is zero on all calibration text"
 
 CALIBRATION_TEXTS = 512
 """Texts to calibrate with: more do not move the thresholds."""
+SHORT_TEXTS = (1, 2, 3, 4, 6) * 4
+"""Lengths in tokens of texts to calibrate with beside those given. Where few tokens share the
+attention, less is averaged away: its output reaches further than in any longer text."""
 HELD_BACK_TEXTS = 1024
 """Texts to judge by: one more decision in a thousand still shows."""
 
@@ -80,6 +84,8 @@ class QuantizedFile:
 
     Attributes:
         written: the files.
+        nodes: of the main graph.
+        initializers: of the main graph.
         table: the scale table, with what fell back noted.
         reused: whether the table was there before.
         report: what the pass did.
@@ -88,6 +94,8 @@ class QuantizedFile:
     """
 
     written: WrittenModel
+    nodes: int
+    initializers: int
     table: ScaleTable
     reused: bool
     report: QuantizationReport
@@ -112,7 +120,7 @@ def prepare_text(
     used, held_back = split_examples(examples)
     used, held_back = _spread(used, CALIBRATION_TEXTS), _spread(held_back, HELD_BACK_TEXTS)
     return CalibrationText(
-        batches=batch_texts(encoder, shape, used),
+        batches=batch_texts(encoder, shape, used, SHORT_TEXTS),
         held_back=batch_texts(encoder, shape, held_back),
         held_back_examples=held_back,
     )
@@ -188,6 +196,7 @@ def quantize_file(
         model, report = candidates.make(placement)
         if finish is not None:
             finish(model)
+        check_graph(model, count_attention_nodes(model))
         written = write_model(
             model,
             target,
@@ -196,6 +205,8 @@ def quantize_file(
         )
     return QuantizedFile(
         written=written,
+        nodes=sum(1 for _ in model.graph),
+        initializers=len(model.graph.initializers),
         table=_noted(table, sensitivity, config.number),
         reused=reused,
         report=report,

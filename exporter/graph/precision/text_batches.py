@@ -33,12 +33,22 @@ class TextBatches:
 
 
 def batch_texts(
-    encoder: TextEncoder, shape: ModelShape, examples: Sequence[CalibrationExample]
+    encoder: TextEncoder,
+    shape: ModelShape,
+    examples: Sequence[CalibrationExample],
+    lengths: Sequence[int] = (),
 ) -> TextBatches:
     """Tokenize texts and batch them.
 
     Single texts become what the task takes, as in the parity check: neighbours are a question's
     context or a prompt's choices, and masked LM gets masks.
+
+    Args:
+        encoder: the tokenizer.
+        shape: the model.
+        examples: the texts.
+        lengths: adds texts of exactly so many tokens, made of these; their numbers come after the
+            others'.
 
     Raises:
         CalibrationError: no text has a token that the model knows.
@@ -49,6 +59,7 @@ def batch_texts(
     ]
     source = text_examples(encoder, texts)
     made = [source(index, None) for index in range(len(texts))]
+    made += [source(index, length) for index, length in enumerate(lengths)]
     sequences = [
         TokenSequence(row.input_ids, row.token_type_ids) for item in made for row in item.rows
     ]

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 import torch
 import transformers
+from onnx_ir.passes.common import InlinePass
 from support.half_models import convert, rescale, run, run_rounded, session, widened
 from support.random_models import random_config, random_inputs, random_model, valid_outputs
 
@@ -127,7 +128,7 @@ def test_types_are_explicit_and_where_they_should_be(
     assert report.attention_nodes == case.fields["num_hidden_layers"]
     kept = [item.name for item in report.kept_fp32]
     assert all(name.endswith(SCORE_TERMS) for name in kept)  # bf16 is coarse
-    assert report.fp32_scores is bool(kept)
+    assert set(report.fp32_terms) == {name.rpartition(".")[2] for name in kept}
     assert not report.recommend_bf16
 
 
@@ -404,26 +405,39 @@ def test_what_was_not_measured_stays(cases: Callable[[int], Case]) -> None:
     assert report.attention_nodes == case.fields["num_hidden_layers"] - 1
 
 
+@pytest.mark.parametrize("term", SCORE_TERMS)
 @pytest.mark.parametrize(("dtype", "limit"), [("fp16", 128.0), ("bf16", 16.0)])
-def test_large_scores_are_computed_in_fp32(
-    cases: Callable[[int], Case], dtype: HalfName, limit: float
+def test_large_terms_of_scores_are_computed_in_fp32(
+    cases: Callable[[int], Case], dtype: HalfName, limit: float, term: str
 ) -> None:
     case = cases(3)
-    name = next(name for name in case.ranges if name.endswith(SCORE_TERMS[0]))
-    below = {**case.ranges, name: ValueRange(-limit, 0.0)}
+    name = next(name for name in case.ranges if name.endswith(term))
+    small = {other: ValueRange(0.0, 1.0) for other in case.ranges if other.endswith(SCORE_TERMS)}
+    below = {**case.ranges, **small, name: ValueRange(-limit, 0.0)}
     _, report = convert(case.graph, dtype, below)
-    assert not report.fp32_scores
-    above = {**case.ranges, name: ValueRange(-1.0, limit * 1.001)}
+    assert report.fp32_terms == ()
+    above = {**case.ranges, **small, name: ValueRange(-1.0, limit * 1.001)}
     path, report = convert(case.graph, dtype, above)
-    assert report.fp32_scores
+    assert report.fp32_terms == (term.rpartition(".")[2],)
     assert [item.name for item in report.kept_fp32] == [name]
     assert report.attention_nodes == case.fields["num_hidden_layers"]
     assert report.kept_share == 0
-    half = HALF_TYPES[dtype].onnx
-    body = next(iter(ir.load(path).functions.values()))
-    casts = [n for n in body if n.op_type == "Cast" and n.attributes["to"].as_int() == half]
-    assert not casts
+
+    model = ir.load(path)
+    InlinePass()(model)
+    infer_types(model)
+    products = [n for n in model.graph if any(t in (n.outputs[0].name or "") for t in SCORE_TERMS)]
+    assert len(products) == 3 * report.attention_nodes
+    for node in products:
+        wide = term in (node.outputs[0].name or "")
+        assert set(floats(node)) == {ir.DataType.FLOAT if wide else HALF_TYPES[dtype].onnx}
     assert case.error(run_rounded(path, case.feeds)) < BOUNDS[dtype]
+
+
+def test_without_ranges_scores_are_fp32(cases: Callable[[int], Case]) -> None:
+    _, report = convert(cases(3).graph, "bf16", None)
+    assert len(report.fp32_terms) == 3
+    assert report.kept_fp32 == ()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

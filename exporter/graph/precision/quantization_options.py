@@ -1,0 +1,65 @@
+"""Options of int8 and fp8 builds. They are read here and nowhere else has a default for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.errors import InputError
+
+METHODS = ("minmax", "percentile", "entropy", "mse")
+"""How the threshold of an activation is chosen, see docs/calibration.md."""
+
+RESTS = ("fp32", "fp16", "bf16")
+"""Precisions of what is not quantized."""
+
+
+@dataclass(frozen=True)
+class QuantizationOptions:
+    """How a graph is quantized.
+
+    Attributes:
+        method: one of `METHODS`.
+        percentile: of that method: the share of values, in percent, that is not clipped.
+        layers: encoder layers to quantize, as in `0-5,8`; None for all.
+        include: regular expressions; where any is given, only linear layers whose name contains a
+            match are quantized.
+        exclude: regular expressions; linear layers whose name contains a match stay in float.
+        accuracy_budget: share of the decisions that may change; what harms most falls back to
+            float. None quantizes all that is selected.
+        labels: whether each calibration text has a label, so that the budget is one of accuracy.
+        scale_table: `calibration.json` of an earlier build of the same model, to use as it is.
+        rest: precision of what is not quantized, one of `RESTS`.
+
+    Raises:
+        InputError: a value is out of range.
+    """
+
+    method: str = "minmax"
+    percentile: float = 99.999
+    layers: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    accuracy_budget: float | None = None
+    labels: bool = False
+    scale_table: Path | None = None
+    rest: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for option, value, choices in (
+            ("--calibration-method", self.method, METHODS),
+            ("--rest", self.rest, RESTS),
+        ):
+            if value not in choices:
+                known = ", ".join(choices)
+                raise InputError(f"{option} {value!r}: unknown; choose from {known}")
+        if not 0 < self.percentile <= 100:
+            raise InputError(f"--percentile {self.percentile}: give one above 0 and at most 100")
+        if self.accuracy_budget is not None and not 0 <= self.accuracy_budget < 1:
+            raise InputError(
+                f"--accuracy-budget {self.accuracy_budget}: give a share, as in 0.003 for 0.3 %"
+            )
+        if self.labels and self.accuracy_budget is None:
+            raise InputError("--labels: only --accuracy-budget has a use for them; give one")
+        if self.scale_table is not None:
+            object.__setattr__(self, "scale_table", Path(self.scale_table))
