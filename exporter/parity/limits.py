@@ -156,7 +156,7 @@ _BF16 = (
 
 # int8 rounds the inputs of linear layers to 127 steps up to their largest value. Measured with the
 # demo's texts on 12 and 48 layers of random weights (deviation 0.02 to 0.1): at most 6.8e-2, 2.9e-2
-# and 0.22 for the three relative errors, 2.5e-4 nats. The demo has 5e-3, 3e-3, 3e-3 and 1.4e-6 nats.
+# and 0.22 for the three relative errors, 2.5e-4 nats. The demo has 5e-3, 3e-3, 3e-3, 1.4e-6 nats.
 # There is no limit on the cosine: a row of a few logits, of a hundredth of the usual length, is
 # turned by any angle.
 _INT8 = (
@@ -187,8 +187,8 @@ _INT8 = (
     Limit(Metric.MEAN_KL, 1e-3, "four times the largest seen, with weights larger than trained"),
 )
 
-# fp8 has 3 bits of mantissa: its step is up to 1/8 of a value. Measured as above: at most 0.23, 0.12,
-# 0.94 and 2.8e-3 nats; the demo has 1.5e-2, 8e-3, 8e-3 and 9e-6 nats.
+# fp8 has 3 bits of mantissa: its step is up to 1/8 of a value. Measured as above: at most 0.23,
+# 0.12, 0.94 and 2.8e-3 nats; the demo has 1.5e-2, 8e-3, 8e-3 and 9e-6 nats.
 _FP8 = (
     Limit(Metric.NON_FINITE, 0, "a NaN or infinity is never an answer"),
     Limit(

@@ -14,6 +14,10 @@ from exporter.runtime.onnx_providers import CPU, Provider, check_active, check_a
 from exporter.runtime.session import Floats, ModelSession
 from exporter.runtime.text import TextEncoder
 
+EXACT_INTEGERS = {"session.x64quantprecision": "1"}
+"""Session option for exact int8 products. x86 processors without VNNI otherwise add pairs of them
+in 16 bits, which saturates without a word: docs/quantization.md. It does nothing elsewhere."""
+
 
 class OnnxSession(ModelSession):
     """A graph that `deb-export build` wrote, on ONNX Runtime's CPU provider.
@@ -99,6 +103,8 @@ def _open(
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors; they are raised as well
+    for key, value in EXACT_INTEGERS.items():
+        options.add_session_config_entry(key, value)
     if content is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(path.resolve().parent)

@@ -19,6 +19,7 @@ from exporter.graph.precision.half import HalfReport, convert_to_half
 from exporter.graph.precision.half_types import HalfName
 from exporter.graph.precision.widen import widen
 from exporter.graph.serialize import write_model
+from support.site_graphs import exact_options
 
 Feeds = Mapping[str, NDArray[np.int64]]
 
@@ -50,9 +51,8 @@ def run(path: Path, feeds: Feeds) -> list[NDArray[np.float32]]:
 
 def session(path: Path, **entries: str) -> onnxruntime.InferenceSession:
     """A quiet session with one thread."""
-    options = onnxruntime.SessionOptions()
+    options = exact_options()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
     for name, value in entries.items():
         setattr(options, name, value)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

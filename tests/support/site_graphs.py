@@ -16,6 +16,7 @@ from exporter.deberta.checkpoint import open_checkpoint
 from exporter.deberta.tasks import Task
 from exporter.graph.export import export_onnx
 from exporter.graph.serialize import write_model
+from exporter.runtime.onnx_session import EXACT_INTEGERS
 from support.random_models import random_config, random_inputs, random_model
 
 Feeds = dict[str, NDArray[np.int64]]
@@ -60,10 +61,18 @@ def feeds(
     return {name: tensor.numpy() for name, tensor in inputs.items()}
 
 
-def run(path: Path, inputs: Feeds, optimized: Path | None = None) -> list[NDArray[Any]]:
-    """All outputs of a graph in ONNX Runtime; its optimized form goes to `optimized`."""
+def exact_options() -> onnxruntime.SessionOptions:
+    """Options of a quiet session with exact int8 products."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    for key, value in EXACT_INTEGERS.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def run(path: Path, inputs: Feeds, optimized: Path | None = None) -> list[NDArray[Any]]:
+    """All outputs of a graph in ONNX Runtime; its optimized form goes to `optimized`."""
+    options = exact_options()
     options.intra_op_num_threads = 1
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
@@ -87,7 +96,7 @@ def values_of(path: Path, names: list[str], inputs: Feeds) -> dict[str, NDArray[
         proto.graph.output.append(onnx.ValueInfoProto(name=name))
         proto.graph.output[-1].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+        proto.SerializeToString(), exact_options(), providers=["CPUExecutionProvider"]
     )
     mask = inputs["attention_mask"].astype(bool)
     return {

@@ -77,7 +77,7 @@ def test_python_m_exporter() -> None:
         (["buidl"], "No such command 'buidl'"),
         (["build", "--nope"], "No such option '--nope'"),
         (["run"], "Missing argument 'ARTIFACT'"),
-        (["build", "x", "--precision", "int8"], "--precision int8: this version does not build it"),
+        (["build", "x", "--precision", "int7"], "--precision 'int7': unknown; choose from fp32"),
         (
             ["build", "x", "--target", "tensorflow"],
             "--target 'tensorflow': unknown; choose from onnx, tensorrt, tensorrt-rtx",

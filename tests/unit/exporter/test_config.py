@@ -53,7 +53,6 @@ def test_it_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int8"}, "--precision int8: this version does not build it; it builds fp32"),
         ({"precision": "fp7"}, "--precision 'fp7': unknown; choose from fp32"),
         ({"targets": ("tensorflow",)}, "--target 'tensorflow': unknown; choose from onnx, "),
         ({"targets": ("onnx", "tpu")}, "--target 'tpu': unknown"),

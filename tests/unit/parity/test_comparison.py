@@ -75,11 +75,13 @@ class Changed(TorchSession):
     ) -> None:
         super().__init__(prepared.checkpoint)
         assert self._model is not None
-        # Loaded tensors are views of the file: copies, so that the file stays as it is.
-        for parameter in self._model.parameters():
-            parameter.data = parameter.data.clone()
         self._change_feeds, self._change_outputs = feeds, outputs
         if model is not None:
+            # Loaded tensors are views of the file: copies, so that the file stays as it is. Only
+            # here: a copy lies at another address, and some processors' products are rounded
+            # in another order for it.
+            for parameter in self._model.parameters():
+                parameter.data = parameter.data.clone()
             model(self._model)
 
     def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:

@@ -4,7 +4,7 @@ from math import inf, nan
 
 import pytest
 
-from exporter.config import PRECISIONS
+from exporter.config import PRECISIONS, QUANTIZED_PRECISIONS
 from exporter.errors import InputError
 from exporter.parity.limits import Limit, Metric, limits_for
 
@@ -12,7 +12,9 @@ from exporter.parity.limits import Limit, Metric, limits_for
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_limits_every_metric_with_a_reason(precision: str) -> None:
     limits = limits_for(precision).limits
-    assert [limit.metric for limit in limits] == list(Metric)
+    # 8 bits turn a row of a few logits, of a hundredth of the usual length, by any angle.
+    unlimited = {Metric.MIN_COSINE} if precision in QUANTIZED_PRECISIONS else set()
+    assert [limit.metric for limit in limits] == [m for m in Metric if m not in unlimited]
     assert all(len(limit.reason) > 20 for limit in limits)
 
 

@@ -1,0 +1,94 @@
+"""int8 products in our sessions are those of integers, on any processor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from exporter.deberta.configuration import DebertaConfig
+from exporter.deberta.tasks import Task
+from exporter.runtime.feeds import ModelShape
+from exporter.runtime.onnx_session import EXACT_INTEGERS, OnnxSession
+
+ROWS, CHANNELS, COLUMNS = 6, 77, 19
+SHAPE = ModelShape(
+    DebertaConfig.from_dict({"model_type": "deberta-v2"}), Task.SEQUENCE_CLASSIFICATION
+)
+
+
+def draw(kind: str) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """Stored activations `(ROWS, CHANNELS)` and weights `(CHANNELS, COLUMNS)`."""
+    generator = np.random.default_rng(8)
+    sizes = ((ROWS, CHANNELS), (CHANNELS, COLUMNS))
+    if kind == "largest":
+        return np.full(sizes[0], 127, np.int8), np.full(sizes[1], 127, np.int8)
+    if kind == "ends":
+        one, other = (generator.choice([-127, 127], size) for size in sizes)
+    else:
+        one, other = (generator.integers(-127, 128, size) for size in sizes)
+    return one.astype(np.int8), other.astype(np.int8)
+
+
+def graph(activations: NDArray[np.int8], weight: NDArray[np.int8]) -> onnx.ModelProto:
+    """A model whose id `i` gives the product of row `i` with the weight, all scales 1."""
+    constants = {
+        "table": activations.astype(np.float32)[:, None, :],
+        "one": np.float32(1),
+        "ones": np.ones(COLUMNS, np.float32),
+        "zero": np.int8(0),
+        "weight": weight,
+        "first": np.int64(0),
+    }
+    nodes = [
+        helper.make_node("Gather", ["input_ids", "first"], ["ids"], axis=1),
+        helper.make_node("Gather", ["table", "ids"], ["x"]),
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["stored"]),
+        helper.make_node("DequantizeLinear", ["stored", "one", "zero"], ["restored"]),
+        helper.make_node("DequantizeLinear", ["weight", "ones"], ["factor"], axis=1),
+        helper.make_node("MatMul", ["restored", "factor"], ["product"]),
+        helper.make_node("Squeeze", ["product", "axes"], ["logits"]),
+    ]
+    constants["axes"] = np.array([1])
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["B", "S"]) for name in SHAPE.inputs
+    ]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", COLUMNS])]
+    initializers = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    body = helper.make_graph(nodes, "products", inputs, outputs, initializers)
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("kind", ["largest", "ends", "any"])
+def test_products_are_those_of_integers(kind: str, tmp_path: Path) -> None:
+    activations, weight = draw(kind)
+    path = tmp_path / "model.onnx"
+    onnx.save(graph(activations, weight), str(path))
+    ids = np.arange(ROWS, dtype=np.int64)[:, None]
+    feeds = {name: ids if name == "input_ids" else np.ones_like(ids) for name in SHAPE.inputs}
+    with OnnxSession(path, SHAPE) as session:
+        found = session.run(**feeds)["logits"]
+    expected = activations.astype(np.int64) @ weight.astype(np.int64)
+    # Below 2^24, so that fp32 holds them.
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_they_are_integer_kernels(tmp_path: Path) -> None:
+    import onnxruntime
+
+    path, optimized = tmp_path / "model.onnx", tmp_path / "optimized.onnx"
+    onnx.save(graph(*draw("any")), str(path))
+    options = onnxruntime.SessionOptions()
+    for key, value in EXACT_INTEGERS.items():
+        options.add_session_config_entry(key, value)
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(optimized)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load(str(optimized)).graph.node)
+    assert kinds["MatMulIntegerToFloat"] == 1
+    assert kinds["MatMul"] == kinds["DequantizeLinear"] == 0
