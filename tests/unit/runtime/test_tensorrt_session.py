@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.tensorrt_names import BUILDER, RUNTIME, missing_names
 
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.engine.backend import Backend
@@ -377,39 +378,5 @@ def test_device_memory_that_is_enough() -> None:
 
 def test_the_names_are_those_of_tensorrt_rtx() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    used = {
-        "ICudaEngine": [
-            "num_io_tensors",
-            "num_optimization_profiles",
-            "device_memory_size_v2",
-            "get_tensor_name",
-            "get_tensor_mode",
-            "get_tensor_dtype",
-            "get_tensor_profile_shape",
-            "create_execution_context",
-            "create_engine_inspector",
-        ],
-        "IExecutionContext": [
-            "set_device_memory",
-            "set_optimization_profile_async",
-            "set_input_shape",
-            "set_tensor_address",
-            "execute_async_v3",
-        ],
-        "Runtime": ["deserialize_cuda_engine", "engine_host_code_allowed"],
-        "TensorIOMode": ["INPUT", "OUTPUT"],
-        "DataType": ["FLOAT", "HALF", "BF16"],
-        "ExecutionContextAllocationStrategy": ["USER_MANAGED"],
-        "ILogger": ["ERROR", "INTERNAL_ERROR", "log"],
-        "IProgressMonitor": ["phase_start", "step_complete", "phase_finish"],
-        "EngineInspector": ["get_engine_information"],
-        "LayerInformationFormat": ["JSON"],
-    }
-    missing = [
-        f"{kind}.{name}"
-        for kind, names in used.items()
-        for name in names
-        if not hasattr(getattr(trt, kind, None), name)
-    ]
-    assert not missing
+    assert missing_names(trt, {**RUNTIME, **BUILDER}) == []
     assert tensorrt_session._make_log(trt).errors == []
