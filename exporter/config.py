@@ -75,7 +75,8 @@ class BuildConfig:
         model: checkpoint folder in the Hugging Face format; None is the built-in demo.
         output: folder to write; None is `artifacts/<model>-<precision>` below the current folder.
         precision: storage and arithmetic of the graph, one of `PRECISIONS`.
-        targets: what to build, each one of `TARGETS`.
+        targets: what to build, each one of `TARGETS`; None is what this machine can build: the
+            graph, and engines whose builder is installed and has what it needs.
         task: head to export; None takes it from the checkpoint's `architectures`.
         batch: batch sizes that the artifact is meant for.
         seq: lengths in tokens that the artifact is meant for; None ends at the model's maximum.
@@ -95,7 +96,7 @@ class BuildConfig:
     model: Path | None = None
     output: Path | None = None
     precision: str = "fp32"
-    targets: tuple[str, ...] = ("onnx",)
+    targets: tuple[str, ...] | None = None
     task: Task | None = None
     batch: Range = field(default=Range(1, 8, 32))
     seq: Range | None = None
@@ -120,9 +121,9 @@ class BuildConfig:
                 f"--precision {self.precision}: options of quantization are for "
                 f"{' and '.join(QUANTIZED_PRECISIONS)}; leave them out"
             )
-        if not self.targets:
+        if self.targets is not None and not self.targets:
             raise InputError("--target: give at least one target, as in --target onnx")
-        for target in self.targets:
+        for target in self.targets or ():
             _check_choice("--target", target, TARGETS)
         if self.task is not None:
             object.__setattr__(self, "task", _task(self.task))

@@ -56,7 +56,7 @@ class Manifest:
         created: UTC time, ISO 8601.
         source: the checkpoint.
         precision: of the graph.
-        targets: what was built.
+        targets: what was built: the graph, and engines by their target.
         task: head, the value of `Task`.
         inputs: input names of the graph, in order.
         outputs: output names of the graph, in order.
@@ -71,6 +71,7 @@ class Manifest:
         seconds: duration of each step.
         files: every file of the folder but manifest.json.
         engines: the engines, in the order they were built.
+        skipped: why the default left a target out, by its name.
     """
 
     tool: str
@@ -92,6 +93,7 @@ class Manifest:
     seconds: Mapping[str, float]
     files: tuple[FileRecord, ...] = field(default=())
     engines: tuple[EngineRecord, ...] = field(default=())
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -224,6 +226,7 @@ _READERS: Mapping[str, Any] = {
     "seconds": _mapping,
     "files": _artifact_files,
     "engines": _engines,
+    "skipped": lambda value: {name: _text(text) for name, text in _mapping(value).items()},
 }
 
 

@@ -21,7 +21,7 @@ from exporter.conversion import (
 )
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tokenization import check_vocabulary, tokenizer_files
-from exporter.engine.targets import build_targets, check_targets, engine_profiles
+from exporter.engine.targets import BuiltTargets, build_targets, engine_profiles, plan_targets
 from exporter.environment import environment, tool_name
 from exporter.errors import InputError, MissingDependencyError
 from exporter.files import FileRecord, record
@@ -82,7 +82,8 @@ def build(config: BuildConfig, progress: Progress | None = None) -> Manifest:
 
     Raises:
         InputError: the checkpoint, the output folder or an option is unusable. Nothing is left.
-        MissingDependencyError: PyTorch or ONNX Runtime is not installed.
+        MissingDependencyError: PyTorch or ONNX Runtime is not installed, or what a target that was
+            asked for by name needs.
     """
     manifest, _ = build_and_judge(config, progress)
     return manifest
@@ -94,13 +95,13 @@ def build_and_judge(
     """As `build`, with all figures of the parity check as well."""
     say = progress or (lambda message: None)
     _require_packages()
-    check_targets(config)
+    plan = plan_targets(config)
     seconds: dict[str, float] = {}
     with ArtifactWriter(config.output_folder, force=config.force) as writer:
         start = perf_counter()
         say("reading the checkpoint")
         source = _open_source(config)
-        profiles = engine_profiles(config, source.shape, source.seq)
+        profiles = engine_profiles(plan, config, source.shape, source.seq)
         files = tuple(record(path) for path in _source_files(source))
         seconds["read"] = perf_counter() - start
 
@@ -125,12 +126,12 @@ def build_and_judge(
         seconds["parity"] = perf_counter() - start
 
         start = perf_counter()
-        engines = build_targets(config, graph, source.shape.inputs, profiles, say)
+        built = build_targets(plan, config, graph, source.shape.inputs, profiles, say)
         seconds["engines"] = perf_counter() - start
 
         say("writing the manifest")
-        manifest = _manifest(config, source, files, converted, result, seconds)
-        manifest = replace(manifest, files=writer.records(), engines=engines)
+        manifest = _manifest(config, source, files, converted, result, built, seconds)
+        manifest = replace(manifest, files=writer.records())
         writer.finish(manifest)
     return manifest, result
 
@@ -315,6 +316,7 @@ def _manifest(
     files: tuple[FileRecord, ...],
     converted: Converted,
     result: ParityResult,
+    built: BuiltTargets,
     seconds: dict[str, float],
 ) -> Manifest:
     model = source.shape.config
@@ -325,7 +327,7 @@ def _manifest(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         source=Source(str(source.folder), source.demo, files),
         precision=config.precision,
-        targets=config.targets,
+        targets=built.targets,
         task=source.shape.task.value,
         inputs=source.shape.inputs,
         outputs=source.shape.outputs,
@@ -338,4 +340,6 @@ def _manifest(
         parity=ParitySummary(bool(result), PARITY_FILE, result.failures),
         limits=tuple(limits_json(result.limits)["metrics"]),
         seconds={name: round(value, 3) for name, value in seconds.items()},
+        engines=built.engines,
+        skipped=built.skipped,
     )

@@ -51,7 +51,12 @@ def measure(
     """
     if precision not in PRECISIONS:
         return _quantize(checkpoint, precision, calibration, output, rows)
-    options: dict[str, Any] = {"model": checkpoint, "output": output, "force": True}
+    options: dict[str, Any] = {
+        "model": checkpoint,
+        "output": output,
+        "targets": ("onnx",),
+        "force": True,
+    }
     known = {field.name for field in fields(exporter.BuildConfig)}
     if precision != "fp32" and "calibration_data" in known:
         options["calibration_data"] = calibration

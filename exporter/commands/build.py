@@ -36,10 +36,9 @@ _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(BuildCon
     "--target",
     "targets",
     multiple=True,
-    default=_DEFAULTS["targets"],
-    show_default=True,
     metavar="|".join(TARGETS),
-    help="What to build; may be repeated.",
+    help="What to build; may be repeated.  [default: the graph, and engines where they can be "
+    "built]",
 )
 @click.option(
     "--task",
@@ -80,7 +79,9 @@ _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(BuildCon
 @quantization_options
 @engine_options
 @debug_option
-def build(batch: str, seq: str | None, task: str | None, **options: Any) -> int:
+def build(
+    batch: str, seq: str | None, task: str | None, targets: tuple[str, ...], **options: Any
+) -> int:
     """Build an artifact folder from MODEL, and compare it with MODEL.
 
     MODEL is a DeBERTa-v2/v3 checkpoint folder in the Hugging Face format; without it, the built-in
@@ -91,17 +92,21 @@ def build(batch: str, seq: str | None, task: str | None, **options: Any) -> int:
         quantization=take_quantization_options(options),
         engine=engine,
         profiles=profiles,
+        targets=targets or None,
         batch=Range.parse(batch, "--batch"),
         seq=None if seq is None else Range.parse(seq, "--seq"),
         task=task,  # type: ignore[arg-type]  # the configuration turns the name into a Task
         **options,
     )
+    from exporter.engine.targets import skipped_text
     from exporter.parity.report import to_table
     from exporter.pipeline import build_and_judge
 
     with Progress() as progress:
         manifest, result = build_and_judge(config, progress)
     click.echo(to_table(result))
+    if manifest.skipped:
+        click.echo(f"not built: {skipped_text(manifest.skipped)}")
     size = size_text(sum(item.bytes for item in manifest.files))
     click.echo(f"{config.output_folder}: {manifest.task}, {manifest.precision}, {size}")
     return 0 if manifest.passed else 1

@@ -66,9 +66,13 @@ def _graph_json(graph: GraphDescription) -> dict[str, Any]:
 
 
 def _artifact_lines(found: ArtifactDescription) -> Iterator[str]:
+    from exporter.engine.targets import skipped_text
+
     manifest = found.manifest
     yield f"artifact   {found.folder}"
     yield f"task       {manifest.task}, {manifest.precision}, for {', '.join(manifest.targets)}"
+    if manifest.skipped:
+        yield f"not built  {skipped_text(manifest.skipped)}"
     source = "the built-in demo" if manifest.source.demo else manifest.source.folder
     yield f"made       {manifest.created} by {manifest.tool} from {source}"
     yield f"shapes     batch {manifest.batch}, length {manifest.seq}"

@@ -1,8 +1,14 @@
-"""The engines of a build: what can be built here, and building it."""
+"""The engines of a build: what can be built here, and building it.
+
+What was asked for by name and cannot be built is an error. What the default leaves out is recorded
+with its reason, and the build goes on: no software, no GPU, too little memory, a graph or an option
+that the builder does not take.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,70 +16,128 @@ from exporter.config import BuildConfig, Range
 from exporter.engine.backend import BACKENDS, Backend
 from exporter.engine.build import EngineRecord, build_engine
 from exporter.engine.profiles import ShapeProfile, profiles_for
+from exporter.errors import DebExportError
 
 if TYPE_CHECKING:
     from exporter.runtime.feeds import ModelShape
 
 
-def check_targets(config: BuildConfig) -> None:
-    """Refuse targets that cannot be built here, before any work is done.
+@dataclass(frozen=True)
+class TargetPlan:
+    """What a build is going to make besides the graph.
+
+    Attributes:
+        backends: builders of its engines.
+        named: whether they were asked for by name.
+        skipped: why the default leaves a target out, by its name.
+    """
+
+    backends: tuple[Backend, ...]
+    named: bool
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BuiltTargets:
+    """What a build has made.
+
+    Attributes:
+        engines: the engines, in the order they were built.
+        skipped: why the default left a target out, by its name.
+    """
+
+    engines: tuple[EngineRecord, ...]
+    skipped: Mapping[str, str]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of what there is: the graph, always, and the engines."""
+        return ("onnx", *(engine.target for engine in self.engines))
+
+
+def plan_targets(config: BuildConfig) -> TargetPlan:
+    """What can be built here of what `config` asks for, before any work is done.
 
     Raises:
-        MissingDependencyError: a target's software or hardware is missing.
-        InputError: an option that a target's builder does not have.
+        MissingDependencyError: software or hardware of a target that was asked for is missing.
+        InputError: an option that its builder does not have.
     """
-    for backend in _backends(config.targets):
-        backend.check(config.engine)
+    if config.targets is not None:
+        named = tuple(BACKENDS[name] for name in dict.fromkeys(config.targets) if name in BACKENDS)
+        for backend in named:
+            backend.check(config.engine)
+        return TargetPlan(named, named=True)
+    found, skipped = [], {}
+    for backend in BACKENDS.values():
+        try:
+            backend.check(config.engine)
+        except DebExportError as error:
+            skipped[backend.target] = _reason(backend, error)
+        else:
+            found.append(backend)
+    return TargetPlan(tuple(found), named=False, skipped=skipped)
 
 
-def engine_profiles(config: BuildConfig, shape: ModelShape, seq: Range) -> tuple[ShapeProfile, ...]:
-    """The profiles of the engines that `config` asks for; none where it asks for none.
+def engine_profiles(
+    plan: TargetPlan, config: BuildConfig, shape: ModelShape, seq: Range
+) -> tuple[ShapeProfile, ...]:
+    """The profiles of the engines of `plan`; none where it has none.
 
     Args:
-        config: what to build.
+        plan: what is built.
+        config: options of the build.
         shape: the model.
         seq: lengths in tokens that the artifact is meant for.
 
     Raises:
         InputError: a profile that does not suit the model or the artifact.
     """
-    if not _backends(config.targets):
+    if not plan.backends:
         return ()
     return profiles_for(config.profiles, config.batch, seq, shape)
 
 
 def build_targets(
+    plan: TargetPlan,
     config: BuildConfig,
     onnx: Path,
     inputs: Sequence[str],
     profiles: Sequence[ShapeProfile],
     progress: Callable[[str], None],
-) -> tuple[EngineRecord, ...]:
-    """Build the engines that `config` asks for, beside the graph.
+) -> BuiltTargets:
+    """Build the engines of `plan`, beside the graph.
 
     Args:
-        config: what to build.
+        plan: what to build.
+        config: options of the build.
         onnx: the graph.
         inputs: names of its inputs.
         profiles: the shapes to build for.
         progress: told what is going on.
 
     Raises:
-        InputError, MissingDependencyError: as `build_engine`.
+        InputError, MissingDependencyError: as `build_engine`, for targets asked for by name.
     """
-    return tuple(
-        build_engine(
-            backend,
-            onnx,
-            onnx.with_name(backend.plan_file),
-            inputs,
-            profiles,
-            config.engine,
-            progress,
-        )
-        for backend in _backends(config.targets)
-    )
+    engines, skipped = [], dict(plan.skipped)
+    for backend in plan.backends:
+        path = onnx.with_name(backend.plan_file)
+        try:
+            made = build_engine(backend, onnx, path, inputs, profiles, config.engine, progress)
+        except DebExportError as error:
+            if plan.named:
+                raise
+            path.unlink(missing_ok=True)
+            skipped[backend.target] = _reason(backend, error)
+        else:
+            engines.append(made)
+    return BuiltTargets(tuple(engines), skipped)
 
 
-def _backends(targets: Sequence[str]) -> list[Backend]:
-    return [BACKENDS[target] for target in dict.fromkeys(targets) if target in BACKENDS]
+def skipped_text(skipped: Mapping[str, str]) -> str:
+    """The targets that a default left out with their reasons, in one line."""
+    return "; ".join(f"{name} ({reason})" for name, reason in skipped.items())
+
+
+def _reason(backend: Backend, error: DebExportError) -> str:
+    text = " ".join(str(error).split())
+    return text.removeprefix(f"--target {backend.target}: ")

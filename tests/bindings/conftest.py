@@ -18,7 +18,7 @@ if FOLDER in os.environ:
 
     from support.bindings_libraries import load
 
-    # A stand-in for a network or an engine can be iterated without end: that must not take the machine.
+    # A stand-in for a network can be iterated without end, which must not take the machine.
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     load(Path(os.environ[FOLDER]))
 else:

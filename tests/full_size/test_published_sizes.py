@@ -51,7 +51,10 @@ def test_a_published_size_builds_and_passes_parity(size: str, tmp_path: Path) ->
     del model
 
     build = exporter.BuildConfig(
-        model=tmp_path / "checkpoint", output=tmp_path / "artifact", seq=exporter.Range(1, 64, 128)
+        model=tmp_path / "checkpoint",
+        output=tmp_path / "artifact",
+        seq=exporter.Range(1, 64, 128),
+        targets=("onnx",),
     )
     with pytest.warns(UserWarning, match="no tokenizer"):
         manifest = exporter.build(build)

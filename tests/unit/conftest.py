@@ -61,7 +61,12 @@ def make_artifact(
     def make(task: str = "sequence-classification") -> Path:
         if task not in made:
             made[task] = tmp_path_factory.mktemp("artifact") / task
-            config = BuildConfig(model=make_checkpoint(task), output=made[task], data=texts_file)
+            config = BuildConfig(
+                model=make_checkpoint(task),
+                output=made[task],
+                data=texts_file,
+                targets=("onnx",),
+            )
             assert build(config).passed
         return made[task]
 

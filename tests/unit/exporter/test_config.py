@@ -29,7 +29,7 @@ def test_wrong_ranges_are_refused_by_the_option_name(text: str) -> None:
 
 def test_defaults() -> None:
     config = BuildConfig()
-    assert (config.precision, config.targets, config.task) == ("fp32", ("onnx",), None)
+    assert (config.precision, config.targets, config.task) == ("fp32", None, None)
     assert config.output_folder == Path.cwd() / "artifacts" / "demo-fp32"
 
 

@@ -27,7 +27,14 @@ SEQ = Range(1, 16, 64)
 
 
 def build(checkpoint: Path, output: Path, precision: str, **options: Any) -> Manifest:
-    config = BuildConfig(model=checkpoint, output=output, precision=precision, seq=SEQ, **options)
+    config = BuildConfig(
+        model=checkpoint,
+        output=output,
+        precision=precision,
+        targets=("onnx",),
+        seq=SEQ,
+        **options,
+    )
     return exporter.build(config)
 
 

@@ -32,6 +32,7 @@ def test_a_stopped_build_leaves_nothing(
 ) -> None:
     output = tmp_path / "new" / "out"
     arguments = ["build", make_checkpoint("base"), "--data", texts_file, "--output", output]
+    arguments += ["--target", "onnx"]
     process = subprocess.Popen(
         [sys.executable, "-m", "exporter", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -60,6 +61,7 @@ def test_a_killed_build_leaves_nothing_that_looks_finished(
 ) -> None:
     output = tmp_path / "out"
     arguments = ["build", make_checkpoint("base"), "--data", texts_file, "--output", output]
+    arguments += ["--target", "onnx"]
     process = subprocess.Popen(
         [sys.executable, "-m", "exporter", *map(str, arguments)],
         stderr=subprocess.PIPE,

@@ -48,6 +48,7 @@ EMPTY = Manifest(
     limits=({"metric": "max_relative", "bound": 1e-4},),
     seconds={"export": 1.5},
     files=(FileRecord("model.onnx", 3, "cd" * 32),),
+    skipped={"tensorrt": "no GPU"},
 )
 
 

@@ -27,7 +27,7 @@ MakeCheckpoint = Callable[..., Path]
 @pytest.fixture
 def config(make_checkpoint: MakeCheckpoint, texts_file: Path, tmp_path: Path) -> BuildConfig:
     folder = make_checkpoint("sequence-classification")
-    return BuildConfig(model=folder, output=tmp_path / "out", data=texts_file)
+    return BuildConfig(model=folder, output=tmp_path / "out", data=texts_file, targets=("onnx",))
 
 
 def test_the_folder_holds_what_the_manifest_says(make_artifact: Callable[[str], Path]) -> None:
@@ -77,12 +77,8 @@ def test_options_reach_the_artifact(config: BuildConfig, tmp_path: Path) -> None
         session(["word " * 100])
 
 
-def test_another_head_of_the_same_encoder(
-    make_checkpoint: MakeCheckpoint, texts_file: Path, tmp_path: Path
-) -> None:
-    folder = make_checkpoint("sequence-classification")
-    config = BuildConfig(model=folder, output=tmp_path / "out", data=texts_file, task=Task.BASE)
-    manifest = build(config)
+def test_another_head_of_the_same_encoder(config: BuildConfig) -> None:
+    manifest = build(replace(config, task=Task.BASE))
     assert (manifest.task, manifest.outputs) == ("base", ("last_hidden_state",))
     assert manifest.passed
 
