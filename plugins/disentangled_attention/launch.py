@@ -1,0 +1,122 @@
+"""What a launch of the kernel needs: what it is compiled for, its tiles, its grid, its scalars.
+
+Nothing here imports Triton or torch, and the arithmetic on shapes is `+ - * //` alone, so that
+TensorRT's symbolic shape expressions pass through it as Python integers do.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+DTYPES = ("float32", "float16", "bfloat16")
+MASK_DTYPES = ("int32", "bool")
+
+SCALARS = ("length", "key_slots", "query_slots", "table_length")
+MAX_HEAD_SIZE = 256
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """What is fixed when the kernel is compiled; batch, length and slots are not.
+
+    Raises:
+        ValueError: a type, a head count or a head size that the kernel does not have.
+    """
+
+    num_heads: int
+    head_size: int
+    scale: float
+    c2p: bool = True
+    p2c: bool = True
+    dtype: str = "float16"
+    """Storage of `qkv`, `pos_key`, `pos_query` and `context`; sums are in float32."""
+    mask_dtype: str = "int32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; the kernel has {', '.join(DTYPES)}")
+        if self.mask_dtype not in MASK_DTYPES:
+            raise ValueError(f"mask is {self.mask_dtype!r}; the kernel has int32 and bool")
+        if self.num_heads < 1:
+            raise ValueError(f"num_heads is {self.num_heads}; it must be at least 1")
+        if not 1 <= self.head_size <= MAX_HEAD_SIZE:
+            raise ValueError(
+                f"head size is {self.head_size}; the kernel takes 1 to {MAX_HEAD_SIZE}"
+            )
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(f"scale is {self.scale}; it must be positive")
+
+    @property
+    def padded_head_size(self) -> int:
+        """The power of two, at least 16, that a matrix instruction takes."""
+        return max(16, 1 << (self.head_size - 1).bit_length())
+
+    @property
+    def terms(self) -> int:
+        """Number of position terms, 0 to 2."""
+        return int(self.c2p) + int(self.p2c)
+
+
+@dataclass(frozen=True)
+class TileConfig:
+    """How the kernel is cut: rows and keys of a tile, warps of a program, depth of the pipeline.
+
+    Raises:
+        ValueError: not powers of two, or rows and keys fewer than 16.
+    """
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+    def __post_init__(self) -> None:
+        for name in ("block_m", "block_n", "num_warps"):
+            value = getattr(self, name)
+            least = 1 if name == "num_warps" else 16
+            if value < least or value & (value - 1):
+                raise ValueError(f"{name} is {value}; it must be a power of two from {least} up")
+        if self.num_stages < 1:
+            raise ValueError(f"num_stages is {self.num_stages}; it must be at least 1")
+
+
+def constants(spec: KernelSpec, tile: TileConfig) -> dict[str, Any]:
+    """Compile-time arguments of the kernel, by name."""
+    return {
+        "H": spec.num_heads,
+        "D": spec.head_size,
+        "BLOCK_D": spec.padded_head_size,
+        "SCALE": spec.scale,
+        "C2P": spec.c2p,
+        "P2C": spec.p2c,
+        "BLOCK_M": tile.block_m,
+        "BLOCK_N": tile.block_n,
+        # Three products of tf32 keep float32's digits; narrow types have one way to multiply.
+        "PRECISION": "tf32x3" if spec.dtype == "float32" else "ieee",
+    }
+
+
+def grid(batch: Any, length: Any, spec: KernelSpec, tile: TileConfig) -> Any:
+    """Programs of the one-dimensional grid.
+
+    Args:
+        batch, length: `B` and `S`, integers or symbolic expressions with `+`, `*` and `//`.
+
+    Returns:
+        `ceil(S / block_m) * H * B`, of the arguments' type.
+    """
+    row_blocks = (length + (tile.block_m - 1)) // tile.block_m
+    return row_blocks * batch * spec.num_heads
+
+
+def scalars(length: Any, key_slots: Any, query_slots: Any, table_length: Any) -> tuple[Any, ...]:
+    """The int32 arguments between inputs and output, in order: `SCALARS`.
+
+    Args:
+        length: `S`, the second dimension of `qkv`.
+        key_slots, query_slots: the second dimensions of `pos_key` and `pos_query`.
+        table_length: `2 * P + 1`, the length of `slots`.
+    """
+    return (length, key_slots, query_slots, table_length)
