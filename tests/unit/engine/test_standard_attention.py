@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from safetensors.torch import load_file, save_file
+from support.half_models import convert, run, widened
 
+from calibration.ranges import measure_ranges
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.engine.backend import TENSORRT_RTX
 from exporter.engine.build import build_engine
@@ -18,6 +23,7 @@ from exporter.engine.profiles import ShapeProfile
 from exporter.engine.standard_attention import swap_body
 from exporter.errors import InputError
 from exporter.graph.export import export_onnx
+from exporter.graph.precision.half_types import HalfName
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.onnx_session import OnnxSession
 
@@ -53,6 +59,65 @@ def test_outputs_are_the_same(
         expected, found = own.run(**feeds)["logits"], standard.run(**feeds)["logits"]
         difference = np.abs(expected - found)[mask].max()
         assert difference <= 2e-6 * np.abs(expected[mask]).max()
+
+
+@pytest.fixture(scope="module")
+def peaked(make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph whose scores are far apart, so that their rounding shows."""
+    folder = tmp_path_factory.mktemp("peaked")
+    checkpoint = shutil.copytree(make_checkpoint(num_hidden_layers=1), folder / "checkpoint")
+    weights = load_file(checkpoint / "model.safetensors")
+    for name in ("query_proj.weight", "key_proj.weight"):
+        key = f"deberta.encoder.layer.0.attention.self.{name}"
+        weights[key] = weights[key] * 4
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    export_onnx(open_checkpoint(checkpoint), folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def feeds(batch: int, length: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(length)
+    mask = np.arange(length) < random.integers(1, length + 1, (batch, 1))
+    return {
+        "input_ids": random.integers(1, 1000, (batch, length)),
+        "attention_mask": mask.astype(np.int64),
+    }
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_loses_no_more_than_the_portable_body(peaked: Path, dtype: HalfName) -> None:
+    """Both with every half value rounded, against fp32."""
+    inputs = [feeds(1, 2), feeds(4, 63), feeds(3, 77)]
+    path, report = convert(peaked, dtype, measure_ranges(peaked, inputs))
+    assert report.fp32_terms == ()
+    swapped = path.with_name(f"swapped-{dtype}.onnx")
+    swap_body(path, swapped)
+    # Not rounded to the type of the graph, in which it would be off in every score alike.
+    (function,) = ir.load(swapped).functions.values()
+    constants = {
+        node.outputs[0].name: node.attributes["value"].as_tensor().numpy()
+        for node in function
+        if node.op_type == "Constant"
+    }
+    scales = [constants[node.inputs[1].name] for node in function if node.op_type == "Mul"]
+    exact_scale = np.float32(1 / np.sqrt(3 * 8))
+    assert scales == [exact_scale, exact_scale]
+
+    def errors(graph: Path) -> float:
+        rounded = widened(graph)
+        lost = [run(rounded, item)[0] - run(peaked, item)[0] for item in inputs]
+        return float(np.sqrt(np.mean(np.concatenate(lost) ** 2)))
+
+    own, standard = errors(path), errors(swapped)
+    assert 0 < standard <= 2 * own
+
+
+def test_terms_that_stay_in_fp32_are_not_narrowed(peaked: Path, tmp_path: Path) -> None:
+    path, report = convert(peaked, "fp16", None)
+    assert len(report.fp32_terms) == 3
+    message = "keeps content_to_content, content_to_position, position_to_content of the attention"
+    with pytest.raises(InputError, match=message):
+        swap_body(path, tmp_path / "x.onnx")
 
 
 def test_it_builds_and_nothing_is_left(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
