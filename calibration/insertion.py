@@ -29,11 +29,18 @@ class SiteScales:
         site: the site.
         activation: threshold of its input.
         weight: fp32 `(N,)`, thresholds of the columns of its weight.
+        weight_format: of the weight; None for that of the input.
     """
 
     site: Site
     activation: float
     weight: Floats
+    weight_format: NumberFormat | None = None
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits that its stored weight uses."""
+        return 7 if self.weight_format is NumberFormat.INT7 else 8
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,15 @@ def insert(model: ir.Model, scales: Sequence[SiteScales], number: NumberFormat) 
     Args:
         model: an exported fp32 graph.
         scales: the sites, each once.
-        number: the format of weights and activations.
+        number: the format of activations, and of weights that have none of their own.
 
     Raises:
+        ValueError: a format that activations do not have.
         RuntimeError: a site is not in the graph, or the nodes inserted are not those expected: a
             defect of ours.
     """
+    if number is NumberFormat.INT7:
+        raise ValueError("int7 is a format of weights: QuantizeLinear saturates at 127")
     graph = model.graph
     before = _counts(model)
     float_bytes = stored_bytes = 0
@@ -78,11 +88,12 @@ def insert(model: ir.Model, scales: Sequence[SiteScales], number: NumberFormat) 
     for item in scales:
         site = item.site
         node = matmul_of(model, site)
-        weight_scale = scale_of(item.weight, number)
+        weight_number = item.weight_format or number
+        weight_scale = scale_of(item.weight, weight_number)
         if weight_scale.shape != (site.out_features,):
             raise RuntimeError(f"{site.name}: {weight_scale.shape} thresholds of its weight")
         activation = _activation(model, node, site, scale_of(item.activation, number), zero)
-        weight = _weight(model, node, site, weight_scale, number)
+        weight = _weight(model, node, site, weight_scale, weight_number)
         node.replace_input_with(0, activation)
         node.replace_input_with(1, weight)
         del graph.initializers[site.weight]

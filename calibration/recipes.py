@@ -60,7 +60,7 @@ class SiteRecipe:
 
     def threshold_for(self, number: NumberFormat) -> float:
         """Where the format saturates: fp8 keeps outliers, which cost its other values nothing."""
-        return self.threshold if number is NumberFormat.INT8 else self.largest
+        return self.threshold if number.is_integer else self.largest
 
     @property
     def all_zero(self) -> bool:

@@ -112,7 +112,7 @@ class SensitivityReport:
         budget: what was allowed.
         before: damage with everything quantized that the placement says.
         after: damage of the model chosen.
-        units: what each unit costs, the costliest first; empty where nothing had to fall back.
+        units: what each unit costs, the costliest first.
         within: whether the model chosen is within the budget.
         measurements: models that were run.
     """
@@ -157,30 +157,31 @@ def fit_budget(
     say = progress or (lambda message: None)
     say("measuring the quantized model on held-back text")
     before = measure(frozenset())
-    if budget.holds(before):
-        return SensitivityReport(budget, before, before, (), True, 1)
     costs = []
     for index, (unit, sites) in enumerate(units.items()):
         say(f"sensitivity: {unit} ({index + 1} of {len(units)})")
         without = measure(frozenset(sites))
         costs.append(UnitCost(unit, sites, without, before.size - without.size, False))
     costs.sort(key=lambda cost: -cost.cost)
-    # The first choice is measured already.
-    tried: list[tuple[int, Damage]] = [(0, before), (1, costs[0].without)]
+    tried: list[tuple[int, Damage]] = [(0, before)]
+    runs = 1 + len(units)
     most = max(1, floor(MOST_FALLBACK * len(units)))
     while not budget.holds(tried[-1][1]) and tried[-1][0] < most:
         count = tried[-1][0] + 1
+        if count == 1:  # measured already
+            tried.append((count, costs[0].without))
+            continue
         say(f"fallback: {count} of {len(units)} in float")
         names = frozenset(site for cost in costs[:count] for site in cost.sites)
         tried.append((count, measure(names)))
+        runs += 1
     within = budget.holds(tried[-1][1])
     count, after = tried[-1] if within else min(tried, key=lambda item: _badness(item[1]))
     chosen = tuple(
         UnitCost(cost.unit, cost.sites, cost.without, cost.cost, index < count)
         for index, cost in enumerate(costs)
     )
-    measurements = 1 + len(units) + len(tried) - 2
-    return SensitivityReport(budget, before, after, chosen, within, measurements)
+    return SensitivityReport(budget, before, after, chosen, within, runs)
 
 
 def _badness(damage: Damage) -> tuple[float, float]:

@@ -31,13 +31,13 @@ from exporter.parity.inputs import DEFAULT_TEXTS, read_texts
 from exporter.parity.limits import limits_for
 from exporter.parity.report import limits_json, to_json
 from exporter.quantization import (
-    TABLE_FILE,
     Places,
     QuantizationInput,
     model_hash,
     quantization_input,
     to_quantized,
 )
+from exporter.quantization_report import TABLE_FILE
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.load import MODEL_FILE, text_encoder
 from exporter.runtime.text import TextEncoder, TextInput
@@ -169,7 +169,11 @@ def _open_source(config: BuildConfig) -> _Source:
     quantization = None
     if config.quantized:
         quantization = quantization_input(
-            config.precision, config.quantization, config.calibration_data
+            config.precision,
+            config.quantization,
+            config.calibration_data,
+            ModelShape(model, checkpoint.task),
+            encoder,
         )
         calibration = quantization.texts
     else:
@@ -264,7 +268,6 @@ def _convert(
     quantized = to_quantized(
         Places(exact, whole, graph.with_name(TABLE_FILE), config.output_folder),
         source.shape,
-        source.encoder,
         source.quantization,
         model=model_hash(source.shape.task.value, files),
         summary=summary,

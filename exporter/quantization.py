@@ -5,30 +5,29 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from calibration.errors import CalibrationError
 from exporter.conversion import Converted
 from exporter.errors import InputError
 from exporter.files import FileRecord
 from exporter.graph.precision.quantization_options import QuantizationOptions
+from exporter.quantization_report import TABLE_FILE, quantization_facts
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.text import TextEncoder, TextInput
 from exporter.verification import demo_texts
 
 if TYPE_CHECKING:
     from calibration.data import Example
-    from calibration.sensitivity import Damage, SensitivityReport
+    from calibration.sensitivity import SensitivityReport
     from calibration.table import ScaleTable
     from calibration.thresholds import Method
     from exporter.graph.export import GraphSummary
-    from exporter.graph.precision.quantized_file import QuantizeConfig, QuantizedFile
+    from exporter.graph.precision.quantized_file import CalibrationText, QuantizeConfig
 
 Progress: TypeAlias = Callable[[str], None]
-
-TABLE_FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,13 @@ class QuantizationInput:
     Attributes:
         config: how to quantize.
         examples: texts to calibrate with and to judge by.
+        text: the same, tokenized and divided.
         table: a scale table that the user named.
     """
 
     config: QuantizeConfig
     examples: tuple[Example, ...]
+    text: CalibrationText
     table: ScaleTable | None
 
     @property
@@ -76,7 +77,11 @@ class Places:
 
 
 def quantization_input(
-    precision: str, options: QuantizationOptions, data: Path | None
+    precision: str,
+    options: QuantizationOptions,
+    data: Path | None,
+    shape: ModelShape,
+    encoder: TextEncoder | None,
 ) -> QuantizationInput:
     """Read and check the options, the texts and the scale table of a build.
 
@@ -84,22 +89,41 @@ def quantization_input(
         precision: "int8" or "fp8".
         options: how to quantize.
         data: calibration texts; None takes the demo's.
+        shape: the model.
+        encoder: its tokenizer.
 
     Raises:
-        InputError: any of them is unusable.
+        InputError: any of them is unusable, or there is no tokenizer.
     """
     from calibration.data import read_examples
-    from calibration.table import ScaleTable
+    from exporter.graph.precision.quantized_file import prepare_text
+    from exporter.graph.precision.text_batches import label_indices
 
+    if encoder is None:
+        raise InputError(
+            f"--precision {precision}: no tokenizer to calibrate with; "
+            "add spm.model or tokenizer.json to the checkpoint"
+        )
+
+    if options.labels and data is None:
+        raise InputError("--labels: the demo's texts have none; give --calibration-data")
+    if options.weight_bits != 8 and precision != "int8":
+        raise InputError(f"--weight-bits: {precision} has no use for it; leave it out")
     try:
         config = _config(precision, options)
         texts = read_examples(data or demo_texts(), labels=options.labels)
-        table = None if options.scale_table is None else ScaleTable.load(options.scale_table)
+        table = _named_table(options)
+        examples = texts.examples
+        if options.labels:
+            label_indices(shape, examples)
+        else:  # a JSONL file may have them all the same
+            examples = tuple(replace(example, label=None) for example in examples)
+        text = prepare_text(encoder, shape, examples)
     except CalibrationError as error:
         raise InputError(str(error)) from None
-    for warning in texts.warnings:
+    for warning in (*texts.warnings, *text.warnings):
         warnings.warn(warning, stacklevel=2)
-    return QuantizationInput(config, texts.examples, table)
+    return QuantizationInput(config, examples, text, table)
 
 
 def model_hash(task: str, files: Sequence[FileRecord]) -> str:
@@ -113,7 +137,6 @@ def model_hash(task: str, files: Sequence[FileRecord]) -> str:
 def to_quantized(
     places: Places,
     shape: ModelShape,
-    encoder: TextEncoder | None,
     given: QuantizationInput,
     *,
     model: str,
@@ -126,7 +149,6 @@ def to_quantized(
     Args:
         places: the files.
         shape: the model.
-        encoder: its tokenizer.
         given: options, texts, table.
         model: `model_hash` of it.
         summary: what the export made.
@@ -134,19 +156,15 @@ def to_quantized(
         say: told what is going on.
 
     Raises:
-        InputError: no tokenizer, texts that the model cannot take, a table of another model, or a
-            policy that fits no layer.
+        InputError: a table of another model, a policy that fits no layer, or values that cannot be
+            calibrated.
     """
-    from exporter.graph.precision.quantized_file import prepare_text, quantize_file
+    from exporter.graph.precision.quantized_file import quantize_file
 
-    number = given.config.number.value
-    if encoder is None:
-        raise InputError(
-            f"--precision {number}: no tokenizer to calibrate with; "
-            "add spm.model or tokenizer.json to the checkpoint"
-        )
+    number, text = given.config.number.value, given.text
     try:
-        text = prepare_text(encoder, shape, given.examples)
+        if given.table is not None:
+            given.table.require_model(model, "--scale-table")
         table = _table(given, model, text.batches.data_hash, places.previous / TABLE_FILE)
         if table is not None:
             say(f"{number}: using the scale table that is there")
@@ -163,6 +181,7 @@ def to_quantized(
             progress=lambda message: say(f"{number}: {message}"),
         )
     except CalibrationError as error:
+        places.resume.unlink(missing_ok=True)  # it would end the same way again
         raise InputError(str(error)) from None
     for warning in made.warnings:
         warnings.warn(warning, stacklevel=2)
@@ -175,7 +194,7 @@ def to_quantized(
             weight_bytes=made.written.weight_bytes,
             files=made.written.files,
         ),
-        facts={"quantization": _facts(made)},
+        facts={"quantization": quantization_facts(made, text.batches.data_hash)},
         problems=_problems(made.sensitivity),
     )
 
@@ -194,10 +213,26 @@ def _config(precision: str, options: QuantizationOptions) -> QuantizeConfig:
     )
     return QuantizeConfig(
         number=NumberFormat(precision),
+        weights=NumberFormat.INT7 if options.weight_bits == 7 else None,
         policy=policy,
         calibration=CalibrationConfig(cast("Method", options.method), options.percentile),
         budget=None if options.accuracy_budget is None else Budget(options.accuracy_budget),
     )
+
+
+def _named_table(options: QuantizationOptions) -> ScaleTable | None:
+    """The table of --scale-table, whose thresholds are used as they are."""
+    from calibration.table import ScaleTable
+
+    if options.scale_table is None:
+        return None
+    table = ScaleTable.load(options.scale_table)
+    if options.method not in (QuantizationOptions().method, table.method):
+        raise InputError(
+            f"--calibration-method {options.method}: the scale table {options.scale_table} was "
+            f"made with {table.method}; leave one of the two out"
+        )
+    return table
 
 
 def _table(
@@ -207,7 +242,6 @@ def _table(
     from calibration.table import ScaleTable
 
     if given.table is not None:
-        given.table.require_model(model, "--scale-table")
         return given.table
     if not earlier.is_file():
         return None
@@ -221,55 +255,6 @@ def _table(
     return (
         table if same and (table.method, table.percentile) == (wanted.method, percentile) else None
     )
-
-
-def _facts(made: QuantizedFile) -> dict[str, Any]:
-    """The quantization in a manifest."""
-    report = made.report
-    facts: dict[str, Any] = {
-        "format": report.number.value,
-        "scale_table": TABLE_FILE,
-        "scale_table_reused": made.reused,
-        "method": made.table.method,
-        "sites": len(report.insertion.sites),
-        "smoothed_by_folding": list(report.smoothing.folded),
-        "smoothed_by_node": list(report.smoothing.multiplied),
-        "clipped_columns": report.clipped,
-        "corrected_biases": report.corrected,
-        "weight_bytes_before": report.insertion.float_bytes,
-        "weight_bytes": report.insertion.stored_bytes,
-        "kept_float": [{"name": name, "reason": reason} for name, reason in report.kept],
-    }
-    if made.sensitivity is not None:
-        facts["accuracy_budget"] = _sensitivity_facts(made.sensitivity)
-    return facts
-
-
-def _sensitivity_facts(report: SensitivityReport) -> dict[str, Any]:
-    return {
-        "budget": report.budget.share,
-        "within": report.within,
-        "before": _damage_facts(report.before),
-        "after": _damage_facts(report.after),
-        "models_run": report.measurements,
-        "units": [
-            {
-                "name": unit.unit,
-                "cost": unit.cost,
-                "fallback": unit.fallback,
-                "without": _damage_facts(unit.without),
-            }
-            for unit in report.units
-        ],
-    }
-
-
-def _damage_facts(damage: Damage) -> dict[str, Any]:
-    return {
-        **asdict(damage),
-        "disagreement": damage.disagreement,
-        "accuracy_loss": damage.accuracy_loss,
-    }
 
 
 def _problems(report: SensitivityReport | None) -> tuple[str, ...]:

@@ -101,9 +101,13 @@ def build(
     from exporter.engine.targets import skipped_text
     from exporter.parity.report import to_table
     from exporter.pipeline import build_and_judge
+    from exporter.quantization_report import quantization_lines
 
     with Progress() as progress:
         manifest, result = build_and_judge(config, progress)
+    quantization = manifest.graph.get("quantization")
+    if quantization is not None:
+        click.echo("\n".join(quantization_lines(quantization)))
     click.echo(to_table(result))
     if manifest.skipped:
         click.echo(f"not built: {skipped_text(manifest.skipped)}")

@@ -67,6 +67,7 @@ def _graph_json(graph: GraphDescription) -> dict[str, Any]:
 
 def _artifact_lines(found: ArtifactDescription) -> Iterator[str]:
     from exporter.engine.targets import skipped_text
+    from exporter.quantization_report import quantization_lines
 
     manifest = found.manifest
     yield f"artifact   {found.folder}"
@@ -85,6 +86,10 @@ def _artifact_lines(found: ArtifactDescription) -> Iterator[str]:
         yield f"           {failure}"
     for record in manifest.files:
         yield f"file       {record.path}  {size_text(record.bytes)}  sha256 {record.sha256[:16]}"
+    quantization = manifest.graph.get("quantization")
+    if quantization is not None:
+        for line in quantization_lines(quantization):
+            yield f"           {line}"
     for engine in manifest.engines:
         profiles = "; ".join(map(str, engine.profiles))
         yield f"engine     {engine.file}  {engine.target} {engine.version}, {profiles}"

@@ -9,7 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
-from exporter.graph.precision.quantization_options import METHODS, RESTS, QuantizationOptions
+from calibration.thresholds import METHODS
+from exporter.graph.precision.quantization_options import (
+    RESTS,
+    WEIGHT_BITS,
+    QuantizationOptions,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -77,6 +82,15 @@ _OPTIONS = (
         show_default=True,
         metavar="|".join(RESTS),
         help="Precision of what is not quantized (int8, fp8).",
+    ),
+    click.option(
+        "--weight-bits",
+        type=int,
+        default=_DEFAULTS["weight_bits"],
+        show_default=True,
+        metavar="|".join(map(str, WEIGHT_BITS)),
+        help="Of int8 weights. 7 cannot saturate in x86 processors without VNNI, whatever the "
+        "session's options, and rounds twice as coarsely.",
     ),
 )
 

@@ -83,7 +83,7 @@ def to_table(result: ParityResult) -> str:
         verdict = "ok" if check.passed else "FAIL"
         permitted = f"{relation} {check.limit.bound:g}"
         rows.append((check.output, check.limit.metric.value, value, permitted, verdict))
-    lines = _aligned(rows)
+    lines = aligned(rows)
     inputs = sum(case.shape[0] for case in result.cases)
     lines.append(
         f"{result.candidate} against {result.reference}: {inputs} inputs in "
@@ -131,7 +131,7 @@ def _number(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) else None
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines with their columns aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [

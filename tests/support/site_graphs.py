@@ -89,14 +89,19 @@ def run_model(model: ir.Model, folder: Path, inputs: Feeds) -> list[NDArray[Any]
     return run(path, inputs)
 
 
-def values_of(path: Path, names: list[str], inputs: Feeds) -> dict[str, NDArray[np.float32]]:
+def values_of(
+    path: Path,
+    names: list[str],
+    inputs: Feeds,
+    options: onnxruntime.SessionOptions | None = None,
+) -> dict[str, NDArray[np.float32]]:
     """Values inside a graph, valid positions only: `(tokens, channels)`."""
     proto = onnx.load(str(path))
     for name in names:
         proto.graph.output.append(onnx.ValueInfoProto(name=name))
         proto.graph.output[-1].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), exact_options(), providers=["CPUExecutionProvider"]
+        proto.SerializeToString(), options or exact_options(), providers=["CPUExecutionProvider"]
     )
     mask = inputs["attention_mask"].astype(bool)
     return {

@@ -36,7 +36,8 @@ class Candidates:
         shape: the model.
         placement: what may be quantized; a variant keeps more in float.
         recipes: for every site that may be quantized.
-        number: the format.
+        number: the format of activations.
+        weights: the format of weights; None for the same.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class Candidates:
         placement: Placement,
         recipes: Recipes,
         number: NumberFormat,
+        weights: NumberFormat | None = None,
     ) -> None:
         self._source = source
         self._shape = shape
         self._recipes = recipes
         self._number = number
-        self._solved = solve_sites(ir.load(source), placement, recipes, number)
+        self._solved = solve_sites(ir.load(source), placement, recipes, number, weights)
         self._graph = source.with_name(_GRAPH)
         self._file = source.with_name(_DATA)
         self._stored: dict[str, ir.ExternalTensor] = {}

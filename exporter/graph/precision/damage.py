@@ -7,11 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from calibration.sensitivity import Damage
-from exporter.deberta.tasks import Task
-from exporter.errors import InputError
 from exporter.graph.precision.text_batches import TextBatches
 from exporter.parity.comparison import decision_of
-from exporter.parity.metrics import Decision, Figures, Floats, Rows, add, measure, rows_of, scale_of
+from exporter.parity.metrics import Figures, Floats, Rows, add, measure, rows_of, scale_of
 from exporter.runtime.feeds import Ids, ModelShape
 
 Outputs = Mapping[str, Floats]
@@ -25,9 +23,6 @@ class Judge:
         batches: the text.
         reference: outputs of the fp32 graph by name, of each batch.
         labels: `(N,)`, class of each text; None judges by the reference's decisions.
-
-    Raises:
-        InputError: labels for a task whose answer is not one class for a text.
     """
 
     def __init__(
@@ -39,12 +34,6 @@ class Judge:
     ) -> None:
         self._shape = shape
         self._decision = decision_of(shape)
-        if labels is not None and (
-            shape.task is not Task.SEQUENCE_CLASSIFICATION or self._decision is not Decision.ARGMAX
-        ):
-            raise InputError(
-                f"labels: {shape.task} has not one class for each text; leave them out"
-            )
         self._batches = batches
         self._labels = labels
         self._reference = reference

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from calibration.thresholds import METHODS, PERCENTILE
 from exporter.errors import InputError
-
-METHODS = ("minmax", "percentile", "entropy", "mse")
-"""How the threshold of an activation is chosen, see docs/calibration.md."""
 
 RESTS = ("fp32", "fp16", "bf16")
 """Precisions of what is not quantized."""
+
+WEIGHT_BITS = (8, 7)
+"""Bits that an int8 weight uses, see docs/quantization.md."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ class QuantizationOptions:
         labels: whether each calibration text has a label, so that the budget is one of accuracy.
         scale_table: `calibration.json` of an earlier build of the same model, to use as it is.
         rest: precision of what is not quantized, one of `RESTS`.
+        weight_bits: of int8 weights, one of `WEIGHT_BITS`.
 
     Raises:
         InputError: a value is out of range.
     """
 
     method: str = "minmax"
-    percentile: float = 99.999
+    percentile: float = PERCENTILE
     layers: str | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -44,17 +46,24 @@ class QuantizationOptions:
     labels: bool = False
     scale_table: Path | None = None
     rest: str = "fp32"
+    weight_bits: int = 8
 
     def __post_init__(self) -> None:
         for option, value, choices in (
             ("--calibration-method", self.method, METHODS),
             ("--rest", self.rest, RESTS),
+            ("--weight-bits", self.weight_bits, WEIGHT_BITS),
         ):
             if value not in choices:
-                known = ", ".join(choices)
+                known = ", ".join(map(str, choices))
                 raise InputError(f"{option} {value!r}: unknown; choose from {known}")
         if not 0 < self.percentile <= 100:
             raise InputError(f"--percentile {self.percentile}: give one above 0 and at most 100")
+        if self.percentile != PERCENTILE and self.method != "percentile":
+            raise InputError(
+                f"--percentile: --calibration-method {self.method} has no use for it; "
+                "give --calibration-method percentile"
+            )
         if self.accuracy_budget is not None and not 0 <= self.accuracy_budget < 1:
             raise InputError(
                 f"--accuracy-budget {self.accuracy_budget}: give a share, as in 0.003 for 0.3 %"

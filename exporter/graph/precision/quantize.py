@@ -53,6 +53,7 @@ class QuantizationReport:
         clipped: columns of weights whose threshold is below their largest weight.
         corrected: sites whose bias was corrected.
         kept: sites that stay in float, each with the reason.
+        weight_bits: bits that a stored weight uses.
     """
 
     number: NumberFormat
@@ -61,10 +62,15 @@ class QuantizationReport:
     clipped: int
     corrected: int
     kept: tuple[tuple[str, str], ...]
+    weight_bits: int
 
 
 def solve_sites(
-    model: ir.Model, placement: Placement, recipes: Recipes, number: NumberFormat
+    model: ir.Model,
+    placement: Placement,
+    recipes: Recipes,
+    number: NumberFormat,
+    weights: NumberFormat | None = None,
 ) -> dict[str, SolvedSite]:
     """The numbers of every site of a placement, by name; `model` is smoothed on the way.
 
@@ -75,11 +81,13 @@ def solve_sites(
         model: an exported fp32 graph, of no use afterwards.
         placement: the sites.
         recipes: for every site of the placement, by name.
-        number: the format.
+        number: the format of activations.
+        weights: the format of weights; None for the same.
     """
     smooth(model, placement, recipes)
     return {
-        site.name: _solve(model, site, recipes[site.name], number) for site in placement.quantized
+        site.name: _solve(model, site, recipes[site.name], number, weights or number)
+        for site in placement.quantized
     }
 
 
@@ -119,6 +127,7 @@ def quantize_graph(
         clipped=sum(solved[site.name].clipped for site in chosen),
         corrected=len(chosen),
         kept=tuple((kept.site.name, kept.reason) for kept in placement.kept),
+        weight_bits=min(solved[site.name].scales.weight_bits for site in chosen) if chosen else 8,
     )
 
 
@@ -140,15 +149,21 @@ def smooth(model: ir.Model, placement: Placement, recipes: Recipes) -> Smoothing
     return apply(model, smoothings, sites)
 
 
-def _solve(model: ir.Model, site: Site, recipe: SiteRecipe, number: NumberFormat) -> SolvedSite:
+def _solve(
+    model: ir.Model,
+    site: Site,
+    recipe: SiteRecipe,
+    number: NumberFormat,
+    weights: NumberFormat,
+) -> SolvedSite:
     """Thresholds and bias of a smoothed site."""
     weight = initializers.read(model, site.weight)
-    clipped = clip_weight(weight, recipe.mean_square, number)
+    clipped = clip_weight(weight, recipe.mean_square, weights)
     # fp8 keeps the range of the input, so its rounding has no preferred direction.
-    error = recipe.mean_error if number is NumberFormat.INT8 else np.zeros_like(recipe.mean)
+    error = recipe.mean_error if number.is_integer else np.zeros_like(recipe.mean)
     return SolvedSite(
-        scales=SiteScales(site, recipe.threshold_for(number), clipped.thresholds),
-        shift=bias_shift(weight, clipped.thresholds, recipe.mean, error, number),
+        scales=SiteScales(site, recipe.threshold_for(number), clipped.thresholds, weights),
+        shift=bias_shift(weight, clipped.thresholds, recipe.mean, error, weights),
         clipped=clipped.clipped,
         clipping_gain=1.0 - clipped.error,
     )

@@ -46,13 +46,15 @@ class QuantizeConfig:
     """How to quantize.
 
     Attributes:
-        number: the format.
+        number: the format of activations.
+        weights: the format of weights; None for the same.
         policy: what to quantize.
         calibration: how thresholds are chosen.
         budget: what may be lost; None quantizes all that the policy says, unmeasured.
     """
 
     number: NumberFormat = NumberFormat.INT8
+    weights: NumberFormat | None = None
     policy: PlacementPolicy = field(default_factory=PlacementPolicy)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     budget: Budget | None = None
@@ -90,7 +92,7 @@ class QuantizedFile:
         reused: whether the table was there before.
         report: what the pass did.
         sensitivity: what was measured; None without a budget.
-        warnings: what the user should know, one sentence each.
+        warnings: what the user should know of the table, one sentence each.
     """
 
     written: WrittenModel
@@ -187,7 +189,7 @@ def quantize_file(
     recipes = recipes_of(table, placement.quantized)
     placement = _without_silent(placement, recipes)
     say("clipping weights")
-    with Candidates(source, shape, placement, recipes, config.number) as candidates:
+    with Candidates(source, shape, placement, recipes, config.number, config.weights) as candidates:
         sensitivity = None
         if config.budget is not None:
             judge = make_judge(source, shape, text, say)
@@ -211,7 +213,7 @@ def quantize_file(
         reused=reused,
         report=report,
         sensitivity=sensitivity,
-        warnings=(*text.warnings, *table.warnings()),
+        warnings=table.warnings(),
     )
 
 

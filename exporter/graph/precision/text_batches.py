@@ -9,8 +9,11 @@ import numpy as np
 
 from calibration.batches import TOKEN_BUDGET, TokenSequence, data_hash, token_warnings
 from calibration.data import Example as CalibrationExample
+from exporter.deberta.tasks import Task
 from exporter.errors import InputError
+from exporter.parity.comparison import decision_of
 from exporter.parity.inputs import text_examples
+from exporter.parity.metrics import Decision
 from exporter.runtime.feeds import Ids, ModelShape
 from exporter.runtime.text import Example, TextEncoder, TextInput, collate
 
@@ -84,10 +87,13 @@ def label_indices(shape: ModelShape, examples: Sequence[CalibrationExample]) -> 
     """The class of each text `(N,)`, or None where the texts have no labels.
 
     Raises:
-        InputError: a label that the model does not have.
+        InputError: a label that the model does not have, or a task that has not one class for
+            each text.
     """
     if any(example.label is None for example in examples):
         return None
+    if shape.task is not Task.SEQUENCE_CLASSIFICATION or decision_of(shape) is not Decision.ARGMAX:
+        raise InputError(f"labels: {shape.task} has not one class for each text; leave them out")
     known = {name.casefold(): index for index, name in shape.config.id2label.items()}
     known |= {str(index): index for index in shape.config.id2label}
     indices = []

@@ -15,7 +15,7 @@ from calibration.formats import NumberFormat, round_trip, scale_of
 from calibration.sites import find_sites
 
 
-@pytest.mark.parametrize("number", list(NumberFormat))
+@pytest.mark.parametrize("number", [NumberFormat.INT8, NumberFormat.FP8])
 def test_the_mean_of_the_output_is_that_of_the_float_layer(number: NumberFormat) -> None:
     rng = np.random.default_rng(0)
     # Like the output of GELU: no large negative values, so that saturation shifts the mean.

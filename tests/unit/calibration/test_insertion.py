@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from support.site_graphs import export_random, feeds, run, values_of
@@ -45,15 +47,22 @@ def plain_scales(model: ir.Model, path: Path, inputs: dict[str, np.ndarray]) -> 
     ]
 
 
-@pytest.mark.parametrize("number", list(NumberFormat))
+@pytest.mark.parametrize(
+    ("number", "weights"),
+    [
+        (NumberFormat.INT8, NumberFormat.INT8),
+        (NumberFormat.INT8, NumberFormat.INT7),
+        (NumberFormat.FP8, NumberFormat.FP8),
+    ],
+)
 def test_the_quantized_graph_computes_quantized_products(
-    number: NumberFormat, exported: Exported, tmp_path: Path
+    number: NumberFormat, weights: NumberFormat, exported: Exported, tmp_path: Path
 ) -> None:
     path, fields = exported
     inputs = feeds(fields, TASK)
     model = ir.load(path)
-    scales = plain_scales(model, path, inputs)
-    weights = {item.site.name: initializers.read(model, item.site.weight) for item in scales}
+    scales = [replace(item, weight_format=weights) for item in plain_scales(model, path, inputs)]
+    matrices = {item.site.name: initializers.read(model, item.site.weight) for item in scales}
     report = insert(model, scales, number)
     assert (report.quantize_nodes, report.dequantize_nodes) == (8, 16)
     assert report.sites == tuple(item.site.name for item in scales)
@@ -65,12 +74,12 @@ def test_the_quantized_graph_computes_quantized_products(
     for item in scales:
         site = item.site
         assert site.weight not in stored
-        tensor = stored[f"{site.weight}.{number.value}"]
+        tensor = stored[f"{site.weight}.{weights.value}"]
         assert tensor.data_type == int(number.dtype)
         # Oracle: the product of the rounded input and weight, in float64.
         found = values_of(written, [site.activation, site.product], inputs)
         x = round_trip(found[site.activation], scale_of(item.activation, number), number)
-        w = round_trip(weights[site.name], scale_of(item.weight, number), number)
+        w = round_trip(matrices[site.name], scale_of(item.weight, weights), weights)
         expected = x.astype(np.float64) @ w.astype(np.float64)
         np.testing.assert_allclose(
             found[site.product], expected, rtol=0, atol=2e-5 * np.abs(expected).max()
@@ -126,6 +135,35 @@ def test_weights_stay_unread_until_they_are_written(exported: Exported, tmp_path
     assert reads == []
     write_model(model, tmp_path / "quantized.onnx")
     assert len(reads) == len(scales)
+
+
+def test_seven_bits_cannot_saturate_sixteen(exported: Exported, tmp_path: Path) -> None:
+    """Sessions without any option of ours, on whatever processor: exact integers all the same."""
+    path, fields = exported
+    inputs = feeds(fields, TASK)
+    model = ir.load(path)
+    scales = [
+        replace(item, weight_format=NumberFormat.INT7) for item in plain_scales(model, path, inputs)
+    ]
+    assert {item.weight_bits for item in scales} == {7}
+    insert(model, scales, NumberFormat.INT8)
+    written = tmp_path / "quantized.onnx"
+    write_model(model, written)
+    stored = {tensor.name: tensor for tensor in onnx.load(str(written)).graph.initializer}
+    for item in scales:
+        weight = onnx.numpy_helper.to_array(stored[f"{item.site.weight}.int7"]).astype(int)
+        assert np.abs(weight).max() == 64
+        assert 255 * np.abs(weight).max() * 2 < 2**15
+    names = [item.site.product for item in scales]
+    exact = values_of(written, names, inputs)
+    plain = values_of(written, names, inputs, onnxruntime.SessionOptions())
+    for name in names:
+        np.testing.assert_allclose(plain[name], exact[name], rtol=1e-5, atol=1e-6)
+
+
+def test_activations_have_eight_bits(exported: Exported) -> None:
+    with pytest.raises(ValueError, match="format of weights"):
+        insert(ir.load(exported[0]), [], NumberFormat.INT7)
 
 
 def test_a_site_is_not_quantized_twice(exported: Exported) -> None:

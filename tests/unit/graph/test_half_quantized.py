@@ -73,7 +73,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(tmp_path_factory.mktemp("case"))
 
 
-@pytest.mark.parametrize("number", list(NumberFormat))
+@pytest.mark.parametrize("number", [NumberFormat.INT8, NumberFormat.FP8])
 @pytest.mark.parametrize("half", ["fp16", "bf16"])
 def test_the_rest_is_half_and_the_scales_are_fp32(
     case: Case, number: NumberFormat, half: HalfName
