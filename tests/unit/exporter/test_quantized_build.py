@@ -51,6 +51,7 @@ def make(
         model=checkpoint,
         output=output,
         precision=precision,
+        targets=("onnx",),
         seq=SEQ,
         data=data,
         calibration_data=data,
@@ -62,6 +63,7 @@ def make(
 
 def command(checkpoint: Path, output: Path, *arguments: object) -> int:
     fixed = ["build", str(checkpoint), "--output", str(output), "--seq", str(SEQ)]
+    fixed += ["--target", "onnx"]
     return main([*fixed, *map(str, arguments)])
 
 

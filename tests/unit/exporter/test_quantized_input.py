@@ -44,6 +44,7 @@ def config(checkpoint: Path, output: Path, data: Path, **options: Any) -> BuildC
         model=checkpoint,
         output=output,
         precision="int8",
+        targets=("onnx",),
         seq=Range(1, 16, 40),
         data=data,
         calibration_data=data,
