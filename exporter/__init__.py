@@ -14,18 +14,20 @@ if TYPE_CHECKING:
     from exporter.manifest import Manifest
     from exporter.pipeline import build
     from exporter.runtime.load import load
+    from exporter.runtime.options import RuntimeOptions
     from exporter.runtime.session import Session
 
 _HOMES = {
     "BuildConfig": "exporter.config",
     "Manifest": "exporter.manifest",
     "Range": "exporter.config",
+    "RuntimeOptions": "exporter.runtime.options",
     "Session": "exporter.runtime.session",
     "build": "exporter.pipeline",
     "load": "exporter.runtime.load",
 }
 
-__all__ = ["BuildConfig", "Manifest", "Range", "Session", "build", "load"]
+__all__ = ["BuildConfig", "Manifest", "Range", "RuntimeOptions", "Session", "build", "load"]
 
 
 def __getattr__(name: str) -> object:

@@ -15,7 +15,10 @@ from exporter.environment import (
     processor_name,
     usable_processors,
 )
+from exporter.processors import cpu_quota, default_threads
+from exporter.runtime.load import OPENVINO
 from exporter.runtime.onnx_providers import NAMES as PROVIDERS
+from exporter.runtime.openvino_session import CAPABILITIES, DEVICE, INSTALL
 
 _INSTALL_CPU = 'pip install "deb-export[cpu]"'
 _INSTALL_GPU = 'pip install "deb-export[gpu]"'
@@ -33,10 +36,11 @@ _NEEDS = (
     ("tokenizers", ("tokenizers",), "texts with tokenizer.json", _INSTALL),
     ("sentencepiece", ("sentencepiece",), "texts with spm.model", _INSTALL),
 )
-_ENGINE_NEEDS = (
+_OPTIONAL_NEEDS = (
     ("polygraphy", ("polygraphy",), "engines", TENSORRT_RTX.install),
     ("tensorrt_rtx", TENSORRT_RTX.distributions, "target tensorrt-rtx", TENSORRT_RTX.install),
     ("tensorrt", TENSORRT.distributions, "target tensorrt", TENSORRT.install),
+    ("openvino", ("openvino",), "provider openvino", INSTALL),
 )
 
 
@@ -63,7 +67,9 @@ class TargetState:
 class Diagnosis:
     """All that doctor finds; true when graphs can be built. Engines need more, which is optional.
 
-    `gpus` are names with driver versions; `memory_gib` is the physical memory.
+    `gpus` are names with driver versions; `memory_gib` is the physical memory; `threads` is what a
+    session takes by default, None where the runtime chooses; `quota` is the container's limit in
+    processors.
     """
 
     tool: str
@@ -71,6 +77,8 @@ class Diagnosis:
     system: str
     processor: str
     processors: int
+    threads: int | None
+    quota: float | None
     memory_gib: float | None
     gpus: tuple[str, ...]
     software: tuple[Software, ...]
@@ -89,7 +97,7 @@ def diagnose() -> Diagnosis:
     found = gpus()
     targets = [TargetState("onnx", not missing, reason or "can be built and run")]
     targets += [_engine_target(backend, found) for backend in BACKENDS.values()]
-    software += tuple(_look_at(*need) for need in _ENGINE_NEEDS)
+    software += tuple(_look_at(*need) for need in _OPTIONAL_NEEDS)
     facts = environment()
     return Diagnosis(
         tool=facts.get("deb-export", "not installed"),
@@ -97,6 +105,8 @@ def diagnose() -> Diagnosis:
         system=f"{facts['system']} {facts['machine']}",
         processor=processor_name(),
         processors=usable_processors(),
+        threads=default_threads(),
+        quota=cpu_quota(),
         memory_gib=memory_gib(),
         gpus=found,
         software=software,
@@ -126,7 +136,21 @@ def _providers() -> tuple[TargetState, ...]:
         ready = provider in available
         detail = provider if ready else f"no {provider} in this ONNX Runtime: {_INSTALL_GPU}"
         states.append(TargetState(name, ready, detail))
-    return tuple(states)
+    return (*states, _openvino())
+
+
+def _openvino() -> TargetState:
+    """OpenVINO, with the arithmetic that it has instructions for here."""
+    try:
+        from openvino import Core
+
+        able = Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    except ImportError:
+        return TargetState(OPENVINO, False, f"OpenVINO is not installed: {INSTALL}")
+    except Exception as error:  # a broken binary can raise anything
+        return TargetState(OPENVINO, False, f"OpenVINO does not start ({error})")
+    names = [name for name, capability in CAPABILITIES.items() if capability in able]
+    return TargetState(OPENVINO, True, f"computes in {', '.join(names)} on this processor")
 
 
 def _look_at(module: str, distributions: tuple[str, ...], needed_for: str, how: str) -> Software:

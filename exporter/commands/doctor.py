@@ -20,6 +20,9 @@ def doctor() -> int:
     memory = "unknown" if found.memory_gib is None else f"{found.memory_gib:.1f} GiB"
     click.echo(f"deb-export   {found.tool}, Python {found.python}, {found.system}")
     click.echo(f"processor    {found.processor}, {found.processors} usable, memory {memory}")
+    threads = "the runtime's choice" if found.threads is None else found.threads
+    quota = "" if found.quota is None else f", the container's limit is {found.quota:g} processors"
+    click.echo(f"threads      {threads} by default{quota}")
     click.echo(f"gpu          {'; '.join(found.gpus) or 'none found'}")
     for item in found.software:
         state = f"{item.problem}" if item.problem else "ok"

@@ -12,81 +12,143 @@ from exporter.deberta.tokenization import load_tokenizer
 from exporter.engine.backend import BACKENDS
 from exporter.engine.profiles import CHOICES, ShapeProfile
 from exporter.errors import InputError, MissingDependencyError
-from exporter.files import FileRecord
+from exporter.files import FileRecord, record
 from exporter.manifest import Manifest, read_manifest
+from exporter.runtime.batching import Batching
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.onnx_providers import NAMES, cache_folder, make_providers
+from exporter.runtime.options import DEFAULTS, RuntimeOptions
 from exporter.runtime.session import ModelSession, Session
 from exporter.runtime.text import TextEncoder
 
 MODEL_FILE = "model.onnx"
-PROVIDERS = (*NAMES, "torch", *BACKENDS)
+OPENVINO = "openvino"
+PROVIDERS = (*NAMES, OPENVINO, "torch", *BACKENDS)
+_ONLY = (
+    (("threads",), ("cpu", OPENVINO)),
+    (("spinning",), ("cpu",)),
+    (("precision", "hint", "cache"), (OPENVINO,)),
+)
+"""Options that not every provider has, and those that have them."""
 _VOCABULARIES = ("tokenizer.json", "spm.model")
 
 
-def load(folder: Path | str, provider: str = "cpu", *, threads: int | None = None) -> Session:
+def load(
+    folder: Path | str,
+    provider: str = "cpu",
+    *,
+    threads: int | None = None,
+    options: RuntimeOptions | None = None,
+) -> Session:
     """A session over the artifact in `folder`; a warning where it is outside its parity limits.
 
     Args:
         folder: what `deb-export build` wrote.
         provider: "cpu", "cuda" or "ort-tensorrt" for the graph on ONNX Runtime's CPU, CUDA or
-            TensorRT provider; "tensorrt" or "tensorrt-rtx" for the artifact's engine; "torch" for
-            the reference model from the checkpoint that the artifact was built from.
-        threads: threads for one run; None leaves the choice to the runtime. "cpu" only.
+            TensorRT provider; "openvino" for the graph on OpenVINO; "tensorrt" or "tensorrt-rtx"
+            for the artifact's engine; "torch" for the reference model from the checkpoint that the
+            artifact was built from.
+        threads: short for `options=RuntimeOptions(threads=...)`.
+        options: threads, batches and what else a runtime lets choose; what suits the machine by
+            default.
 
     Raises:
-        InputError: no artifact there, a file of it is missing or of the wrong size, or an unknown
-            provider.
+        InputError: no artifact there, a file of it is missing or of the wrong size, an unknown
+            provider, or an option that the provider does not have.
         MissingDependencyError: the provider's software is not installed.
     """
     folder = Path(folder)
     if provider not in PROVIDERS:
         raise InputError(f"provider {provider!r}: unknown; choose from {', '.join(PROVIDERS)}")
+    if threads is not None and options is not None:
+        raise InputError("threads and options: give the threads as one of the options")
+    options = options or RuntimeOptions(threads=threads)
     manifest = read_manifest(folder)
-    for record in manifest.files:
-        _check_size(folder, record)
+    for item in manifest.files:
+        _check_size(folder, item)
     if not manifest.passed:
         report = folder / manifest.parity.report
         warnings.warn(f"{folder}: outside its parity limits, see {report}", stacklevel=2)
-    return open_session(folder, manifest, provider, threads=threads)
+    session = open_session(folder, manifest, provider, options)
+    for note in session.notes:
+        warnings.warn(note, stacklevel=2)
+    return session
+
+
+def check_options(provider: str, options: RuntimeOptions) -> None:
+    """Refuse an option that a provider does not have.
+
+    Raises:
+        InputError: names the option and who has it.
+    """
+    for names, where in _ONLY:
+        for name in options.given(names):
+            if provider not in where:
+                raise InputError(
+                    f"provider {provider!r} has no option {name!r}, {' and '.join(where)} "
+                    f"{'has' if len(where) == 1 else 'have'}; leave it out"
+                )
 
 
 def open_session(
-    folder: Path, manifest: Manifest, provider: str, *, threads: int | None = None
+    folder: Path,
+    manifest: Manifest,
+    provider: str,
+    options: RuntimeOptions = DEFAULTS,
+    graph: Path | None = None,
 ) -> ModelSession:
     """As `load`, for a manifest at hand, with no check of the files.
 
+    Args:
+        folder: the artifact.
+        manifest: its manifest.
+        provider: one of `PROVIDERS`.
+        options: how it runs.
+        graph: another .onnx file to run in the place of the artifact's, on a provider of graphs.
+
     Raises:
-        InputError: a file that is needed is missing or broken.
+        InputError: a file that is needed is missing or broken, or an option that the provider does
+            not have.
         MissingDependencyError: the provider's software is not installed.
     """
+    check_options(provider, options)
     shape = artifact_shape(folder, manifest)
     text = text_encoder(folder, shape.task, manifest.seq.max)
     if provider == "torch":
-        return open_reference(source_folder(manifest), shape.task, text)
+        return open_reference(source_folder(manifest), shape.task, text, options)
     if provider in BACKENDS:
-        return _open_engine(folder, manifest, provider, shape, text)
-    if provider == "cpu" and manifest.half == "bf16":
+        return _open_engine(folder, manifest, provider, shape, text, Batching.of(options))
+    half = manifest.half if graph is None else None
+    path = folder / MODEL_FILE if graph is None else graph
+    if provider == OPENVINO:
+        from exporter.runtime.openvino_session import OpenVinoSession
+
+        return OpenVinoSession(path, shape, text, options, half=half)
+    if provider == "cpu" and half == "bf16":
         # Its CPU provider has no kernels for bf16.
         from exporter.runtime.rounded_session import open_rounded
 
-        return open_rounded(folder / MODEL_FILE, shape, text, threads)
+        return open_rounded(path, shape, text, options)
     from exporter.runtime.onnx_session import OnnxSession
 
-    hashes = {record.path: record.sha256 for record in manifest.files}
+    hashes = {item.path: item.sha256 for item in manifest.files}
+    key = hashes.get(MODEL_FILE, "unknown") if graph is None else record(graph).sha256
     providers = make_providers(
         provider,
         shape.inputs,
         ShapeProfile(manifest.batch, manifest.seq, CHOICES if shape.rank == 3 else None),
-        cache_folder(hashes.get(MODEL_FILE, "unknown")),
+        cache_folder(key),
     )
-    return OnnxSession(
-        folder / MODEL_FILE, shape, text, threads, provider=provider, providers=providers
-    )
+    return OnnxSession(path, shape, text, options, provider=provider, providers=providers)
 
 
 def _open_engine(
-    folder: Path, manifest: Manifest, target: str, shape: ModelShape, text: TextEncoder | None
+    folder: Path,
+    manifest: Manifest,
+    target: str,
+    shape: ModelShape,
+    text: TextEncoder | None,
+    batching: Batching,
 ) -> ModelSession:
     """The artifact's engine of a target."""
     from exporter.runtime.tensorrt_session import TensorRtSession
@@ -94,7 +156,7 @@ def _open_engine(
     engine = next((item for item in manifest.engines if item.target == target), None)
     if engine is None:
         raise InputError(f"{folder}: has no engine of {target}; build it with --target {target}")
-    return TensorRtSession(folder / engine.file, engine, shape, text)
+    return TensorRtSession(folder / engine.file, engine, shape, text, batching=batching)
 
 
 def artifact_shape(folder: Path, manifest: Manifest) -> ModelShape:
@@ -137,7 +199,12 @@ def source_folder(manifest: Manifest) -> Path:
     return folder
 
 
-def open_reference(folder: Path, task: Task, text: TextEncoder | None = None) -> ModelSession:
+def open_reference(
+    folder: Path,
+    task: Task,
+    text: TextEncoder | None = None,
+    options: RuntimeOptions = DEFAULTS,
+) -> ModelSession:
     """The reference model of a checkpoint folder.
 
     Raises:
@@ -149,15 +216,15 @@ def open_reference(folder: Path, task: Task, text: TextEncoder | None = None) ->
     from exporter.deberta.checkpoint import open_checkpoint
     from exporter.runtime.torch_session import TorchSession
 
-    return TorchSession(open_checkpoint(folder, task), text)
+    return TorchSession(open_checkpoint(folder, task), text, options)
 
 
-def _check_size(folder: Path, record: FileRecord) -> None:
-    path = folder / record.path
+def _check_size(folder: Path, expected: FileRecord) -> None:
+    path = folder / expected.path
     if not path.is_file():
         raise InputError(f"{path}: missing; build the artifact again")
     size = path.stat().st_size
-    if size != record.bytes:
+    if size != expected.bytes:
         raise InputError(
-            f"{path}: {size} bytes, the manifest says {record.bytes}; build the artifact again"
+            f"{path}: {size} bytes, the manifest says {expected.bytes}; build the artifact again"
         )

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import InputError, MissingDependencyError
+from exporter.runtime.batching import Batching
 from exporter.runtime.feeds import Ids, ModelShape
 from exporter.runtime.onnx_providers import CPU, Provider, check_active, check_available
-from exporter.runtime.session import Floats, ModelSession
+from exporter.runtime.options import DEFAULTS, RuntimeOptions
+from exporter.runtime.session import Floats, ModelSession, check_names
 from exporter.runtime.text import TextEncoder
 
 EXACT_INTEGERS = {"session.x64quantprecision": "1"}
@@ -26,8 +28,7 @@ class OnnxSession(ModelSession):
         path: the .onnx file; external data lies beside it.
         shape: the model's configuration and task, from the artifact.
         text: the artifact's tokenizer.
-        threads: threads inside an operator; None leaves the choice to ONNX Runtime, which takes
-            the physical cores.
+        options: threads, waiting and batches.
         provider: which execution provider runs it, one of `onnx_providers.NAMES`.
         providers: that provider with its options, and what it falls back to.
         content: a graph to run in the place of the file's; its external data lies there as well.
@@ -42,24 +43,23 @@ class OnnxSession(ModelSession):
         path: Path,
         shape: ModelShape,
         text: TextEncoder | None = None,
-        threads: int | None = None,
+        options: RuntimeOptions = DEFAULTS,
         *,
         provider: str = "cpu",
         providers: Sequence[Provider] = (CPU,),
         content: bytes | None = None,
     ) -> None:
-        super().__init__(f"onnxruntime {provider}", shape, text)
+        options = options.resolved()
+        batching = Batching.on_cpu(options) if provider == "cpu" else Batching.of(options)
+        super().__init__(f"onnxruntime {provider}", shape, text, batching)
         self._path = path
-        self._session: Any = _open(path, threads, provider, providers, content)
-        found = (
-            tuple(item.name for item in self._session.get_inputs()),
-            tuple(item.name for item in self._session.get_outputs()),
+        self._session: Any = _open(path, options, provider, providers, content)
+        check_names(
+            path,
+            shape,
+            [item.name for item in self._session.get_inputs()],
+            [item.name for item in self._session.get_outputs()],
         )
-        if found != (shape.inputs, shape.outputs):
-            raise InputError(
-                f"{path}: inputs and outputs are {found[0]} and {found[1]}; "
-                f"{shape.task} has {shape.inputs} and {shape.outputs}"
-            )
 
     def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
         if self._session is None:
@@ -86,7 +86,7 @@ class OnnxSession(ModelSession):
 
 def _open(
     path: Path,
-    threads: int | None,
+    options: RuntimeOptions,
     provider: str,
     providers: Sequence[Provider],
     content: bytes | None,
@@ -99,24 +99,24 @@ def _open(
         ) from None
     if not path.is_file():
         raise InputError(f"{path}: no such file; build the artifact again")
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3  # errors; they are raised as well
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    settings.log_severity_level = 3  # errors; they are raised as well
     for key, value in EXACT_INTEGERS.items():
-        options.add_session_config_entry(key, value)
+        settings.add_session_config_entry(key, value)
     if content is not None:
-        options.add_session_config_entry(
+        settings.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(path.resolve().parent)
         )
-    if threads is not None:
-        if threads < 1:
-            raise InputError(f"threads is {threads}; give at least 1")
-        options.intra_op_num_threads = threads
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    if options.spinning is False:
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     check_available(provider, onnxruntime.get_available_providers())
     try:
         graph = str(path) if content is None else content
-        session = onnxruntime.InferenceSession(graph, options, providers=list(providers))
+        session = onnxruntime.InferenceSession(graph, settings, providers=list(providers))
     except Exception as error:
         if not _is_runtime_error(error):
             raise

@@ -13,11 +13,15 @@ from pathlib import Path
 from exporter.errors import InputError
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.onnx_session import OnnxSession
+from exporter.runtime.options import DEFAULTS, RuntimeOptions
 from exporter.runtime.text import TextEncoder
 
 
 def open_rounded(
-    path: Path, shape: ModelShape, text: TextEncoder | None = None, threads: int | None = None
+    path: Path,
+    shape: ModelShape,
+    text: TextEncoder | None = None,
+    options: RuntimeOptions = DEFAULTS,
 ) -> OnnxSession:
     """A session over a graph with half values, as a device computes it that sums in fp32.
 
@@ -25,13 +29,13 @@ def open_rounded(
         path: the .onnx file; external data lies beside it.
         shape: the model's configuration and task.
         text: the artifact's tokenizer.
-        threads: as for `OnnxSession`.
+        options: as for `OnnxSession`.
 
     Raises:
         InputError: the file is missing or broken.
         MissingDependencyError: ONNX Runtime is not installed.
     """
-    session = OnnxSession(path, shape, text, threads, content=_widened(path))
+    session = OnnxSession(path, shape, text, options, content=_widened(path))
     session.name += ", rounded as half"
     return session
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from math import prod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
@@ -13,15 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exporter.errors import InputError
+from exporter.runtime.batching import ON_GPU, Batching, batches, windows
 from exporter.runtime.feeds import Ids, ModelShape, make_feeds
 from exporter.runtime.predictions import Prediction, decode
-from exporter.runtime.text import Example, TextEncoder, TextInput, collate
+from exporter.runtime.text import TextEncoder, TextInput, collate
 
 Floats = NDArray[np.floating]
-
-MAX_BATCH = 32
-_MAX_BATCH_ELEMENTS = 1 << 26
-"""Bound on the tokens of a batch times the values that the model gives for each: 256 MiB."""
 
 
 class TruncationWarning(UserWarning):
@@ -56,8 +53,11 @@ class Session(Protocol):
     ) -> dict[str, Floats]:
         """Outputs by name for token ids `(B, S)`, or `(B, C, S)` for multiple choice."""
 
-    def __call__(self, texts: Sequence[TextInput]) -> list[Prediction]:
+    def __call__(self, texts: Iterable[TextInput]) -> list[Prediction]:
         """A prediction for each text, in order."""
+
+    def stream(self, texts: Iterable[TextInput]) -> Iterator[Prediction]:
+        """The same as an iterator that takes texts as it goes."""
 
     def close(self) -> None:
         """Free the model; the session cannot be used any more."""
@@ -72,6 +72,21 @@ class Session(Protocol):
     ) -> None: ...
 
 
+def check_names(
+    path: Path, shape: ModelShape, inputs: Sequence[str], outputs: Sequence[str]
+) -> None:
+    """Refuse a graph that is not this model's, whatever the order of its inputs and outputs.
+
+    Raises:
+        InputError: other names than `shape` has; the message has both.
+    """
+    if (sorted(inputs), sorted(outputs)) != (sorted(shape.inputs), sorted(shape.outputs)):
+        raise InputError(
+            f"{path}: inputs and outputs are {tuple(inputs)} and {tuple(outputs)}; "
+            f"{shape.task} has {shape.inputs} and {shape.outputs}"
+        )
+
+
 class ModelSession(ABC):
     """Everything of a session but the arithmetic: checks, batches, predictions.
 
@@ -79,13 +94,22 @@ class ModelSession(ABC):
         name: the runtime, for reports.
         shape: the model's configuration and task.
         text: tokenizer of the model; None where it has none, so that only `run` works.
+        batching: how texts are put in batches.
     """
 
-    def __init__(self, name: str, shape: ModelShape, text: TextEncoder | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        shape: ModelShape,
+        text: TextEncoder | None,
+        batching: Batching = ON_GPU,
+    ) -> None:
         self.name = name
         self.shape = shape
         self.text = text
-        self.max_batch = MAX_BATCH
+        self.batching = batching
+        self.notes: tuple[str, ...] = ()
+        """What a user should know of how it runs; `exporter.load` warns of it."""
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -100,6 +124,11 @@ class ModelSession(ABC):
     @abstractmethod
     def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
         """Outputs by name; `feeds` are checked int64 arrays, C-contiguous."""
+
+    def _execute_all(self, batches: Iterable[Mapping[str, Ids]]) -> Iterator[dict[str, Floats]]:
+        """Outputs of several batches, in order; a runtime may compute some at the same time."""
+        for feeds in batches:
+            yield self._execute(feeds)
 
     @abstractmethod
     def close(self) -> None:
@@ -139,7 +168,7 @@ class ModelSession(ABC):
         """
         return self._execute(make_feeds(self.shape, input_ids, attention_mask, token_type_ids))
 
-    def __call__(self, texts: Sequence[TextInput]) -> list[Prediction]:
+    def __call__(self, texts: Iterable[TextInput]) -> list[Prediction]:
         """A prediction for each text, in order; runs in batches of similar length.
 
         Args:
@@ -150,8 +179,34 @@ class ModelSession(ABC):
         Raises:
             InputError: the model has no tokenizer, or a text does not suit the task.
         """
+        # A loop of this function's own, so that warnings name the line that calls it.
+        found: list[Prediction] = []
+        for window in self._windows(texts):
+            found += self._predict(window, stacklevel=3)
+        return found
+
+    def stream(self, texts: Iterable[TextInput]) -> Iterator[Prediction]:
+        """Predictions in the order of the texts, which are taken as they are needed.
+
+        At most `batching.window` texts and their predictions are in memory at once, so an endless
+        or very long source is fine. Texts are sorted by length within a window.
+
+        Args:
+            texts: as for a call of the session; a generator, say.
+
+        Raises:
+            InputError: as for a call, when the text's window is reached.
+        """
+        for window in self._windows(texts):
+            yield from self._predict(window, stacklevel=3)
+
+    def _windows(self, texts: Iterable[TextInput]) -> Iterator[list[TextInput]]:
         if isinstance(texts, str):
             raise InputError("texts is one text; give a list of texts")
+        return windows(texts, self.batching.window)
+
+    def _predict(self, texts: list[TextInput], stacklevel: int) -> list[Prediction]:
+        """Predictions of one window; `stacklevel` is where a warning points."""
         encoder = self.text
         if encoder is None:
             raise InputError("the model has no tokenizer; pass token ids to session.run")
@@ -159,33 +214,15 @@ class ModelSession(ABC):
         for example in examples:
             if example.truncated:
                 message = f"text cut to {example.length} tokens: {example.text[:40]!r}..."
-                warnings.warn(message, TruncationWarning, stacklevel=2)
+                warnings.warn(message, TruncationWarning, stacklevel=stacklevel)
+        groups = list(batches(examples, self.shape, self.batching))
+        feeds = (
+            make_feeds(self.shape, **collate([examples[i] for i in group], self.shape))
+            for group in groups
+        )
         predictions: dict[int, Prediction] = {}
-        for batch in _batches(examples, self.shape, self.max_batch):
-            feeds = collate([examples[i] for i in batch], self.shape)
-            outputs = self._execute(make_feeds(self.shape, **feeds))
-            for row, index in enumerate(batch):
+        for group, outputs in zip(groups, self._execute_all(feeds), strict=True):
+            for row, index in enumerate(group):
                 part = {name: values[row] for name, values in outputs.items()}
                 predictions[index] = decode(self.shape, encoder.tokenizer, examples[index], part)
         return [predictions[index] for index in range(len(examples))]
-
-
-def _batches(examples: Sequence[Example], shape: ModelShape, largest: int) -> Iterator[list[int]]:
-    """Indices of examples in batches of at most `largest`: similar lengths, to pad little."""
-    order = sorted(
-        range(len(examples)), key=lambda i: (len(examples[i].rows), examples[i].length, i)
-    )
-    batch: list[int] = []
-    for index in order:
-        example = examples[index]
-        # Sorted by length, so this example sets the length of the batch that it joins.
-        rows = (len(example.rows),) if shape.rank == 3 else ()
-        inputs = (len(batch) + 1, *rows, example.length)
-        elements = prod(shape.output_shape(inputs))
-        same_rows = not batch or len(examples[batch[0]].rows) == len(example.rows)
-        if batch and (len(batch) == largest or elements > _MAX_BATCH_ELEMENTS or not same_rows):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ from exporter.engine.backend import Backend
 from exporter.engine.build import EngineRecord
 from exporter.engine.plan_file import check_version, read_header
 from exporter.errors import InputError, MissingDependencyError
+from exporter.runtime.batching import ON_GPU, Batching
 from exporter.runtime.cuda import CudaDevice, Device, Gpu, Replay, check_device_memory
 from exporter.runtime.feeds import Ids, ModelShape
 from exporter.runtime.session import Floats, ModelSession
@@ -56,6 +57,7 @@ class TensorRtSession(ModelSession):
         text: the artifact's tokenizer.
         cuda_graphs: capture a shape's kernels when it comes for the second time.
         device: where to run; the first GPU by default.
+        batching: how texts are put in batches; the engine's own bounds count as well.
 
     Raises:
         InputError: the plan is missing, broken, of another version or for another GPU, or has
@@ -73,6 +75,7 @@ class TensorRtSession(ModelSession):
         *,
         cuda_graphs: bool = True,
         device: Device | None = None,
+        batching: Batching = ON_GPU,
     ) -> None:
         header = read_header(path)
         backend = header.backend
@@ -93,7 +96,7 @@ class TensorRtSession(ModelSession):
         self._contexts: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._allocate()
         batches = [high[0] for _, high in self._profiles]
-        self.max_batch = min(self.max_batch, *batches)
+        self.batching = replace(batching, largest=min(batching.largest, *batches))
 
     def _check_names(self) -> None:
         """Refuse an engine that is not this model's."""

@@ -9,7 +9,9 @@ import torch
 
 from exporter.deberta.checkpoint import Checkpoint, load_model
 from exporter.errors import InputError
+from exporter.runtime.batching import Batching
 from exporter.runtime.feeds import Ids, ModelShape
+from exporter.runtime.options import DEFAULTS, RuntimeOptions
 from exporter.runtime.session import Floats, ModelSession
 from exporter.runtime.text import TextEncoder
 
@@ -21,8 +23,14 @@ class TorchSession(ModelSession):
         InputError: a weight cannot be read or holds NaN.
     """
 
-    def __init__(self, checkpoint: Checkpoint, text: TextEncoder | None = None) -> None:
-        super().__init__("torch fp32", ModelShape(checkpoint.config, checkpoint.task), text)
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        text: TextEncoder | None = None,
+        options: RuntimeOptions = DEFAULTS,
+    ) -> None:
+        shape = ModelShape(checkpoint.config, checkpoint.task)
+        super().__init__("torch fp32", shape, text, Batching.on_cpu(options.resolved()))
         self._model: torch.nn.Module | None = load_model(checkpoint)
 
     def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:

@@ -26,6 +26,7 @@ from exporter.graph.export import export_onnx
 from exporter.graph.precision.half_types import HalfName
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.onnx_session import OnnxSession
+from exporter.runtime.options import RuntimeOptions
 
 MakeCheckpoint = Callable[..., Path]
 
@@ -50,8 +51,8 @@ def test_outputs_are_the_same(
     swapped = onnx.load(tmp_path / "swapped.onnx", load_external_data=False)
     (function,) = swapped.functions
     assert [node.op_type for node in function.node].count("Attention") == 1
-    own = OnnxSession(tmp_path / "model.onnx", shape, threads=1)
-    standard = OnnxSession(tmp_path / "swapped.onnx", shape, threads=1)
+    own = OnnxSession(tmp_path / "model.onnx", shape, options=RuntimeOptions(threads=1))
+    standard = OnnxSession(tmp_path / "swapped.onnx", shape, options=RuntimeOptions(threads=1))
     for batch, length in ((1, 1), (2, 9), (3, 77)):
         random = np.random.default_rng(length)
         mask = np.arange(length) < random.integers(1, length + 1, (batch, 1))

@@ -16,7 +16,7 @@ import pytest
 import exporter
 from exporter.deberta.tasks import Task
 from exporter.errors import InputError, MissingDependencyError
-from exporter.runtime import session as session_module
+from exporter.runtime.batching import Batching, batches
 from exporter.runtime.load import load
 from exporter.runtime.session import ModelSession, TruncationWarning
 

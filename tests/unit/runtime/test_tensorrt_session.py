@@ -32,6 +32,7 @@ from exporter.runtime import tensorrt_session
 from exporter.runtime.cuda import Gpu, check_device_memory, find_gpu
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.onnx_session import OnnxSession
+from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.tensorrt_session import TensorRtSession
 
 Mode = Enum("Mode", ["INPUT", "OUTPUT"])
@@ -189,7 +190,9 @@ def graph(
     checkpoint = open_checkpoint(make_checkpoint("token-classification", num_hidden_layers=1), None)
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
     export_onnx(checkpoint, path)
-    return OnnxSession(path, ModelShape(checkpoint.config, checkpoint.task), threads=1)
+    return OnnxSession(
+        path, ModelShape(checkpoint.config, checkpoint.task), options=RuntimeOptions(threads=1)
+    )
 
 
 @pytest.fixture

@@ -1,0 +1,93 @@
+"""Texts of any length into batches that pad little: windows, sorted by length, cut by tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import prod
+from typing import TypeVar
+
+from exporter.runtime.feeds import ModelShape
+from exporter.runtime.options import RuntimeOptions
+from exporter.runtime.text import Example
+
+_MAX_BATCH_ELEMENTS = 1 << 26
+"""Bound on the tokens of a batch times the values that the model gives for each: 256 MiB."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Bounds of a batch and of what is sorted together.
+
+    The defaults are those of a GPU, where nothing has been measured: full batches of 32.
+
+    Attributes:
+        tokens: positions of a batch, rows times the longest length. One text may have more.
+        largest: texts of a batch.
+        window: texts sorted together, the most that are held at once.
+    """
+
+    tokens: int = 1 << 14
+    largest: int = 32
+    window: int = 1024
+
+    @classmethod
+    def of(cls, options: RuntimeOptions) -> Batching:
+        """The bounds that options give, with the defaults where they give none."""
+        return cls(options.tokens or cls.tokens, options.batch or cls.largest, options.window)
+
+    @classmethod
+    def on_cpu(cls, options: RuntimeOptions) -> Batching:
+        """The same on a CPU, where the tokens alone decide; `options` are resolved."""
+        tokens = options.tokens or cls.tokens
+        return cls(tokens, options.batch or tokens, options.window)
+
+
+ON_GPU = Batching()
+
+
+def windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of `size`, the last one shorter; takes no more than it gives."""
+    source = iter(items)
+    while window := list(islice(source, size)):
+        yield window
+
+
+def batches(
+    examples: Sequence[Example], shape: ModelShape, batching: Batching
+) -> Iterator[list[int]]:
+    """Indices of the examples in batches, each index once, the longest examples first.
+
+    All of a batch have the same number of rows. Its first example is its longest, which the others
+    are padded to. The longest batch comes first, so that the runtime takes its memory once.
+    """
+    order = sorted(
+        range(len(examples)), key=lambda i: (-len(examples[i].rows), -examples[i].length, i)
+    )
+    batch: list[int] = []
+    for index in order:
+        if batch and not _fits(examples, batch, index, shape, batching):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _fits(
+    examples: Sequence[Example],
+    batch: Sequence[int],
+    index: int,
+    shape: ModelShape,
+    batching: Batching,
+) -> bool:
+    """Whether one more example may join a batch."""
+    first = examples[batch[0]]
+    if len(batch) >= batching.largest or len(examples[index].rows) != len(first.rows):
+        return False
+    inputs = (len(batch) + 1, *((len(first.rows),) if shape.rank == 3 else ()), first.length)
+    within = prod(inputs) <= batching.tokens
+    return within and prod(shape.output_shape(inputs)) <= _MAX_BATCH_ELEMENTS

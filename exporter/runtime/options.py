@@ -1,0 +1,109 @@
+"""How a session runs: threads, batches, and what only OpenVINO has.
+
+Each option is the argument's, else that of the environment variable where there is one, else what
+suits the machine. `docs/runtime.md` says how the defaults were found.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from exporter.errors import InputError
+from exporter.processors import cpu_quota, default_threads
+
+THREADS_VARIABLE = "DEB_EXPORT_THREADS"
+TOKENS_VARIABLE = "DEB_EXPORT_TOKENS"
+
+TOKENS_PER_THREAD = 512
+"""Tokens of a batch for each thread: on a CPU, more make it no faster and pad more."""
+
+PRECISIONS = ("f32", "bf16", "f16")
+HINTS = ("latency", "throughput")
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Options of a session. None leaves the choice to us: see `resolved`.
+
+    Attributes:
+        threads: threads that compute one batch, on a CPU.
+        tokens: tokens in a batch of `session(texts)`, padding counted; one text may have more.
+        batch: texts in a batch of `session(texts)`.
+        window: texts that are sorted by length together; no more of them are in memory at once.
+        spinning: whether idle threads of ONNX Runtime wait busily for the next operator, which
+            answers sooner and takes processor time from others.
+        precision: OpenVINO's arithmetic, one of `PRECISIONS`; the artifact's own by default.
+        hint: OpenVINO's aim, one of `HINTS`: "latency" computes a batch with all threads,
+            "throughput" several batches of `session(texts)` at a time.
+        cache: folder where OpenVINO keeps compiled models, so that the next start is quicker.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    threads: int | None = None
+    tokens: int | None = None
+    batch: int | None = None
+    window: int = 1024
+    spinning: bool | None = None
+    precision: str | None = None
+    hint: str | None = None
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "tokens", "batch", "window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; give at least 1")
+        for name, choices in (("precision", PRECISIONS), ("hint", HINTS)):
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise InputError(f"{name} {value!r}: unknown; choose from {', '.join(choices)}")
+
+    def given(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the options `names` that are set."""
+        return tuple(
+            item.name
+            for item in fields(self)
+            if item.name in names and getattr(self, item.name) is not None
+        )
+
+    def resolved(self, environment: Mapping[str, str] | None = None) -> RuntimeOptions:
+        """The options of a CPU with threads, tokens and spinning chosen.
+
+        Args:
+            environment: variables; those of the process by default.
+
+        Raises:
+            InputError: a variable is set to something else than a whole number of at least 1.
+        """
+        variables = os.environ if environment is None else environment
+        threads = self.threads or _variable(THREADS_VARIABLE, variables) or default_threads()
+        tokens = self.tokens or _variable(TOKENS_VARIABLE, variables)
+        spinning = self.spinning
+        if spinning is None:
+            # Under a quota, a thread that waits busily uses up what the others compute with.
+            spinning = cpu_quota() is None
+        at_once = 1 if self.hint == "throughput" else threads or os.cpu_count() or 1
+        return replace(
+            self,
+            threads=threads,
+            tokens=tokens or TOKENS_PER_THREAD * at_once,
+            spinning=spinning,
+        )
+
+
+DEFAULTS = RuntimeOptions()
+"""Everything as it suits the machine."""
+
+
+def _variable(name: str, variables: Mapping[str, str]) -> int | None:
+    text = variables.get(name, "").strip()
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise InputError(f"{name} is {text!r}; set it to a whole number of at least 1")
+    return int(text)
