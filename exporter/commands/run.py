@@ -6,20 +6,18 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from exporter.commands.common import artifact_argument, debug_option
+from exporter.commands.runtime import runtime_options, take_runtime_options
 from exporter.errors import InputError
 
 if TYPE_CHECKING:
     from exporter.runtime.predictions import Prediction
     from exporter.runtime.text import TextInput
-
-_LINES_AT_ONCE = 256
 
 
 @click.command()
@@ -37,9 +35,9 @@ _LINES_AT_ONCE = 256
     "--provider",
     default="cpu",
     show_default=True,
-    help="Runtime: cpu, cuda, ort-tensorrt, tensorrt, tensorrt-rtx or torch.",
+    help="Runtime: cpu, openvino, cuda, ort-tensorrt, tensorrt, tensorrt-rtx or torch.",
 )
-@click.option("--threads", type=int, help="Threads for one run.  [default: the runtime's choice]")
+@runtime_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @debug_option
 def run(
@@ -47,8 +45,8 @@ def run(
     texts: tuple[str, ...],
     pairs: tuple[str, ...],
     provider: str,
-    threads: int | None,
     as_json: bool,
+    **given: Any,
 ) -> int:
     """Print what ARTIFACT predicts for each TEXT.
 
@@ -62,13 +60,11 @@ def run(
     from exporter.runtime.load import load
     from exporter.runtime.render import render
 
-    session = load(artifact, provider, threads=threads)
-    several = session.shape.rank == 3
-    items = iter(_join(texts, pairs, several)) if texts else _stdin()
-    while chunk := list(islice(items, _LINES_AT_ONCE)):
-        for prediction in session(chunk):
+    with load(artifact, provider, options=take_runtime_options(given)) as session:
+        several = session.shape.rank == 3
+        items = _join(texts, pairs, several) if texts else _stdin()
+        for prediction in session.stream(items):
             click.echo(_json_line(prediction) if as_json else render(prediction))
-    session.close()
     return 0
 
 

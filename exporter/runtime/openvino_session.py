@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto, TensorProto
 
 from exporter.errors import InputError, MissingDependencyError
 from exporter.runtime.batching import Batching
 from exporter.runtime.feeds import Ids, ModelShape
+from exporter.runtime.openvino_weights import Weight, attach, detach
 from exporter.runtime.options import DEFAULTS, RuntimeOptions
 from exporter.runtime.session import Floats, ModelSession, check_names
 from exporter.runtime.text import TextEncoder
@@ -34,7 +36,8 @@ class OpenVinoSession(ModelSession):
 
     The arithmetic is never left to OpenVINO, which computes fp32 graphs in bf16 where the processor
     has it: it is the artifact's own, or that of `options.precision`. Q/DQ of int8 runs on integers
-    in each of them. `notes` says where the processor lacks what was asked for.
+    where OpenVINO multiplies those right on this processor, else in floats on the same rounded
+    values. fp8 is refused. `notes` says where the processor lacks what was asked for.
 
     Args:
         path: the .onnx file; external data lies beside it.
@@ -62,7 +65,7 @@ class OpenVinoSession(ModelSession):
         super().__init__("openvino", shape, text, Batching.on_cpu(options))
         wanted = options.precision or _NATIVE[half]
         self._path = path
-        self._compiled, able = _compile(path, wanted, options)
+        self._compiled, able, self._weights = _compile(path, wanted, options)
         check_names(
             path,
             shape,
@@ -117,16 +120,19 @@ class OpenVinoSession(ModelSession):
     def close(self) -> None:
         """Free the graph and its weights."""
         with self._lock:
-            self._requests, self._compiled = [], None
+            self._requests, self._compiled, self._weights = [], None, {}
 
 
-def _compile(path: Path, precision: str, options: RuntimeOptions) -> tuple[Any, frozenset[str]]:
-    """The compiled model, and what the processor has instructions for."""
+def _compile(
+    path: Path, precision: str, options: RuntimeOptions
+) -> tuple[Any, frozenset[str], dict[str, Weight]]:
+    """The compiled model, what the processor has instructions for, and the weights it refers to."""
     try:
         import openvino
     except ImportError:
         raise MissingDependencyError(f"OpenVINO is not installed; {INSTALL}") from None
     from exporter.graph.inline_functions import inlined
+    from exporter.runtime.openvino_integers import FLOAT_PRODUCTS, exact_integers, is_quantized
 
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": precision,
@@ -136,15 +142,30 @@ def _compile(path: Path, precision: str, options: RuntimeOptions) -> tuple[Any, 
         settings["INFERENCE_NUM_THREADS"] = options.threads
     if options.cache is not None:
         settings["CACHE_DIR"] = _cache(options.cache)
-    graph = inlined(path).SerializeToString()
+    model = inlined(path)
+    if any(TensorProto.DataType.Name(t.data_type).startswith("FLOAT8") for t in _stored(model)):
+        # 2026.4 runs it without fp8 arithmetic, and wrong with several streams.
+        raise InputError(f"{path}: OpenVINO cannot compute fp8 on a processor; use provider cpu")
     try:
         core = openvino.Core()
-        able = frozenset(core.get_property(DEVICE, "OPTIMIZATIONCAPABILITIES"))
-        return core.compile_model(core.read_model(graph), DEVICE, settings), able
+        if is_quantized(model) and not exact_integers(core, DEVICE):
+            settings |= FLOAT_PRODUCTS
+        able = frozenset(core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+        weights = detach(model, path.resolve().parent)
+        graph = core.read_model(model.SerializeToString())
+        attach(graph, weights)
+        return core.compile_model(graph, DEVICE, settings), able, weights
     except RuntimeError as error:
         raise InputError(
             f"{path}: OpenVINO {openvino.__version__} cannot load it: {_reason(error)}"
         ) from error
+
+
+def _stored(model: ModelProto) -> Iterator[TensorProto]:
+    """The tensors that a graph holds."""
+    yield from model.graph.initializer
+    for node in model.graph.node:
+        yield from (item.t for item in node.attribute if item.HasField("t"))
 
 
 def _cache(folder: Path) -> str:

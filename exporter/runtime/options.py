@@ -54,6 +54,8 @@ class RuntimeOptions:
     cache: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.cache is not None:
+            object.__setattr__(self, "cache", Path(self.cache))
         for name in ("threads", "tokens", "batch", "window"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -74,11 +74,14 @@ def test_batches_are_bounded_and_hold_every_text_once(make_artifact: MakeArtifac
         assert isinstance(session, ModelSession)
         assert session.text is not None
         examples = [session.text.encode("word " * (i % 13)) for i in range(50)]
-        batches = list(session_module._batches(examples, session.shape, 7))
-    assert sorted(i for batch in batches for i in batch) == list(range(50))
-    assert max(map(len, batches)) == 7
-    longest = [max(examples[i].length for i in batch) for batch in batches]
-    assert longest == sorted(longest)
+        bounds = Batching(tokens=40, largest=7)
+        found = list(batches(examples, session.shape, bounds))
+    assert sorted(i for batch in found for i in batch) == list(range(50))
+    assert max(map(len, found)) == 7
+    lengths = [examples[i].length for batch in found for i in batch]
+    assert lengths == sorted(lengths, reverse=True)
+    for batch in found:
+        assert len(batch) * max(examples[i].length for i in batch) <= 40
 
 
 def test_runs_are_deterministic(make_artifact: MakeArtifact) -> None:

@@ -1,0 +1,83 @@
+"""Options of a session, shared by the commands that run models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from exporter.runtime.options import DEFAULTS, HINTS, PRECISIONS, RuntimeOptions
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--threads",
+        type=int,
+        help="Threads that compute a batch, on a CPU.  [default: $DEB_EXPORT_THREADS, or the "
+        "physical cores within the container's limit]",
+    ),
+    click.option(
+        "--tokens",
+        type=int,
+        help="Tokens of a batch of texts, padding counted.  [default: $DEB_EXPORT_TOKENS, or 512 "
+        "a thread]",
+    ),
+    click.option(
+        "--batch-texts",
+        "batch",
+        type=int,
+        help="Texts of a batch.  [default: as many as the tokens allow; 32 on a GPU]",
+    ),
+    click.option(
+        "--window",
+        type=int,
+        default=DEFAULTS.window,
+        show_default=True,
+        help="Texts sorted by length together, the most that are held in memory.",
+    ),
+    click.option(
+        "--spinning/--no-spinning",
+        default=None,
+        help="Whether idle threads of ONNX Runtime wait busily.  [default: unless the container "
+        "has a limit]",
+    ),
+    click.option(
+        "--openvino-precision",
+        "precision",
+        metavar="|".join(PRECISIONS),
+        help="Arithmetic of OpenVINO.  [default: the artifact's]",
+    ),
+    click.option(
+        "--openvino-hint",
+        "hint",
+        metavar="|".join(HINTS),
+        help="OpenVINO's aim: a batch with all threads, or several batches of texts at a time.  "
+        "[default: latency]",
+    ),
+    click.option(
+        "--openvino-cache",
+        "cache",
+        type=click.Path(path_type=Path),
+        help="Folder where OpenVINO keeps compiled models.  [default: none]",
+    ),
+)
+
+
+def runtime_options(command: Command) -> Command:
+    """Add the options of a session; `take_runtime_options` reads them."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def take_runtime_options(given: dict[str, Any]) -> RuntimeOptions:
+    """The options among a command's parameters, which are taken out of `given`.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+    names = RuntimeOptions.__dataclass_fields__
+    return RuntimeOptions(**{name: given.pop(name) for name in names})

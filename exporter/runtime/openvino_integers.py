@@ -1,0 +1,71 @@
+"""Whether OpenVINO's int8 products are those of integers on this processor.
+
+On x86 without VNNI its kernels add pairs of 8-bit products in 16 bits, which saturate: weights and
+activations near 127 give sums that are wrong by a quarter and more, without a word (2026.4). The
+only way to know is to multiply.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+FLOAT_PRODUCTS = {"LP_TRANSFORMS_MODE": "NO"}
+"""Settings with which OpenVINO rounds as Q/DQ says and multiplies in fp32, which is exact here: the
+products are whole numbers, and sums of a thousand of them stay below 2^24 but for the extreme."""
+
+_ROWS, _CHANNELS, _COLUMNS = 5, 256, 64
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Whether a graph, its functions inlined, rounds to integers anywhere."""
+    return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+
+
+def exact_integers(core: Any, device: str) -> bool:
+    """Multiply integers of the largest size in a small graph, and compare with the true product.
+
+    Args:
+        core: an `openvino.Core`.
+        device: OpenVINO's name of the device.
+    """
+    generator = np.random.default_rng(0)
+    rows = generator.choice([-127, 127], (_ROWS, _CHANNELS))
+    rows[0] = 127
+    weight = np.abs(generator.choice([-127, 127], (_CHANNELS, _COLUMNS)))
+    compiled = core.compile_model(core.read_model(_product(weight)), device, {})
+    found = compiled({"x": rows.astype(np.float32)})[0]
+    return bool(np.array_equal(found, (rows @ weight).astype(np.float32)))
+
+
+def _product(weight: np.ndarray[Any, Any]) -> bytes:
+    """A graph of one quantized product, all scales 1."""
+    node = helper.make_node
+    nodes = [
+        node("QuantizeLinear", ["x", "one", "zero"], ["stored"]),
+        node("DequantizeLinear", ["stored", "one", "zero"], ["restored"]),
+        node("DequantizeLinear", ["weight", "ones", "zeros"], ["factor"], axis=1),
+        node("MatMul", ["restored", "factor"], ["y"]),
+    ]
+    constants = {
+        "one": np.float32(1),
+        "zero": np.int8(0),
+        "weight": weight.astype(np.int8),
+        "ones": np.ones(_COLUMNS, np.float32),
+        "zeros": np.zeros(_COLUMNS, np.int8),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", _CHANNELS])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", _COLUMNS])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    opset = helper.make_opsetid("", 20)
+    content: bytes = helper.make_model(
+        graph, opset_imports=[opset], ir_version=10
+    ).SerializeToString()
+    return content
