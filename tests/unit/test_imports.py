@@ -70,6 +70,14 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
 def test_heavy_packages_are_extras_only() -> None:
     required = [Requirement(text) for text in requires("deb-export") or ()]
     always = {r.name for r in required if r.marker is None}
-    assert not always & {"torch", "onnxruntime", "tensorrt", "tensorrt-rtx", "triton", "polygraphy", "openvino"}
+    assert not always & {
+        "torch",
+        "onnxruntime",
+        "tensorrt",
+        "tensorrt-rtx",
+        "triton",
+        "polygraphy",
+        "openvino",
+    }
     extras = set(metadata("deb-export").get_all("Provides-Extra") or ())
     assert {"cpu", "gpu", "rtx", "openvino", "test", "bench"} <= extras
