@@ -80,4 +80,4 @@ def test_heavy_packages_are_extras_only() -> None:
         "openvino",
     }
     extras = set(metadata("deb-export").get_all("Provides-Extra") or ())
-    assert {"cpu", "gpu", "rtx", "openvino", "test", "bench"} <= extras
+    assert {"cpu", "gpu", "rtx", "test", "bench"} <= extras
