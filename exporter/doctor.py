@@ -41,6 +41,7 @@ _OPTIONAL_NEEDS = (
     ("tensorrt_rtx", TENSORRT_RTX.distributions, "target tensorrt-rtx", TENSORRT_RTX.install),
     ("tensorrt", TENSORRT.distributions, "target tensorrt", TENSORRT.install),
     ("openvino", ("openvino",), "provider openvino", INSTALL),
+    ("triton", ("triton",), "the attention plugin", 'pip install "deb-export[triton]"'),
 )
 
 
@@ -56,7 +57,7 @@ class Software:
 
 @dataclass(frozen=True)
 class TargetState:
-    """Whether a target can be built here; `detail` says what is missing and how to get it."""
+    """Whether a target, a plugin or a provider can be used here; `detail` says what is missing."""
 
     name: str
     ready: bool
@@ -83,6 +84,7 @@ class Diagnosis:
     gpus: tuple[str, ...]
     software: tuple[Software, ...]
     targets: tuple[TargetState, ...]
+    plugins: tuple[TargetState, ...]
     providers: tuple[TargetState, ...]
 
     def __bool__(self) -> bool:
@@ -111,6 +113,7 @@ def diagnose() -> Diagnosis:
         gpus=found,
         software=software,
         targets=tuple(targets),
+        plugins=(_plugin(TENSORRT),),
         providers=_providers(),
     )
 
@@ -121,6 +124,14 @@ def _engine_target(backend: Backend, found: tuple[str, ...]) -> TargetState:
         return TargetState(backend.target, False, problem)
     where = "run" if found else "not run, there is no GPU"
     return TargetState(backend.target, True, f"can be built and {where}")
+
+
+def _plugin(backend: Backend) -> TargetState:
+    """Whether the attention plugin can be built into engines of a builder."""
+    problem = backend.problem() or backend.plugin_problem()
+    return TargetState(
+        f"attention for {backend.target}", problem is None, problem or "can be built into engines"
+    )
 
 
 def _providers() -> tuple[TargetState, ...]:

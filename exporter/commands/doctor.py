@@ -30,6 +30,9 @@ def doctor() -> int:
     for target in found.targets:
         mark = "ready" if target.ready else "not available"
         click.echo(f"target {target.name}: {mark}, {target.detail}")
+    for plugin in found.plugins:
+        mark = "ready" if plugin.ready else "not available"
+        click.echo(f"plugin {plugin.name}: {mark}, {plugin.detail}")
     for provider in found.providers:
         mark = "ready" if provider.ready else "not available"
         click.echo(f"provider {provider.name}: {mark}, {provider.detail}")

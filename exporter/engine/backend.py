@@ -10,6 +10,7 @@ from types import ModuleType
 from exporter.engine.options import EngineOptions
 from exporter.environment import gpus, package_version
 from exporter.errors import InputError, MissingDependencyError
+from plugins.disentangled_attention import tensorrt_plugin
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,18 @@ class Backend:
             return f"{self.title} builds on a GPU, and nvidia-smi shows none"
         return None
 
+    def plugin_problem(self) -> str | None:
+        """Why the attention plugin cannot be used, in a few words; None when it can be."""
+        if self is TENSORRT_RTX:
+            return "TensorRT-RTX takes no plugins from Python"
+        return tensorrt_plugin.problem()
+
+    def bodies(self, options: EngineOptions) -> tuple[str, ...]:
+        """The forms of the attention to build with, the next where one cannot be built."""
+        if options.attention != "auto":
+            return (options.attention,)
+        return ("graph",) if self.plugin_problem() else ("plugin", "graph")
+
     def check(self, options: EngineOptions) -> None:
         """Refuse what cannot be built, before any work is done.
 
@@ -73,10 +86,11 @@ class Backend:
         if problem is not None:
             raise MissingDependencyError(f"--target {self.target}: {problem}")
         if options.attention == "plugin":
-            reason = "this version has no plugin"
-            if self is TENSORRT_RTX:
-                reason = "TensorRT-RTX takes no plugins from Python"
-            raise MissingDependencyError(f"--attention plugin: {reason}; use graph or standard")
+            reason = self.plugin_problem()
+            if reason is not None:
+                raise MissingDependencyError(
+                    f"--attention plugin: {reason}; or use graph or standard"
+                )
         if self is TENSORRT:
             if options.compute_capabilities:
                 raise InputError(

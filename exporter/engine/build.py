@@ -22,7 +22,7 @@ from exporter.engine.memory import available_bytes, check_memory, graph_bytes
 from exporter.engine.messages import died, translate
 from exporter.engine.options import EngineOptions
 from exporter.engine.profiles import ShapeProfile
-from exporter.errors import InputError
+from exporter.errors import DebExportError, InputError
 
 _MEMORY = re.compile(r"(?P<name>[A-Z][\w ]* Memory): (?P<bytes>\d+) bytes")
 _GRACE_SECONDS = 5.0
@@ -47,6 +47,7 @@ class EngineRecord:
         dtypes: kernels by the type they write.
         seconds: duration of the build.
         host_peak_bytes: memory that the build took at its peak.
+        body: the form of the attention that was built: "plugin", "graph" or "standard".
     """
 
     target: str
@@ -63,6 +64,7 @@ class EngineRecord:
     dtypes: Mapping[str, int]
     seconds: float
     host_peak_bytes: int
+    body: str = "graph"
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON takes it."""
@@ -128,8 +130,7 @@ def build_engine(
         },
     }
     say = progress or (lambda message: None)
-    with _graph_of(onnx, options) as graph:
-        done = _run(backend, {**request, "onnx": str(graph.absolute())}, say)
+    body, done = _build_first(backend, onnx, request, backend.bodies(options), say)
     kernels = from_json(done["kernels"])
     layers = plan.with_name(f"{plan.name.removesuffix('.plan')}.layers.json")
     layers.write_text(json.dumps(done["kernels"], indent=1) + "\n", encoding="utf-8")
@@ -145,18 +146,44 @@ def build_engine(
         bytes=plan.stat().st_size,
         activation_bytes=sizes.get("Total Activation Memory"),
         weight_bytes=sizes.get("Total Weights Memory"),
-        attention=summary.attention,
+        # The builder has been asked for the plugin layers of its network.
+        attention="plugin" if body == "plugin" else summary.attention,
         kernels=summary.kinds,
         dtypes=summary.dtypes,
         seconds=round(done["seconds"], 3),
         host_peak_bytes=done["host_peak_bytes"],
+        body=body,
     )
 
 
+def _build_first(
+    backend: Backend,
+    onnx: Path,
+    request: Mapping[str, Any],
+    bodies: Sequence[str],
+    say: Callable[[str], None],
+) -> tuple[str, dict[str, Any]]:
+    """Build with the first form of the attention that can be built; it and the worker's result."""
+    *tried, last = bodies
+    for body in tried:
+        try:
+            return body, _build_body(backend, onnx, request, body, say)
+        except DebExportError as error:
+            say(f"{backend.target}: not with the {body} ({error}); trying the next form")
+    return last, _build_body(backend, onnx, request, last, say)
+
+
+def _build_body(
+    backend: Backend, onnx: Path, request: Mapping[str, Any], body: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    with _graph_of(onnx, body) as graph:
+        return _run(backend, {**request, "onnx": str(graph.absolute()), "body": body}, say)
+
+
 @contextmanager
-def _graph_of(onnx: Path, options: EngineOptions) -> Iterator[Path]:
+def _graph_of(onnx: Path, body: str) -> Iterator[Path]:
     """The graph to build from: the one given, or one with another body of the attention."""
-    if options.attention != "standard":
+    if body != "standard":
         yield onnx
         return
     from exporter.engine.standard_attention import swap_body

@@ -110,7 +110,7 @@ def plan_lines(found: PlanDescription) -> Iterator[str]:
             yield f"memory     {name} {size / 2**20:.1f} MiB"
     peak = record.host_peak_bytes / 2**30
     yield f"build      {record.seconds:.1f} s, {peak:.2f} GiB of memory"
-    yield f"attention  {record.attention}"
+    yield f"attention  {record.attention}, built from the form: {record.body}"
     summary = found.summary
     for label, counts in (("kernels", summary.kinds), ("types", summary.dtypes)):
         total = sum(counts.values())

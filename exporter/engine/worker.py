@@ -116,14 +116,18 @@ def _build(
     channel.send("progress", message="reading the graph")
     # TensorRT 11 and TensorRT-RTX are strongly typed always and may not know the flag.
     typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    if request["body"] == "plugin":
+        _register_plugin(options)
     loader = NetworkFromOnnxPath(request["onnx"], strongly_typed=typed)
-    if options.attention == "standard":
+    if request["body"] == "standard":
         from polygraphy.backend.trt import SetDecomposableAttentions
 
         # Where no fused kernel fits, as in fp32, TensorRT would refuse the graph instead.
         loader = SetDecomposableAttentions(loader)
     network = loader()
     _check_inputs(network[1], request["inputs"])
+    if request["body"] == "plugin":
+        _check_plugins(trt, network[1], request["onnx"])
     config = _config(backend, trt, options, profiles, request["inputs"], channel)
     if not options.tf32:
         config = PostprocessConfig(config, _exact_products)
@@ -158,6 +162,29 @@ def _check_inputs(network: Any, wanted: list[str]) -> None:
     if sorted(found) != sorted(wanted):
         names = ", ".join(found) or "none"
         raise ValueError(f"its inputs are {names}; expected are {', '.join(wanted)}")
+
+
+def _register_plugin(options: EngineOptions) -> None:
+    """Make the attention plugin known, compiled for the GPU that the engine is for.
+
+    CI does not execute this: the GPU is asked.
+    """
+    from exporter.runtime.cuda import find_gpu
+    from plugins.disentangled_attention.tensorrt_plugin import register_plugin
+
+    # For every GPU from Ampere on: PTX for the first of them runs on the others.
+    register_plugin(80 if options.hardware_compatible else find_gpu().capability)
+
+
+def _check_plugins(trt: Any, network: Any, onnx: str) -> None:
+    """Refuse a network in which not every attention has become the plugin."""
+    from exporter.inspection import describe_graph
+
+    expected = describe_graph(Path(onnx)).attention_nodes
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    found = sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in layers)
+    if found != expected:
+        raise ValueError(f"{found} of {expected} attention nodes have become the plugin")
 
 
 def _config(

@@ -19,7 +19,9 @@ if FOLDER in os.environ:
     from support.bindings_libraries import load
 
     # A stand-in for a network can be iterated without end, which must not take the machine.
-    resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = _MOST_BYTES if hard == resource.RLIM_INFINITY else min(_MOST_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     load(Path(os.environ[FOLDER]))
 else:
     collect_ignore_glob = ["test_*.py"]

@@ -42,7 +42,9 @@ BUILDER: Mapping[str, tuple[str, ...]] = {
     "HardwareCompatibilityLevel": ("AMPERE_PLUS",),
     "BuilderFlag": ("TF32", "REFIT", "STRIP_PLAN", "VERSION_COMPATIBLE"),
     "IBuilderConfig": ("clear_flag", "progress_monitor"),
-    "INetworkDefinition": ("get_input", "num_inputs"),
+    "INetworkDefinition": ("get_input", "num_inputs", "get_layer", "num_layers"),
+    "LayerType": ("PLUGIN_V3",),
+    "ILayer": ("type",),
 }
 """Used by the process that builds an engine; the rest of a build is Polygraphy's."""
 
@@ -62,6 +64,7 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "EngineInspector.get_engine_information": ("format",),
     "IBuilderConfig.clear_flag": ("flag",),
     "INetworkDefinition.get_input": ("index",),
+    "INetworkDefinition.get_layer": ("index",),
 }
 """Parameters of the methods that are called, in order; `self` is left out."""
 

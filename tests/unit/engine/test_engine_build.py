@@ -178,6 +178,7 @@ def test_a_builder_whose_parent_is_gone_ends(graph: Path, tmp_path: Path) -> Non
         "inputs": list(INPUTS),
         "profiles": [PROFILE.to_dict()],
         "options": ADA.to_dict(),
+        "body": "graph",
     }
     root = Path(__file__).parents[3]
     worker = subprocess.Popen(

@@ -11,11 +11,12 @@ from exporter.config import Range
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tasks import Task
 from exporter.engine import backend as backends
-from exporter.engine.backend import TENSORRT, TENSORRT_RTX, release
+from exporter.engine.backend import TENSORRT, TENSORRT_RTX, Backend, release
 from exporter.engine.options import EngineOptions
 from exporter.engine.profiles import CHOICES, ShapeProfile, profiles_for
 from exporter.errors import InputError, MissingDependencyError
 from exporter.runtime.feeds import ModelShape
+from plugins.disentangled_attention import tensorrt_plugin
 
 FIELDS = {
     "model_type": "deberta-v2",
@@ -125,6 +126,38 @@ def test_a_builder_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "package_version", lambda name: "1.2.0")
     with pytest.raises(MissingDependencyError, match=r"1\.2\.0 is too old, 1\.3 is needed"):
         TENSORRT_RTX.check(EngineOptions())
+
+
+@pytest.mark.parametrize(
+    ("attention", "problem", "bodies"),
+    [
+        ("auto", None, ("plugin", "graph")),
+        ("auto", "no Triton", ("graph",)),
+        ("plugin", None, ("plugin",)),
+        ("graph", None, ("graph",)),
+        ("standard", None, ("standard",)),
+    ],
+)
+def test_forms_of_the_attention(
+    attention: str,
+    problem: str | None,
+    bodies: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tensorrt_plugin, "problem", lambda: problem)
+    options = EngineOptions(attention=attention)
+    assert TENSORRT.bodies(options) == bodies
+    assert "plugin" not in TENSORRT_RTX.bodies(EngineOptions())
+
+
+def test_the_plugin_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backend, "problem", lambda self: None)
+    monkeypatch.setattr(tensorrt_plugin, "find_spec", lambda name: None)
+    TENSORRT.check(EngineOptions())
+    with pytest.raises(
+        MissingDependencyError, match=r"--attention plugin: Triton is not .*\[triton\]"
+    ):
+        TENSORRT.check(EngineOptions(attention="plugin"))
 
 
 def test_tensorrt_needs_a_gpu_to_build(monkeypatch: pytest.MonkeyPatch) -> None:

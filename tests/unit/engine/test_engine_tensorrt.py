@@ -21,6 +21,7 @@ from exporter.engine.options import EngineOptions
 from exporter.engine.profiles import ShapeProfile
 from exporter.errors import InputError
 from exporter.graph.export import export_onnx
+from plugins.disentangled_attention import tensorrt_plugin
 
 INPUTS = ("input_ids", "attention_mask")
 PROFILE = ShapeProfile.parse("1,2,4x1,9,33")
@@ -38,6 +39,7 @@ def graph(
     )
     monkeypatch.setenv("PYTHONPATH", str(stand_in.parent))
     monkeypatch.setattr(Backend, "problem", lambda self: None)
+    monkeypatch.setattr(tensorrt_plugin, "problem", lambda: None)
     export_onnx(open_checkpoint(make_checkpoint(num_hidden_layers=1)), tmp_path / "model.onnx")
     return tmp_path / "model.onnx"
 
@@ -51,18 +53,31 @@ def test_options_reach_the_builder(graph: Path) -> None:
         hardware_compatible=True,
         tf32=True,
     )
+    said: list[str] = []
     for _ in range(2):  # the second time, the cache is there
         made = build_engine(
-            TENSORRT, graph, graph.parent / "model.plan", INPUTS, [PROFILE], options
+            TENSORRT, graph, graph.parent / "model.plan", INPUTS, [PROFILE], options, said.append
         )
         assert cache.stat().st_size > 0
     assert (made.target, made.version) == ("tensorrt", "11.4.0.106")
     assert made.layers == "model.layers.json"
     assert made.attention == "expanded"
+    # The plugin comes first, which TensorRT-RTX has no module for.
+    assert made.body == "graph"
+    refused = [line for line in said if line.startswith("tensorrt: not with the plugin (")]
+    assert len(refused) == 2
+    assert "tensorrt.plugin" in refused[0]
+
+
+def test_a_plugin_that_is_asked_for_is_not_replaced(graph: Path) -> None:
+    options = EngineOptions(attention="plugin", hardware_compatible=True)
+    with pytest.raises(InputError, match=r"tensorrt\.plugin"):
+        build_engine(TENSORRT, graph, graph.parent / "model.plan", INPUTS, [PROFILE], options)
+    assert not (graph.parent / "model.plan").exists()
 
 
 def test_an_option_that_the_builder_lacks(graph: Path) -> None:
     # TensorRT-RTX has the flag and not the library that it needs.
-    options = EngineOptions(version_compatible=True)
+    options = EngineOptions(version_compatible=True, attention="graph")
     with pytest.raises(InputError, match=r"TensorRT cannot build .*libnvinfer_lean"):
         build_engine(TENSORRT, graph, graph.parent / "model.plan", INPUTS, [PROFILE], options)

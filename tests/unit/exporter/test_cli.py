@@ -401,6 +401,7 @@ def test_doctor_lists_software_and_targets(capsys: pytest.CaptureFixture[str]) -
     assert "target onnx: ready" in out
     assert "target tensorrt: not available" in out
     assert "provider cpu: ready" in out
+    assert "plugin attention for tensorrt: not available, TensorRT" in out
     assert any(line.startswith("torch ") and " ok " in line for line in out.splitlines())
 
 

@@ -1,0 +1,274 @@
+"""The operator as a quickly deployable TensorRT plugin, its kernel compiled ahead of time.
+
+`register_plugin` makes `deb_export::DisentangledAttention` known to TensorRT's plugin registry,
+with `tensorrt.plugin` (10.9 and newer). A parser then takes the graph's nodes as this plugin, and
+the engine holds the kernel's PTX: it needs neither this package nor Triton nor a plugin library.
+
+Fixed when the engine is built: types, head count and size, scale, terms. Batch, length and table
+sizes reach the kernel and its grid as expressions of the shapes. Tactics are tile configurations,
+which TensorRT times on its GPU.
+
+CI registers and instantiates it in TensorRT 11.4's bindings, with a stand-in for the builder. The
+builder itself needs a GPU: nothing has run it yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+from plugins.disentangled_attention import contract
+from plugins.disentangled_attention.launch import KernelSpec, TileConfig, grid, scalars
+from plugins.disentangled_attention.ptx import CompiledKernel, KernelError, compile_ptx
+from plugins.disentangled_attention.tuning import tile_candidates, tile_for
+
+RANKS = {"qkv": 3, "pos_key": 3, "pos_query": 3, "slots": 1, "mask": 2}
+ATTRIBUTE_TYPES = {"num_heads": int, "scale": float, "c2p": int, "p2c": int}
+
+MOST_SHARED_BYTES = 48 << 10
+"""Dynamic shared memory that every launch may have; more must be asked for, which TensorRT does not
+promise to do for a plugin's kernel."""
+
+# TensorRT's name of a type, in `DataType` and in a combination of types; what the kernel calls it.
+_FLOATS = {
+    "FLOAT": ("FP32", "float32"),
+    "HALF": ("FP16", "float16"),
+    "BF16": ("BF16", "bfloat16"),
+}
+_MASKS = {"INT32": ("INT32", "int32"), "BOOL": ("BOOL", "bool")}
+
+
+def problem() -> str | None:
+    """Why the plugin cannot be made with the software here; None when it can be."""
+    if find_spec("triton") is None:
+        return 'Triton is not installed: pip install "deb-export[triton]"'
+    return None
+
+
+def register_plugin(capability: int) -> None:
+    """Register the plugin in this process, for engines of one GPU. Once in a process.
+
+    Args:
+        capability: compute capability that the kernel is compiled for, times ten, such as 89. PTX
+            runs on later GPUs too, apart from that of 90 and 100.
+
+    Raises:
+        ValueError: a GPU that the kernel does not run on, or it is registered already.
+        ImportError: TensorRT or Triton is missing.
+    """
+    import tensorrt as trt
+    import tensorrt.plugin as trtp
+    import triton  # noqa: F401  # said here, not in the middle of a build
+
+    if capability < 80:
+        raise ValueError(f"compute capability {capability / 10:.1f}: the kernel needs 8.0 or newer")
+    attention = AttentionPlugin(trt, trtp, capability)
+    tensors = dict.fromkeys(contract.INPUTS, trtp.TensorDesc)
+    outputs = {"outputs": tuple[trtp.TensorDesc]}
+    made = tuple[str, str, trtp.KernelLaunchParams, trtp.SymExprs]
+
+    # TensorRT reads the operator's interface from names and annotations, which are set on these.
+    def describe(
+        qkv: Any, pos_key: Any, pos_query: Any, slots: Any, mask: Any, num_heads: Any, scale: Any,
+        c2p: Any, p2c: Any,
+    ) -> Any:  # fmt: skip
+        operands = Operands(qkv, pos_key, pos_query, slots, mask)
+        return attention.describe(operands, Attributes(num_heads, scale, c2p, p2c))
+
+    def autotune(
+        qkv: Any, pos_key: Any, pos_query: Any, slots: Any, mask: Any, num_heads: Any, scale: Any,
+        c2p: Any, p2c: Any, outputs: Any,
+    ) -> Any:  # fmt: skip
+        operands = Operands(qkv, pos_key, pos_query, slots, mask)
+        return attention.autotune(operands, Attributes(num_heads, scale, c2p, p2c))
+
+    def implement(
+        qkv: Any, pos_key: Any, pos_query: Any, slots: Any, mask: Any, num_heads: Any, scale: Any,
+        c2p: Any, p2c: Any, outputs: Any, tactic: Any,
+    ) -> Any:  # fmt: skip
+        operands = Operands(qkv, pos_key, pos_query, slots, mask)
+        return attention.implement(operands, Attributes(num_heads, scale, c2p, p2c), tactic)
+
+    interface = {**tensors, **ATTRIBUTE_TYPES}
+    _annotate(describe, {**interface, "return": trtp.TensorDesc})
+    _annotate(autotune, {**interface, **outputs, "return": list[trtp.AutoTuneCombination]})
+    _annotate(implement, {**interface, **outputs, "tactic": int, "return": made})
+    trtp.register(contract.QUALIFIED_NAME)(describe)
+    trtp.autotune(contract.QUALIFIED_NAME)(autotune)
+    trtp.aot_impl(contract.QUALIFIED_NAME)(implement)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Descriptions of the inputs, each a `tensorrt.plugin.TensorDesc`, named as in the contract."""
+
+    qkv: Any
+    pos_key: Any
+    pos_query: Any
+    slots: Any
+    mask: Any
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """The contract's attributes."""
+
+    num_heads: int
+    scale: float
+    c2p: int
+    p2c: int
+
+
+@dataclass(frozen=True)
+class AttentionPlugin:
+    """What TensorRT asks of the plugin.
+
+    Attributes:
+        trt: the module `tensorrt`.
+        trtp: the module `tensorrt.plugin`.
+        capability: compute capability that kernels are compiled for, times ten.
+        compile: `compile_ptx`, keeping what it has made: every layer asks for the same kernels.
+    """
+
+    trt: Any
+    trtp: Any
+    capability: int
+    compile: Callable[[KernelSpec, TileConfig, int], CompiledKernel] = field(
+        default_factory=lambda: lru_cache(maxsize=64)(compile_ptx)
+    )
+
+    def describe(self, operands: Operands, attributes: Attributes) -> Any:
+        """The output, `(B, S, H*D)` in the type of `qkv`.
+
+        Raises:
+            ValueError: types, ranks or sizes that are not the contract's.
+        """
+        self._check(operands, attributes)
+        batch, length, width = operands.qkv.shape_expr
+        return self.trtp.from_shape_expr((batch, length, width // 3), operands.qkv.dtype)
+
+    def autotune(self, operands: Operands, attributes: Attributes) -> list[Any]:
+        """The types, which the graph fixes, and the tactics worth timing: numbers from 1 up."""
+        spec = self._spec(operands, attributes)
+        value = _FLOATS[operands.qkv.dtype.name][0]
+        mask = _MASKS[operands.mask.dtype.name][0]
+        types = f"{value}, {value}, {value}, INT32, {mask}, {value}"
+        tactics = self.tactics(spec, _longest(operands.qkv.shape))
+        return [self.trtp.AutoTuneCombination(types, "LINEAR", list(tactics))]
+
+    def implement(
+        self, operands: Operands, attributes: Attributes, tactic: int
+    ) -> tuple[str, str, Any, Any]:
+        """Entry, PTX, launch parameters and the int32 arguments behind the inputs, for a tactic."""
+        spec = self._spec(operands, attributes)
+        tile = self.tile(spec, tactic, _longest(operands.qkv.shape))
+        kernel = self.compile(spec, tile, self.capability)
+        batch, length, _ = operands.qkv.shape_expr
+        launch = self.trtp.KernelLaunchParams()
+        launch.grid_x = grid(batch, length, spec, tile)
+        launch.block_x = kernel.threads
+        launch.shared_mem = kernel.shared_bytes
+        values = scalars(
+            length,
+            operands.pos_key.shape_expr[1],
+            operands.pos_query.shape_expr[1],
+            operands.slots.shape_expr[0],
+        )
+        extra = self.trtp.SymIntExprs(len(values))
+        for index, value in enumerate(values):
+            extra[index] = self.trtp.SymInt32(value)
+        return kernel.entry, kernel.ptx, launch, extra
+
+    def tactics(self, spec: KernelSpec, longest: int) -> Sequence[int]:
+        """Numbers of the tile configurations to time for sequences of up to `longest` tokens.
+
+        Raises:
+            KernelError: none of them can be launched.
+        """
+        candidates = tile_candidates(spec, self.capability)
+        able = [
+            number
+            for number, tile in enumerate(candidates, 1)
+            if self.compile(spec, tile, self.capability).shared_bytes <= MOST_SHARED_BYTES
+        ]
+        if not able:
+            raise KernelError(f"no tile configuration for {spec} fits in shared memory")
+        # Rows of a tile beyond the longest sequence are work for nothing.
+        rows = max(16, 1 << (longest - 1).bit_length())
+        short = [number for number in able if candidates[number - 1].block_m <= rows]
+        return short or able[-1:]
+
+    def tile(self, spec: KernelSpec, tactic: int, longest: int) -> TileConfig:
+        """The tile configuration of a tactic; TensorRT's default tactic, 0, is the usual one.
+
+        Raises:
+            ValueError: no such tactic.
+        """
+        candidates = tile_candidates(spec, self.capability)
+        if tactic == 0:
+            return tile_for(spec, self.capability, longest)
+        if not 0 < tactic <= len(candidates):
+            raise ValueError(f"tactic {tactic}: there are {len(candidates)}")
+        return candidates[tactic - 1]
+
+    def _check(self, operands: Operands, attributes: Attributes) -> None:
+        for name, rank in RANKS.items():
+            found = len(getattr(operands, name).shape_expr)
+            if found != rank:
+                raise ValueError(f"{contract.OP_TYPE}: {name} has rank {found}; it must be {rank}")
+        types = {name: getattr(operands, name).dtype.name for name in RANKS}
+        for name in ("pos_key", "pos_query"):
+            if types[name] != types["qkv"]:
+                raise ValueError(
+                    f"{contract.OP_TYPE}: {name} is {types[name]} and qkv is {types['qkv']}; "
+                    "they must have one type"
+                )
+        for name, known in (("qkv", _FLOATS), ("slots", ("INT32",)), ("mask", _MASKS)):
+            if types[name] not in known:
+                raise ValueError(
+                    f"{contract.OP_TYPE}: {name} is {types[name]}; it must be {' or '.join(known)}"
+                )
+        if attributes.num_heads < 1:
+            raise ValueError(f"{contract.OP_TYPE}: num_heads is {attributes.num_heads}")
+        width = operands.qkv.shape_expr[2]
+        # Sizes are known only where TensorRT computes shapes.
+        if not width.is_fake and width.is_constant:
+            _head_size(width.constant_value(), attributes.num_heads)
+
+    def _spec(self, operands: Operands, attributes: Attributes) -> KernelSpec:
+        """What the kernel is compiled for; sizes are known here."""
+        return KernelSpec(
+            num_heads=attributes.num_heads,
+            head_size=_head_size(operands.qkv.shape[2], attributes.num_heads),
+            scale=attributes.scale,
+            c2p=bool(attributes.c2p),
+            p2c=bool(attributes.p2c),
+            dtype=_FLOATS[operands.qkv.dtype.name][1],
+            mask_dtype=_MASKS[operands.mask.dtype.name][1],
+        )
+
+
+def _head_size(width: int, num_heads: int) -> int:
+    """`D`, of the packed width `3*H*D`.
+
+    Raises:
+        ValueError: the width is no such multiple.
+    """
+    size, rest = divmod(width, 3 * num_heads)
+    if rest or size < 1:
+        raise ValueError(
+            f"{contract.OP_TYPE}: qkv is {width} wide; it must be 3 * {num_heads} heads * head size"
+        )
+    return size
+
+
+def _longest(shape: Any) -> int:
+    """The largest length that a shape of `qkv` may have."""
+    return int(shape.max[1] if shape.is_dynamic else shape[1])
+
+
+def _annotate(function: Callable[..., Any], types: dict[str, Any]) -> None:
+    function.__annotations__ = types
