@@ -1,8 +1,9 @@
 """The body of the operator in standard ONNX, which runtimes without the plugin expand.
 
-Names carry the layout: `query_BHSD` is (batch, heads, sequence, head size), `R` are position slots.
-What depends on the mask and the length alone is the same in every layer: it reads nothing else, so
-a runtime that merges common subexpressions computes it once.
+Names carry the layout: `query_BHSD` is (batch, heads, sequence, head size), `R` are position slots,
+`L` those of them that the length can reach. What depends on the mask and the length alone is the
+same in every layer: it reads nothing else, so a runtime that merges common subexpressions computes
+it once. `docs/cpu-performance.md` has the figures behind the form.
 """
 
 from __future__ import annotations
@@ -27,7 +28,21 @@ CONTENT_TO_CONTENT = f"{contract.OP_TYPE}.content_to_content"
 CONTENT_TO_POSITION = f"{contract.OP_TYPE}.content_to_position"
 POSITION_TO_CONTENT = f"{contract.OP_TYPE}.position_to_content"
 SCORE_TERMS = (CONTENT_TO_CONTENT, CONTENT_TO_POSITION, POSITION_TO_CONTENT)
-"""Names of the values in the body that give scores, scaled; the last two for every slot."""
+"""Names of the values in the body that give scores, scaled; the last two for every live slot."""
+
+
+@dataclass(frozen=True)
+class _LiveSlots:
+    """The slots that the length can reach: all there are from 512 tokens on in v3, 255 at 128.
+
+    Attributes:
+        first: int32 `(1,)`, the slot of the key furthest to the right.
+        start, end: int64 `(1,)`, `first` and one past the last.
+    """
+
+    first: ir.Value
+    start: ir.Value
+    end: ir.Value
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,8 @@ class _Body:
         self.fp32_terms = fp32_terms
         self.tape = Tape()
         self.queries: dict[bool, ir.Value] = {}
+        self.keys: dict[bool, ir.Value] = {}
+        self._sizes: tuple[ir.Value, ir.Value] | None = None
         self.inputs = {name: ir.Value(name=name) for name in contract.INPUTS}
 
     def function(self) -> ir.Function:
@@ -109,11 +126,13 @@ class _Body:
         )
         scores = self.content_to_content(query, key)
         if self.shape.c2p or self.shape.p2c:
-            index_BHSS = self.slot_index()
+            live = self.live_slots()
+            index_BHSS = self.slot_index(live)
             if self.shape.c2p:
-                scores = self.op("Add", scores, self.content_to_position(query, index_BHSS))
+                term = self.content_to_position(query, live, index_BHSS)
+                scores = self.op("Add", scores, term)
             if self.shape.p2c:
-                scores = self.op("Add", scores, self.position_to_content(key, index_BHSS))
+                scores = self.op("Add", scores, self.position_to_content(key, live, index_BHSS))
         scores = self.op("Add", scores, self.mask_bias())
         probabilities = self.stored(self.op("Softmax", scores, axis=-1))
         context_BHSD = self.op("MatMul", probabilities, self.heads(value, (0, 2, 1, 3)))
@@ -125,24 +144,46 @@ class _Body:
         """`Q . K^T`, fp32."""
         name = CONTENT_TO_CONTENT
         query_BHSD = self.scaled_query(name, query)
-        key_BHDS = self.heads(self.factor(name, key), (0, 2, 3, 1))
-        return self.wide(self.term(name, query_BHSD, key_BHDS))
+        return self.wide(self.term(name, query_BHSD, self.key_by_head(name, key)))
 
-    def content_to_position(self, query: ir.Value, index_BHSS: ir.Value) -> ir.Value:
-        """`Q . pos_key[slots]`: every slot's product, then the one each pair reads; fp32."""
+    def content_to_position(
+        self, query: ir.Value, live: _LiveSlots, index_BHSS: ir.Value
+    ) -> ir.Value:
+        """`Q . pos_key[slots]`: every live slot's product, then the one each pair reads; fp32."""
         name = CONTENT_TO_POSITION
         query_BHSD = self.scaled_query(name, query)
-        pos_key = self.factor(name, self.inputs["pos_key"])
-        pos_key_HDR = self.op("Transpose", pos_key, perm=(0, 2, 1))
-        table_BHSR = self.term(name, query_BHSD, pos_key_HDR)
-        return self.wide(self.op("GatherElements", table_BHSR, index_BHSS, axis=-1))
+        pos_key_HLD = self.factor(name, self.live(self.inputs["pos_key"], live))
+        pos_key_HDL = self.op("Transpose", pos_key_HLD, perm=(0, 2, 1))
+        table_BHSL = self.term(name, query_BHSD, pos_key_HDL)
+        return self.wide(self.op("GatherElements", table_BHSL, index_BHSS, axis=-1))
 
-    def position_to_content(self, key: ir.Value, index_BHSS: ir.Value) -> ir.Value:
+    def position_to_content(
+        self, key: ir.Value, live: _LiveSlots, index_BHSS: ir.Value
+    ) -> ir.Value:
         """`(K . pos_query[slots])^T`: slots are rows, so the pair (i, j) reads column j; fp32."""
         name = POSITION_TO_CONTENT
-        key_BHDS = self.heads(self.scaled(name, key), (0, 2, 3, 1))
-        table_BHRS = self.term(name, self.factor(name, self.inputs["pos_query"]), key_BHDS)
-        return self.wide(self.op("GatherElements", table_BHRS, index_BHSS, axis=-2))
+        pos_query = self.inputs["pos_query"]
+        if self.storage == "fp32":
+            # Scaled as a constant, and the key is the one of the content's scores. In half the
+            # product would round the constant twice, and nobody has judged its small elements.
+            key_BHDS = self.key_by_head(name, key)
+            pos_query_HLD = self.live(self.scaled(name, pos_query), live)
+        else:
+            key_BHDS = self.heads(self.scaled(name, key), (0, 2, 3, 1))
+            pos_query_HLD = self.factor(name, self.live(pos_query, live))
+        table_BHLS = self.term(name, pos_query_HLD, key_BHDS)
+        return self.wide(self.op("GatherElements", table_BHLS, index_BHSS, axis=-2))
+
+    def live(self, table_HRD: ir.Value, live: _LiveSlots) -> ir.Value:
+        """The live slots of a table: `(H, L, D)`."""
+        return self.op("Slice", table_HRD, live.start, live.end, self.ints([1]))
+
+    def key_by_head(self, term: str, key: ir.Value) -> ir.Value:
+        """The key by head, transposed, made once for each type that terms take."""
+        wide = term in self.fp32_terms
+        if wide not in self.keys:
+            self.keys[wide] = self.heads(self.factor(term, key), (0, 2, 3, 1))
+        return self.keys[wide]
 
     def scaled_query(self, term: str, query: ir.Value) -> ir.Value:
         """The scaled query by head, made once for each type that terms take."""
@@ -169,12 +210,22 @@ class _Body:
         product.name = name
         return product
 
-    def slot_index(self) -> ir.Value:
-        """Slot of each query and key: int32 `(B, H, S, S)`."""
-        sizes = self.op("Shape", self.inputs["mask"])
-        batch, length = (
-            self.op("Slice", sizes, self.ints([axis]), self.ints([axis + 1])) for axis in (0, 1)
+    def live_slots(self) -> _LiveSlots:
+        """The slots of the distances `1 - S .. S - 1`: slots never fall with the distance."""
+        _, length = self.sizes()
+        furthest = self.op("Sub", length, self.ints([1]))
+        saturation = self.ints([self.shape.saturation])
+        reach = self.op("Min", furthest, saturation)
+        first, last = (
+            self.op("Gather", self.inputs["slots"], self.op(op_type, saturation, reach), axis=0)
+            for op_type in ("Sub", "Add")
         )
+        start, end = (self.op("Cast", slot, to=ir.DataType.INT64) for slot in (first, last))
+        return _LiveSlots(first, start, self.op("Add", end, self.ints([1])))
+
+    def slot_index(self, live: _LiveSlots) -> ir.Value:
+        """Which live slot each query and key read: int32 `(B, H, S, S)`."""
+        batch, length = self.sizes()
         end = self.op("Cast", self.op("Squeeze", length), to=ir.DataType.INT32)
         position = self.op("Range", self.int32(0), end, self.int32(1))
         rows = self.op("Unsqueeze", position, self.ints([1]))
@@ -183,9 +234,20 @@ class _Body:
         distance = self.op("Sub", rows, columns)
         clipped = self.op("Clip", distance, self.int32(-reach), self.int32(reach))
         entry = self.op("Add", clipped, self.int32(reach))
-        index_SS = self.op("Gather", self.inputs["slots"], entry, axis=0)
+        slot_SS = self.op("Gather", self.inputs["slots"], entry, axis=0)
+        index_SS = self.op("Sub", slot_SS, live.first)
         shape = self.op("Concat", batch, self.ints([self.shape.num_heads]), length, length, axis=0)
         return self.op("Expand", index_SS, shape)
+
+    def sizes(self) -> tuple[ir.Value, ir.Value]:
+        """Batch and length, int64 `(1,)` each."""
+        if self._sizes is None:
+            sizes = self.op("Shape", self.inputs["mask"])
+            batch, length = (
+                self.op("Slice", sizes, self.ints([axis]), self.ints([axis + 1])) for axis in (0, 1)
+            )
+            self._sizes = batch, length
+        return self._sizes
 
     def mask_bias(self) -> ir.Value:
         """0 for a key that may be attended, a large negative number for one that may not."""

@@ -16,6 +16,7 @@ from exporter.graph.attention_function import AttentionShape, attention_function
 from exporter.graph.check import check_graph, count_attention_nodes
 from exporter.graph.export_form import export_form
 from exporter.graph.fold_transposes import fold_transposes
+from exporter.graph.residual_sums import write_residual_sums
 from exporter.graph.serialize import write_model
 from exporter.graph.trace import OPSET, trace
 
@@ -65,6 +66,7 @@ def export_onnx(
     slots = encoder_of(form.model).slots
     model = trace(form, checkpoint.task, config.type_vocab_size)
     fold_transposes(model)
+    write_residual_sums(model)
     shape = AttentionShape(
         num_heads=config.num_attention_heads,
         head_size=config.head_size,

@@ -60,3 +60,18 @@ def test_a_table_that_hardly_saturates_stays_exact_for_long_sequences() -> None:
     relative = make_log_bucket_position(distance, 5, 2048).long()
     clipped = distance.clamp(-saturation, saturation)
     assert torch.equal(table[clipped + saturation].long(), torch.clamp(relative + 5, 0, 9))
+
+
+@pytest.mark.parametrize(("span", "buckets", "max_position"), CASES)
+def test_slots_never_fall_with_the_distance(span: int, buckets: int, max_position: int) -> None:
+    """The ONNX body takes the ends of a range of distances for the ends of their slots."""
+    table = slot_table(span, buckets, max_position)
+    assert bool((table.diff() >= 0).all())
+
+
+def test_slots_never_fall_whatever_the_buckets() -> None:
+    for buckets in range(2, 80):
+        for max_position in range(buckets // 2 + 2, 200, 7):
+            if buckets < 2 * max_position - 1:
+                table = slot_table(buckets, buckets, max_position)
+                assert bool((table.diff() >= 0).all()), (buckets, max_position)
