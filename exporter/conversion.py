@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
 from calibration.data import read_examples
 from calibration.errors import CalibrationError
 from exporter.errors import InputError
-from exporter.parity.inputs import DEFAULT_TEXTS, ParityCase, read_texts
+from exporter.parity.data_sets import demo_texts, parity_cases
+from exporter.parity.input_files import read_texts
+from exporter.parity.inputs import DEFAULT_TEXTS, ParityCase
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.text import TextEncoder, TextInput
-from exporter.verification import demo_texts, parity_cases
 
 if TYPE_CHECKING:
     from exporter.graph.export import GraphSummary

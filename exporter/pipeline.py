@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -26,10 +27,14 @@ from exporter.environment import environment, tool_name
 from exporter.errors import InputError, MissingDependencyError
 from exporter.files import FileRecord, record
 from exporter.manifest import ArtifactWriter, Manifest, ParitySummary, Source, half_type
-from exporter.parity.comparison import ParityResult
-from exporter.parity.inputs import DEFAULT_TEXTS, read_texts
+from exporter.parity.data_sets import demo_texts, text_sets
+from exporter.parity.input_files import read_texts
+from exporter.parity.inputs import DEFAULT_TEXTS
 from exporter.parity.limits import limits_for
-from exporter.parity.report import limits_json, to_json
+from exporter.parity.reference_store import ReferenceStore
+from exporter.parity.report_json import limits_json, to_json
+from exporter.parity.result import Known, ParityResult, SideInfo
+from exporter.parity.sources import Side, graph_opens, reference_side
 from exporter.quantization import (
     Places,
     QuantizationInput,
@@ -41,7 +46,7 @@ from exporter.quantization_report import TABLE_FILE
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.load import MODEL_FILE, text_encoder
 from exporter.runtime.text import TextEncoder, TextInput
-from exporter.verification import check_sessions, demo_texts, judged_sessions, parity_cases
+from exporter.verification import check_sides
 
 if TYPE_CHECKING:
     from exporter.deberta.checkpoint import Checkpoint
@@ -121,7 +126,7 @@ def build_and_judge(
             seconds["precision"] = perf_counter() - start
 
         start = perf_counter()
-        result = _judge(config, source, graph, converted, say)
+        result = _judge(config, source, files, graph, converted, say)
         writer.write_json(PARITY_FILE, to_json(result))
         seconds["parity"] = perf_counter() - start
 
@@ -296,21 +301,32 @@ def _halve(
 
 
 def _judge(
-    config: BuildConfig, source: _Source, path: Path, converted: Converted, say: Progress
+    config: BuildConfig,
+    source: _Source,
+    files: tuple[FileRecord, ...],
+    path: Path,
+    converted: Converted,
+    say: Progress,
 ) -> ParityResult:
     """Compare the graph with the reference."""
-    from exporter.runtime.torch_session import TorchSession
-
     count = DEFAULT_TEXTS if config.data is None else len(source.texts)
-    cases = parity_cases(source.shape, source.encoder, source.texts, count, source.seq.max)
-    return check_sessions(
-        lambda: TorchSession(source.checkpoint),
-        judged_sessions(path, source.shape, half_type(converted.facts)),
-        cases,
-        limits_for(config.precision),
-        say,
-        converted.problems,
-    )
+    name = (config.data or demo_texts()).name
+    sets = text_sets(source.shape, source.encoder, source.texts, count, source.seq.max, name)
+    info = SideInfo(str(config.output_folder), "artifact", config.precision)
+    half = half_type(converted.facts)
+    graph = Side(info, source.shape, None, source.seq.max, graph_opens(path, half))
+    # Beside the unfinished artifact, with which it goes: a temporary folder may be small.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        return check_sides(
+            reference_side(source.folder, source.shape, files),
+            graph,
+            source.shape,
+            sets,
+            limits_for(config.precision),
+            say,
+            store=ReferenceStore(Path(folder)),
+            known=Known(converted.problems),
+        )
 
 
 def _manifest(

@@ -14,10 +14,10 @@ from exporter.conversion import Converted
 from exporter.errors import InputError
 from exporter.files import FileRecord
 from exporter.graph.precision.quantization_options import QuantizationOptions
+from exporter.parity.data_sets import demo_texts
 from exporter.quantization_report import TABLE_FILE, quantization_facts
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.text import TextEncoder, TextInput
-from exporter.verification import demo_texts
 
 if TYPE_CHECKING:
     from calibration.data import Example

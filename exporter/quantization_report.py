@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from exporter.parity.report import aligned
+from exporter.parity.report_table import aligned
 from exporter.runtime.onnx_session import EXACT_INTEGERS
 
 if TYPE_CHECKING:

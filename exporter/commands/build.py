@@ -99,7 +99,7 @@ def build(
         **options,
     )
     from exporter.engine.targets import skipped_text
-    from exporter.parity.report import to_table
+    from exporter.parity.report_table import to_table
     from exporter.pipeline import build_and_judge
     from exporter.quantization_report import quantization_lines
 

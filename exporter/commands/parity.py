@@ -1,45 +1,176 @@
-"""`deb-export parity`: a finished artifact against the checkpoint that it was built from."""
+"""`deb-export parity`: an artifact against its checkpoint, or any two models."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.commands.common import artifact_argument, debug_option, write_json
+from exporter.commands.common import debug_option
+from exporter.errors import InputError
 from exporter.progress import Progress
+
+if TYPE_CHECKING:
+    from exporter.parity.result import ParityResult
+    from exporter.verification import CompareOptions
+
+_FILE = click.Path(path_type=Path)
+_REPORT = click.Path(path_type=Path, allow_dash=True)
+
+_SIDES = (
+    click.option("--reference", type=_FILE, help="What is right.  [default: ARTIFACT's source]"),
+    click.option("--candidate", type=_FILE, help="What is judged, in the place of ARTIFACT."),
+    click.option(
+        "--checkpoint",
+        type=_FILE,
+        help="Where ARTIFACT's source is now.  [default: where it was at the build]",
+    ),
+    click.option("--task", metavar="TASK", help="Head of a checkpoint.  [default: as it says]"),
+)
+_INPUTS = (
+    click.option(
+        "--data",
+        multiple=True,
+        type=_FILE,
+        help="Texts, one a line, a tab between the parts of a pair and before a label; JSONL; "
+        "token ids as .npz or as Polygraphy's .json. May be repeated.  [default: the demo's]",
+    ),
+    click.option(
+        "--labels/--no-labels",
+        default=None,
+        help="Texts end with a label.  [default: where all lines end with one of the model's]",
+    ),
+    click.option(
+        "--lengths",
+        metavar="N,N,...|none",
+        help="Lengths in tokens to generate inputs of.  [default: those that break exports]",
+    ),
+    click.option("--layers/--no-layers", default=True, help="Compare every layer.  [default: yes]"),
+)
+_LIMITS = (
+    click.option("--precision", metavar="PRECISION", help="Whose limits.  [default: the sides']"),
+    click.option("--limits", "limits_file", type=_FILE, help="Limits of your own, as TOML."),
+    click.option("--limit", "limits", multiple=True, metavar="METRIC=BOUND", help="One limit."),
+)
+_REPORTS = (
+    click.option("--json", "json_file", type=_REPORT, help="Write all figures; - for stdout."),
+    click.option("--junit", type=_REPORT, help="Write JUnit XML."),
+    click.option("--markdown", type=_REPORT, help="Write Markdown."),
+    click.option("--html", type=_REPORT, help="Write a page with plots, one file."),
+    click.option("--save-inputs", type=_FILE, help="Write the inputs for polygraphy run."),
+    click.option("--save-outputs", type=_FILE, help="Write the candidate's outputs for it."),
+    click.option("--save-reference", type=_FILE, help="Write the reference's outputs for it."),
+)
+_CACHE = (
+    click.option(
+        "--reference-cache",
+        type=_FILE,
+        help="Folder that keeps what the reference gives.  [default: in the user's cache folder]",
+    ),
+    click.option("--no-reference-cache", is_flag=True, help="Run the reference every time."),
+)
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed((*_SIDES, *_INPUTS, *_LIMITS, *_REPORTS, *_CACHE)):
+        command = option(command)
+    return command
 
 
 @click.command()
-@artifact_argument
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Texts to compare, one a line, a tab between the parts of a pair.  [default: the demo's]",
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Where the source checkpoint is now.  [default: where it was at the build]",
-)
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="Write all figures to this file; - for stdout, instead of the table.",
-)
+@click.argument("artifact", required=False, type=_FILE)
+@_options
 @debug_option
-def parity(
-    artifact: Path, data: Path | None, checkpoint: Path | None, json_file: Path | None
-) -> int:
-    """Compare ARTIFACT with the model it was built from, and check that its files are unchanged."""
-    from exporter.parity.report import to_json, to_table
-    from exporter.verification import verify_artifact
+def parity(artifact: Path | None, **options: Any) -> int:
+    """Judge ARTIFACT against the model it was built from, or any model against another.
 
+    --reference and --candidate take a checkpoint or artifact folder, an .onnx file of any exporter,
+    a .plan engine, and --candidate the outputs that polygraphy run saved.
+
+    Exits with 0 within the limits and 1 outside.
+    """
+    from exporter.parity.report_files import ReportFiles, check_writable
+    from exporter.parity.report_table import to_table
+    from exporter.parity.saved_run import SavedRun
+
+    reports = ReportFiles(
+        options["json_file"], options["junit"], options["markdown"], options["html"]
+    )
+    reports.check()
+    saves = {name: options[name] for name in ("save_inputs", "save_reference", "save_outputs")}
+    for name, path in saves.items():
+        if path is not None:
+            check_writable(path, f"--{name.replace('_', '-')}")
+    saved = SavedRun() if any(saves.values()) else None
     with Progress() as progress:
-        result = verify_artifact(artifact, data, checkpoint, progress)
-    if json_file is not None:
-        write_json(json_file, to_json(result))
-    if str(json_file) != "-":
+        result = _compare(artifact, options, _compare_options(options, saved), progress)
+    if saved is not None:
+        saved.write(*saves.values())
+    reports.write(result)
+    if not reports.stdout:
         click.echo(to_table(result))
     return 0 if result else 1
+
+
+def _compare(
+    artifact: Path | None, options: dict[str, Any], how: CompareOptions, progress: Progress
+) -> ParityResult:
+    """Run the check on the two sides that were named."""
+    from exporter.deberta.tasks import Task
+    from exporter.manifest import MANIFEST, read_manifest
+    from exporter.parity.sources import open_side, source_side
+    from exporter.verification import compare_sides
+
+    reference, candidate = options["reference"], options["candidate"]
+    if (artifact is None) == (candidate is None):
+        raise InputError("name what to judge: ARTIFACT, or --candidate, one of them")
+    judged: Path = artifact or candidate
+    try:
+        task = None if options["task"] is None else Task(options["task"])
+    except ValueError:
+        known = ", ".join(item.value for item in Task)
+        raise InputError(f"--task {options['task']}: unknown; choose from {known}") from None
+    if reference is not None and options["checkpoint"] is not None:
+        raise InputError("--checkpoint says where ARTIFACT's source is; leave out --reference")
+    progress("checking the files")
+    side = open_side(judged, task)
+    if reference is not None:
+        return compare_sides(open_side(reference, task), side, how, progress)
+    folder = judged if judged.is_dir() else judged.parent
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{judged}: not an artifact, so name what is right with --reference")
+    source = source_side(read_manifest(folder), options["checkpoint"])
+    return compare_sides(source, side, how, progress)
+
+
+def _compare_options(options: dict[str, Any], observe: Any) -> CompareOptions:
+    """How to compare, from the options of the command."""
+    from exporter.parity.data_sets import DataOptions
+    from exporter.parity.reference_store import default_folder
+    from exporter.verification import CompareOptions, LimitOptions
+
+    cache = options["reference_cache"]
+    if options["no_reference_cache"] and cache is not None:
+        raise InputError("--reference-cache and --no-reference-cache exclude each other")
+    if not options["no_reference_cache"]:
+        cache = cache or default_folder()
+    return CompareOptions(
+        data=DataOptions(options["data"], options["labels"], _lengths(options["lengths"])),
+        limits=LimitOptions(options["precision"], options["limits_file"], options["limits"]),
+        layers=options["layers"],
+        cache=cache,
+        observe=observe,
+    )
+
+
+def _lengths(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    if text == "none":
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--lengths {text!r}: give numbers, as in 1,63,128, or none") from None

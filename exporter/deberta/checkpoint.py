@@ -64,7 +64,7 @@ def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
             and wrongly shaped tensors are named.
     """
     config = DebertaConfig.from_folder(folder)
-    task = _task_of(config, folder) if task is None else task
+    task = task_of(config, folder) if task is None else task
     store = open_weights(folder)
     with torch.device("meta"):
         expected = {
@@ -120,7 +120,12 @@ def load_model(checkpoint: Checkpoint) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _task_of(config: DebertaConfig, folder: Path) -> Task:
+def task_of(config: DebertaConfig, folder: Path) -> Task:
+    """The head that `architectures` names; the base model where there is none.
+
+    Raises:
+        InputError: it names none that is known; the message names `folder`.
+    """
     if not config.architectures:
         return Task.BASE
     for name in config.architectures:

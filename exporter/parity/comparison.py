@@ -1,280 +1,336 @@
-"""Reference against candidate: run both on the same inputs, measure, judge.
+"""Reference against candidate: run both on the same inputs and measure.
 
 The reference runs over all inputs and is freed before the candidate is loaded, so two models are
-never in memory together; its outputs are kept in between.
+never in memory together; what it gave is kept in a store on the disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TypeAlias
 
 import numpy as np
 
 from exporter.deberta.tasks import Task
-from exporter.parity.inputs import ParityCase
-from exporter.parity.limits import HIGHER_IS_BETTER, Limit, Limits, Metric
+from exporter.errors import InputError
+from exporter.graph.hidden_states import layer_names
+from exporter.parity.decisions import Decided, Decision
+from exporter.parity.error_spread import ErrorSpread
+from exporter.parity.input_files import decision_of
+from exporter.parity.inputs import DataSet, ParityCase
 from exporter.parity.metrics import (
-    Bools,
-    Decision,
     Figures,
     Floats,
     Rows,
     Scale,
-    add,
+    ScaleSum,
     measure,
     rows_of,
-    scale_of,
 )
+from exporter.parity.reference_store import ReferenceStore, entry_key
+from exporter.parity.result import CaseResult, Errors
+from exporter.parity.runners import Layers, Observation, Runner
+from exporter.parity.tally import Tally, merge, tally
 from exporter.runtime.feeds import ModelShape
-from exporter.runtime.predictions import label_kind
-from exporter.runtime.session import Session
 
 Progress: TypeAlias = Callable[[str], None]
+
+Observer: TypeAlias = "Callable[[Batch, Observation, Observation], None]"
+
+LAYER_BYTES = 3 << 28
+"""Hidden states of all layers are kept of the first inputs, 768 MiB at most; outputs of all."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of a data set, and whether its layers are compared."""
+
+    data_set: str
+    case: ParityCase
+    layers: bool
+
+
+@dataclass(frozen=True)
+class ReferenceModel:
+    """A reference that is loaded only if it has to run.
+
+    Attributes:
+        identity: hash of its files and of what runs it.
+        name: the runtime.
+        open: loads it.
+    """
+
+    identity: str
+    name: str
+    open: Callable[[], Runner]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the reference gave for every case.
+    """What the reference gave; the arrays are in the store.
 
     Attributes:
         name: the runtime that computed it.
         shape: the model.
-        outputs: rows at valid positions by output name, one mapping for each case.
-        scales: scale of each output over all cases.
-        seconds: time of the runs.
+        layers: the hidden states it gave.
+        batches: what it ran on.
+        keys: of the entry of each batch.
+        store: has the entries.
+        scales: of each output and layer over all batches.
+        seconds: of each batch.
+        cached: batches that did not run again.
     """
 
     name: str
     shape: ModelShape
-    outputs: tuple[Mapping[str, Rows], ...]
+    layers: Layers
+    batches: tuple[Batch, ...]
+    keys: tuple[str, ...]
+    store: ReferenceStore
     scales: Mapping[str, Scale]
-    seconds: float
+    seconds: tuple[float, ...]
+    cached: int
 
 
-@dataclass(frozen=True)
-class CaseFigures:
-    """The figures of one case.
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What was measured.
 
     Attributes:
-        name: what is special about the case.
-        shape: shape of its inputs.
-        padding: share of padded positions.
-        outputs: figures by output name; None where the candidate's output has a wrong shape.
-        worst_texts: the text with the largest error, by output name, where there is one.
-        problem: why the outputs cannot be compared, if they cannot.
+        name: the runtime of the candidate.
+        cases: figures of each batch, in order.
+        layers: the hidden states compared, or why there are none.
+        errors: how errors are spread, by output.
     """
 
     name: str
-    shape: tuple[int, ...]
-    padding: float
-    outputs: Mapping[str, Figures]
-    worst_texts: Mapping[str, str]
-    problem: str | None = None
+    cases: tuple[CaseResult, ...]
+    layers: Layers
+    errors: Mapping[str, Errors]
 
 
-@dataclass(frozen=True)
-class Check:
-    """One limit applied to one output over all cases.
-
-    Attributes:
-        output: name of the output.
-        limit: what is permitted.
-        value: what was measured; the worst single case for a maximum or minimum. None where there
-            is nothing to measure, which passes.
-        case: the case that shows it worst.
-        text: its text with the largest error, if the inputs are texts.
-    """
-
-    output: str
-    limit: Limit
-    value: float | None
-    case: str
-    text: str | None
-
-    @property
-    def passed(self) -> bool:
-        """Whether the value is within the limit."""
-        return self.value is None or self.limit.holds(self.value)
+def plan_batches(
+    shape: ModelShape, data_sets: Sequence[DataSet], layers: bool, most: int = LAYER_BYTES
+) -> tuple[Batch, ...]:
+    """The batches of data sets, layers on as many of the first as `most` bytes of them allow."""
+    config = shape.config
+    token = 4 * config.hidden_size * (config.num_hidden_layers + 1)
+    batches, used = [], 0
+    for data_set in data_sets:
+        for case in data_set.cases:
+            used += token * int(case.mask.sum())
+            batches.append(Batch(data_set.name, case, layers and used <= most))
+    return tuple(batches)
 
 
-@dataclass(frozen=True)
-class ParityResult:
-    """All figures of a comparison and its verdict; true when everything is within the limits.
-
-    Attributes:
-        reference: name of the reference.
-        candidate: name of the candidate.
-        limits: what it was held to.
-        totals: figures by output name over all cases.
-        cases: figures of each case.
-        checks: every limit applied to every output.
-        problems: what fails besides the checks: files that changed, outputs of a wrong shape.
-        seconds: time of the runs, by `reference` and `candidate`.
-    """
-
-    reference: str
-    candidate: str
-    limits: Limits
-    totals: Mapping[str, Figures]
-    cases: tuple[CaseFigures, ...]
-    checks: tuple[Check, ...]
-    problems: tuple[str, ...]
-    seconds: Mapping[str, float]
-
-    def __bool__(self) -> bool:
-        return not self.problems and all(check.passed for check in self.checks)
-
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """A line for each thing that fails."""
-        failed = [check for check in self.checks if not check.passed]
-        return (*self.problems, *(describe(check) for check in failed))
-
-
-def describe(check: Check) -> str:
-    """One line about a check: output, metric, value, limit, worst case."""
-    name = check.limit.metric.value
-    relation = "at least" if check.limit.metric in HIGHER_IS_BETTER else "at most"
-    value = "none" if check.value is None else f"{check.value:.4g}"
-    line = f"{check.output}: {name} {value}, permitted {relation} {check.limit.bound:g}"
-    line += f"; worst in case {check.case!r}"
-    return line + (f", text {check.text[:60]!r}" if check.text else "")
-
-
-def run_reference(session: Session, cases: Sequence[ParityCase], progress: Progress) -> Reference:
-    """The outputs of `session` for every case, and their scales."""
-    outputs: list[Mapping[str, Rows]] = []
-    task, seconds = session.shape.task, 0.0
-    for index, case in enumerate(cases, 1):
-        progress(f"parity: reference, batch {index} of {len(cases)}")
-        start = perf_counter()
-        given = session.run(**case.feeds)
-        seconds += perf_counter() - start
-        outputs.append({name: rows_of(task, given[name], _mask(case)) for name in given})
-    scales = {name: scale_of(found[name] for found in outputs) for name in session.output_names}
-    return Reference(session.name, session.shape, tuple(outputs), scales, seconds)
+def run_reference(
+    model: ReferenceModel,
+    shape: ModelShape,
+    batches: Sequence[Batch],
+    store: ReferenceStore,
+    progress: Progress,
+) -> Reference:
+    """What a reference gives for every batch: from the store where it is there, else run."""
+    scales: dict[str, ScaleSum] = {}
+    seconds: list[float] = []
+    keys: list[str] = []
+    runner: Runner | None = None
+    layers = Layers(reason="not asked for")
+    cached = 0
+    try:
+        for index, batch in enumerate(batches, 1):
+            key = entry_key(model.identity, batch.case.feeds, batch.layers)
+            entry = store.get(key)
+            if entry is None:
+                if runner is None:
+                    progress("parity: loading the reference")
+                    runner = model.open()
+                    layers = runner.layers
+                progress(f"parity: reference, batch {index} of {len(batches)}")
+                entry = _observe(runner, shape, batch)
+                store.put(key, entry)
+            else:
+                cached += 1
+                if batch.layers and not layers.names:
+                    layers = Layers(_names(entry), "the reference gives no hidden states")
+            keys.append(key)
+            seconds.append(entry.seconds)
+            for name, rows in _rows(shape, batch.case, entry):
+                scales.setdefault(name, ScaleSum()).add(rows)
+    finally:
+        if runner is not None:
+            runner.close()
+    return Reference(
+        name=model.name,
+        shape=shape,
+        layers=layers,
+        batches=tuple(batches),
+        keys=tuple(keys),
+        store=store,
+        scales={name: found.scale() for name, found in scales.items()},
+        seconds=tuple(seconds),
+        cached=cached,
+    )
 
 
 def compare(
     reference: Reference,
-    candidate: Session,
-    cases: Sequence[ParityCase],
-    limits: Limits,
+    candidate: Runner,
+    tie: float,
     progress: Progress,
-    problems: Sequence[str] = (),
-) -> ParityResult:
-    """Run the candidate on the cases and judge it.
+    observe: Observer | None = None,
+) -> Comparison:
+    """Run the candidate on the batches of the reference, and measure.
 
     Args:
-        reference: outputs for the same cases.
+        reference: outputs for the batches.
         candidate: has the same outputs.
-        cases: the inputs.
-        limits: what is permitted.
+        tie: permitted `max_relative`: decisions closer than twice that are tied.
         progress: told about each batch.
-        problems: failures already known; they are part of the verdict.
+        observe: given what both sides gave for each batch.
+
+    Raises:
+        InputError: the candidate refuses an input.
     """
-    figures: list[CaseFigures] = []
-    seconds = 0.0
-    for index, (case, expected) in enumerate(zip(cases, reference.outputs, strict=True), 1):
-        progress(f"parity: artifact, batch {index} of {len(cases)}")
-        start = perf_counter()
-        actual = candidate.run(**case.feeds)
-        seconds += perf_counter() - start
-        figures.append(_judge_case(reference, case, expected, actual, limits))
-    totals: dict[str, Figures] = {}
-    for part in figures:
-        for name, found in part.outputs.items():
-            totals[name] = add(totals[name], found) if name in totals else found
-    checks = [
-        _check(name, limit, reference.scales[name], total, figures)
-        for name, total in totals.items()
-        for limit in limits.limits
-    ]
-    wrong = [f"case {part.name!r}: {part.problem}" for part in figures if part.problem]
-    return ParityResult(
-        reference=reference.name,
-        candidate=candidate.name,
-        limits=limits,
-        totals=totals,
-        cases=tuple(figures),
-        checks=tuple(checks),
-        problems=(*problems, *wrong),
-        seconds={"reference": reference.seconds, "candidate": seconds},
+    layers = _common_layers(reference.layers, candidate.layers)
+    spreads = {name: ErrorSpread() for name in reference.shape.outputs}
+    measurer = _Measurer(reference, decision_of(reference.shape), tie, layers, spreads)
+    cases = []
+    for index, batch in enumerate(reference.batches):
+        progress(f"parity: candidate, batch {index + 1} of {len(reference.batches)}")
+        expected = reference.store.get(reference.keys[index])
+        if expected is None:
+            raise InputError(
+                f"{reference.store.folder}: an entry of the reference is gone; run again"
+            )
+        actual = candidate.observe(batch.case.feeds, batch.layers and bool(layers.names))
+        if observe is not None:
+            observe(batch, expected, actual)
+        cases.append(measurer.case(batch, expected, actual))
+    errors = {name: spread.errors() for name, spread in spreads.items()}
+    return Comparison(candidate.name, tuple(cases), layers, errors)
+
+
+def _common_layers(reference: Layers, candidate: Layers) -> Layers:
+    """The hidden states that both sides have, or why they cannot be compared."""
+    for side, found in (("reference", reference), ("candidate", candidate)):
+        if not found.names:
+            return Layers(reason=f"{side}: {found.reason}")
+    if reference.names != candidate.names:
+        counts = (len(reference.names) - 1, len(candidate.names) - 1)
+        return Layers(reason=f"the reference has {counts[0]} layers, the candidate {counts[1]}")
+    return reference
+
+
+def _observe(runner: Runner, shape: ModelShape, batch: Batch) -> Observation:
+    """Run a batch; of the hidden states only valid tokens are kept, `(tokens, E)` each."""
+    found = runner.observe(batch.case.feeds, batch.layers)
+    return Observation(
+        {name: found.outputs[name] for name in shape.outputs},
+        [rows_of(Task.BASE, layer, _token_mask(batch.case)).values for layer in found.layers],
+        found.seconds,
     )
 
 
-def decision_of(shape: ModelShape) -> Decision:
-    """What a user reads from the outputs of this model."""
-    if shape.task is Task.BASE:
-        return Decision.NONE
-    if shape.task is Task.SEQUENCE_CLASSIFICATION:
-        kinds = {"value": Decision.NONE, "sigmoid": Decision.SIGNS, "softmax": Decision.ARGMAX}
-        return kinds[label_kind(shape)]
-    return Decision.ARGMAX
+def _token_mask(case: ParityCase) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """The mask of hidden states: `(B, S)`, or `(B * C, S)` for multiple choice."""
+    return case.mask.reshape(-1, case.shape[-1])
 
 
-def _mask(case: ParityCase) -> Bools:
-    return np.not_equal(case.feeds["attention_mask"], 0)
+def _names(entry: Observation) -> tuple[str, ...]:
+    return layer_names(len(entry.layers) - 1) if entry.layers else ()
 
 
-def _judge_case(
-    reference: Reference,
-    case: ParityCase,
-    expected: Mapping[str, Rows],
-    actual: Mapping[str, Floats],
-    limits: Limits,
-) -> CaseFigures:
-    """The figures of one case; nothing of its arrays is kept."""
-    shape, mask = reference.shape.output_shape(case.shape), _mask(case)
-    decision = decision_of(reference.shape)
-    found: dict[str, Figures] = {}
-    texts: dict[str, str] = {}
-    problem = None
-    for name, rows in expected.items():
-        other = actual.get(name)
-        if other is None or other.shape != shape:
-            found_shape = "missing" if other is None else f"of shape {other.shape}"
-            problem = f"output {name} is {found_shape}; the reference has {shape}"
-            continue
-        scale = reference.scales[name]
-        tie = limits.bound(Metric.MAX_RELATIVE) * scale.max
-        others = rows_of(reference.shape.task, other, mask)
-        found[name] = measure(rows, others, scale, decision, tie)
-        worst = found[name].worst
-        if worst is not None and worst.example < len(case.texts):
-            texts[name] = case.texts[worst.example]
-    return CaseFigures(case.name, case.shape, case.padding, found, texts, problem)
+def _layer_rows(case: ParityCase, values: Floats) -> Rows:
+    """Valid tokens of a hidden state `(tokens, E)` as rows that know their example."""
+    row, position = np.nonzero(_token_mask(case))
+    return Rows(values, None, row // (len(_token_mask(case)) // case.shape[0]), position)
 
 
-_VALUES: Mapping[Metric, Callable[[Figures], float | None]] = {
-    Metric.NON_FINITE: lambda figures: figures.non_finite,
-    Metric.MAX_RELATIVE: lambda figures: figures.max_relative,
-    Metric.RMS_RELATIVE: lambda figures: figures.rms_relative,
-    Metric.SPREAD_RELATIVE: lambda figures: figures.spread_relative,
-    Metric.MIN_COSINE: lambda figures: figures.min_cosine,
-    Metric.AGREEMENT: lambda figures: figures.agreement,
-    Metric.MEAN_KL: lambda figures: figures.mean_kl,
-}
+def _rows(shape: ModelShape, case: ParityCase, entry: Observation) -> Iterator[tuple[str, Rows]]:
+    """What counts of an entry, by the name of the output or layer."""
+    for name, values in entry.outputs.items():
+        if values.shape == shape.output_shape(case.shape):
+            yield name, rows_of(shape.task, values, case.mask)
+    for name, values in zip(_names(entry), entry.layers, strict=True):
+        yield name, _layer_rows(case, values)
 
 
-def _check(
-    output: str, limit: Limit, scale: Scale, total: Figures, cases: Sequence[CaseFigures]
-) -> Check:
-    """One limit on one output: the value over all cases, and the case that shows it worst."""
-    read = _VALUES[limit.metric]
-    value = read(total)
-    if limit.metric is Metric.NON_FINITE:
-        value = total.non_finite + scale.non_finite
-    sign = -1.0 if limit.metric in HIGHER_IS_BETTER else 1.0
-    ranked = [
-        (sign * case_value, case)
-        for case in cases
-        if output in case.outputs and (case_value := read(case.outputs[output])) is not None
-    ]
-    if not ranked:
-        return Check(output, limit, value, "", None)
-    worst = max(ranked, key=lambda item: item[0])[1]
-    return Check(output, limit, value, worst.name, worst.worst_texts.get(output))
+@dataclass(frozen=True)
+class _Measurer:
+    """Measures one batch after the other."""
+
+    reference: Reference
+    decision: Decision
+    tie: float
+    layers: Layers
+    spreads: Mapping[str, ErrorSpread]
+
+    def case(self, batch: Batch, expected: Observation, actual: Observation) -> CaseResult:
+        """The figures of one batch; nothing of its arrays is kept."""
+        case = batch.case
+        outputs: dict[str, Figures] = {}
+        tallies: dict[str, Tally] = {}
+        texts: dict[str, str] = {}
+        problem = None
+        wanted = self.reference.shape.output_shape(case.shape)
+        rows = dict(_rows(self.reference.shape, case, expected))
+        for name in self.reference.shape.outputs:
+            other = actual.outputs.get(name)
+            if name not in rows:
+                problem = f"output {name} of the reference is not of shape {wanted}"
+            elif other is None or other.shape != wanted:
+                found = "missing" if other is None else f"of shape {other.shape}"
+                problem = f"output {name} is {found}; the reference has {wanted}"
+            else:
+                outputs[name], found_tally = self._output(name, rows[name], other, case)
+                if found_tally is not None:
+                    tallies[name] = found_tally
+        layers, layer_problem = self._layers(batch, rows, actual)
+        for name, figures in (*outputs.items(), *layers.items()):
+            if figures.worst is not None and figures.worst.example < len(case.texts):
+                texts[name] = case.texts[figures.worst.example]
+        return CaseResult(
+            name=case.name,
+            data_set=batch.data_set,
+            shape=case.shape,
+            padding=case.padding,
+            outputs=outputs,
+            layers=layers,
+            tallies=tallies,
+            worst_texts=texts,
+            seconds={"reference": expected.seconds, "candidate": actual.seconds},
+            problem=problem or layer_problem,
+        )
+
+    def _output(
+        self, name: str, rows: Rows, other: Floats, case: ParityCase
+    ) -> tuple[Figures, Tally | None]:
+        scale = self.reference.scales[name]
+        others = rows_of(self.reference.shape.task, other, case.mask)
+        tallies: list[Tally] = []
+
+        def observe(piece: Rows, decided: Decided) -> None:
+            tallies.append(tally(piece, decided, case.name, case.texts, case.labels))
+
+        figures = measure(rows, others, scale, self.decision, self.tie * scale.max, observe)
+        self.spreads[name].add(rows, others.values, scale)
+        return figures, merge(tallies)
+
+    def _layers(
+        self, batch: Batch, rows: Mapping[str, Rows], actual: Observation
+    ) -> tuple[dict[str, Figures], str | None]:
+        if not (batch.layers and self.layers.names):
+            return {}, None
+        found: dict[str, Figures] = {}
+        mask = _token_mask(batch.case)
+        size = self.reference.shape.config.hidden_size
+        for name, values in zip(self.layers.names, actual.layers, strict=True):
+            if values.shape != (*mask.shape, size):
+                return {}, f"{name} is of shape {values.shape}; expected {(*mask.shape, size)}"
+            other = Rows(values[mask], None, rows[name].example, rows[name].position)
+            found[name] = measure(
+                rows[name], other, self.reference.scales[name], Decision.NONE, 0.0
+            )
+        return found, None

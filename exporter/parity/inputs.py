@@ -6,18 +6,17 @@ padding beyond the longest row, the largest length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exporter.deberta.tasks import Task
 from exporter.deberta.tokenization import Encoding
-from exporter.errors import InputError
 from exporter.runtime.feeds import Ids, ModelShape
-from exporter.runtime.text import Example, TextEncoder, TextInput, collate, parse_line
+from exporter.runtime.text import Example, TextEncoder, TextInput, collate
 
 SEED = 20210117
 CHOICES = 3
@@ -28,8 +27,8 @@ MAX_OUTPUT_BYTES = 3 << 28
 DEFAULT_TEXTS = 32
 """Texts compared, beside the odd shapes, when a build does not say."""
 
-_BATCH = 8
-_MAX_TEXT_BYTES = 1 << 26
+BATCH = 8
+"""Texts in a batch."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,13 @@ class ParityCase:
         name: what is special about it.
         feeds: int64 arrays by input name, `(B, S)` or `(B, C, S)`.
         texts: the text behind each example; empty where the ids are random.
+        labels: class of each example, where the data says.
     """
 
     name: str
     feeds: Mapping[str, Ids]
     texts: tuple[str, ...]
+    labels: tuple[int, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,9 +53,32 @@ class ParityCase:
         return self.feeds["input_ids"].shape
 
     @property
+    def mask(self) -> NDArray[np.bool_]:
+        """True at valid tokens; of the shape of the inputs."""
+        return np.not_equal(self.feeds["attention_mask"], 0)
+
+    @property
     def padding(self) -> float:
         """Share of padded positions, 0 to 1."""
         return 1.0 - float(self.feeds["attention_mask"].mean())
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Batches that are judged together, under a name that reports show."""
+
+    name: str
+    cases: tuple[ParityCase, ...]
+
+    @property
+    def inputs(self) -> int:
+        """Number of examples."""
+        return sum(case.shape[0] for case in self.cases)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the right answers are known."""
+        return any(case.labels is not None for case in self.cases)
 
 
 ExampleSource: TypeAlias = Callable[[int, "int | None"], Example]
@@ -70,30 +94,6 @@ class _Plan:
     lengths: tuple[int | None, ...]
     pad_to: int | None = None
     pad_to_multiple_of: int = 1
-
-
-def read_texts(path: Path) -> tuple[TextInput, ...]:
-    """The texts of a UTF-8 file, one a line, a tab between the parts of a pair.
-
-    Empty lines are skipped.
-
-    Raises:
-        InputError: the file is missing, too large, not UTF-8 text, or has no text.
-    """
-    try:
-        if path.stat().st_size > _MAX_TEXT_BYTES:
-            raise InputError(f"{path}: larger than {_MAX_TEXT_BYTES >> 20} MiB; give fewer texts")
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); one text a line") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if "\0" in content:
-        raise InputError(f"{path}: binary data, not text; one text a line")
-    texts = tuple(parse_line(line) for line in content.splitlines() if line.strip())
-    if not texts:
-        raise InputError(f"{path}: no texts; one text a line")
-    return texts
 
 
 def text_examples(encoder: TextEncoder, texts: Sequence[TextInput]) -> ExampleSource:
@@ -134,43 +134,75 @@ def random_examples(shape: ModelShape, longest: int) -> ExampleSource:
     return make
 
 
-def make_cases(
-    shape: ModelShape, source: ExampleSource, count: int, longest: int, batch: int = _BATCH
-) -> tuple[ParityCase, ...]:
-    """The cases of a check: odd shapes first, then `count` texts as they come.
+class CaseMaker:
+    """Makes batches from examples, in order, while their outputs take `MAX_OUTPUT_BYTES` together.
 
     Args:
         shape: the model.
         source: makes the examples.
-        count: texts to compare in batches of their natural lengths.
         longest: largest length in tokens.
-        batch: size of those batches.
-
-    Returns:
-        cases whose outputs take at most `MAX_OUTPUT_BYTES` together; what goes beyond is left out.
     """
-    cases: list[ParityCase] = []
-    used = index = 0
-    for plan in _plans(longest, count, batch):
-        examples = [source(index + i, length) for i, length in enumerate(plan.lengths)]
-        index += len(examples)
-        width = plan.pad_to or max(example.length for example in examples)
-        width = min(longest, -(-width // plan.pad_to_multiple_of) * plan.pad_to_multiple_of)
-        for part in _by_rows(examples):
-            feeds = collate(part, shape, width)
-            # Padded positions are not kept, and only outputs for each token are large.
-            tokens = int(feeds["attention_mask"].sum())
-            size = 4 * len(shape.outputs) * tokens * shape.output_shape((1,) * shape.rank)[-1]
-            if cases and used + size > MAX_OUTPUT_BYTES:
-                continue
-            used += size
-            texts = tuple(" | ".join((e.text, *e.second)) for e in part if e.text or e.second)
-            cases.append(ParityCase(plan.name, feeds, texts))
-    return tuple(cases)
+
+    def __init__(self, shape: ModelShape, source: ExampleSource, longest: int) -> None:
+        self._shape, self._source, self._longest = shape, source, longest
+        self._used = self._index = 0
+
+    def shapes(self, lengths: Sequence[int] | None = None) -> DataSet:
+        """Batches of the lengths given, two texts each, or of those that break exports."""
+        plans = _odd_plans(self._longest)
+        if lengths is not None:
+            plans = tuple(_Plan(f"{n} tokens", (n, n)) for n in lengths)
+        return DataSet("generated lengths", tuple(self._make(plans, None)))
+
+    def texts(
+        self,
+        name: str,
+        count: int,
+        labels: Sequence[int] | None = None,
+        batch: int = BATCH,
+    ) -> DataSet:
+        """Batches of `count` examples as they come, the first of them alone.
+
+        Args:
+            name: of the data set.
+            count: number of examples.
+            labels: class of each of them.
+            batch: examples in a batch.
+        """
+        self._index = 0
+        plans = _text_plans(count, batch, alone=labels is None)
+        return DataSet(name, tuple(self._make(plans, labels)))
+
+    def _make(self, plans: Iterable[_Plan], labels: Sequence[int] | None) -> Iterator[ParityCase]:
+        for plan in plans:
+            numbers = [self._index + i for i in range(len(plan.lengths))]
+            self._index += len(numbers)
+            made = [self._source(i, n) for i, n in zip(numbers, plan.lengths, strict=True)]
+            width = plan.pad_to or max(example.length for example in made)
+            width = -(-width // plan.pad_to_multiple_of) * plan.pad_to_multiple_of
+            for part in _by_rows(made):
+                wanted = None if labels is None else tuple(labels[numbers[i]] for i in part)
+                case = self._case(plan.name, [made[i] for i in part], width, wanted)
+                if case is not None:
+                    yield case
+
+    def _case(
+        self, name: str, examples: Sequence[Example], width: int, labels: tuple[int, ...] | None
+    ) -> ParityCase | None:
+        shape = self._shape
+        feeds = collate(examples, shape, min(self._longest, width))
+        # Padded positions are not kept, and only outputs for each token are large.
+        tokens = int(feeds["attention_mask"].sum())
+        size = 4 * len(shape.outputs) * tokens * shape.output_shape((1,) * shape.rank)[-1]
+        if self._used and self._used + size > MAX_OUTPUT_BYTES:
+            return None
+        self._used += size
+        texts = tuple(" | ".join((e.text, *e.second)) for e in examples if e.text or e.second)
+        return ParityCase(name, feeds, texts, labels)
 
 
-def _plans(longest: int, count: int, batch: int) -> Iterable[_Plan]:
-    """The cases to make; lengths beyond the largest are shortened to it."""
+def _odd_plans(longest: int) -> tuple[_Plan, ...]:
+    """Shapes that break exports; lengths beyond the largest are shortened to it."""
     odd = (
         _Plan("one token", (1,)),
         _Plan("two tokens", (2, 2)),
@@ -179,22 +211,29 @@ def _plans(longest: int, count: int, batch: int) -> Iterable[_Plan]:
         _Plan("very different lengths", (1, 129, 5, 63, 2)),
         _Plan("largest length", (longest,)),
     )
-    for plan in odd:
-        lengths = tuple(None if n is None else min(n, longest) for n in plan.lengths)
-        yield replace(plan, lengths=lengths)
-    yield _Plan("one text", (None,))
+    return tuple(
+        replace(plan, lengths=tuple(None if n is None else min(n, longest) for n in plan.lengths))
+        for plan in odd
+    )
+
+
+def _text_plans(count: int, batch: int, *, alone: bool) -> Iterator[_Plan]:
+    if alone:
+        yield _Plan("one text", (None,))
     for start in range(0, count, batch):
         size = min(batch, count - start)
         multiple = 64 if start == batch else 1
-        name = "texts, padded to a multiple of 64" if multiple > 1 else "texts"
+        name = f"texts {start + 1} to {start + size}"
+        if multiple > 1:
+            name += ", padded to a multiple of 64"
         yield _Plan(name, (None,) * size, pad_to_multiple_of=multiple)
 
 
-def _by_rows(examples: Sequence[Example]) -> list[list[Example]]:
-    """Examples in groups of equal numbers of rows: prompts may have different counts of choices."""
-    groups: dict[int, list[Example]] = {}
-    for example in examples:
-        groups.setdefault(len(example.rows), []).append(example)
+def _by_rows(examples: Sequence[Example]) -> list[list[int]]:
+    """Indices in groups of equal numbers of rows: prompts may have different counts of choices."""
+    groups: dict[int, list[int]] = {}
+    for index, example in enumerate(examples):
+        groups.setdefault(len(example.rows), []).append(index)
     return list(groups.values())
 
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from exporter.errors import InputError
@@ -21,21 +22,42 @@ class Metric(str, Enum):
     MIN_COSINE = "min_cosine"
     AGREEMENT = "agreement"
     MEAN_KL = "mean_kl"
+    CONFIDENCE_SHIFT = "confidence_shift"
+    ACCURACY_DROP = "accuracy_drop"
+    ECE_SHIFT = "ece_shift"
+    LAYER_MAX_RELATIVE = "layer_max_relative"
+    LAYER_RMS_RELATIVE = "layer_rms_relative"
+    LAYER_MIN_COSINE = "layer_min_cosine"
 
 
-HIGHER_IS_BETTER = frozenset({Metric.MIN_COSINE, Metric.AGREEMENT})
+HIGHER_IS_BETTER = frozenset({Metric.MIN_COSINE, Metric.AGREEMENT, Metric.LAYER_MIN_COSINE})
+DECISION_METRICS = frozenset(
+    {
+        Metric.AGREEMENT,
+        Metric.MEAN_KL,
+        Metric.CONFIDENCE_SHIFT,
+        Metric.ACCURACY_DROP,
+        Metric.ECE_SHIFT,
+    }
+)
+LAYER_METRICS = frozenset(
+    {Metric.LAYER_MAX_RELATIVE, Metric.LAYER_RMS_RELATIVE, Metric.LAYER_MIN_COSINE}
+)
+BUILT_IN = "built in"
 
 
 @dataclass(frozen=True)
 class Limit:
     """The worst value of a metric that passes.
 
-    `bound` is a minimum for cosine and agreement and a maximum for the others.
+    `bound` is a minimum for cosines and agreement and a maximum for the others. `origin` says who
+    set it: this file, a file of the user, or the command line.
     """
 
     metric: Metric
     bound: float
     reason: str
+    origin: str = BUILT_IN
 
     def holds(self, value: float) -> bool:
         """Whether `value` is within the limit; NaN never is."""
@@ -59,6 +81,12 @@ class Limits:
             if limit.metric is metric:
                 return limit.bound
         raise KeyError(metric)
+
+    def replaced(self, changes: Iterable[Limit]) -> Limits:
+        """The limits with these in the place of those on the same metrics, or beside them."""
+        limits = {limit.metric: limit for limit in self.limits}
+        limits.update((limit.metric, limit) for limit in changes)
+        return replace(self, limits=tuple(limits[m] for m in Metric if m in limits))
 
 
 # Measured with ONNX Runtime 1.32 on 12 to 48 layers of random weights (deviation 0.02 and 0.05),
@@ -213,6 +241,49 @@ _FP8 = (
 )
 
 _LIMITS = {"fp32": _FP32, "fp16": _FP16, "bf16": _BF16, "int8": _INT8, "fp8": _FP8}
+PRECISIONS = tuple(_LIMITS)
+"""From the tightest limits to the widest."""
+
+_NO_LOSS = "follows from the agreement: only a decision that changes can be lost"
+_ECE = "twice the shift of the confidence, and a decision in a bin may change"
+
+
+def _decisions(confidence: float, accuracy: float, ece: float, reason: str) -> tuple[Limit, ...]:
+    return (
+        Limit(Metric.CONFIDENCE_SHIFT, confidence, reason),
+        Limit(Metric.ACCURACY_DROP, accuracy, _NO_LOSS),
+        Limit(Metric.ECE_SHIFT, ece, _ECE),
+    )
+
+
+_DECISIONS = {
+    "fp32": _decisions(1e-5, 0.0, 1e-3, "an error of 1e-5 in a logit moves no probability by more"),
+    "fp16": _decisions(1e-3, 0.0, 5e-3, "an error of 4e-3 in a logit moves one by a quarter of it"),
+    "bf16": _decisions(
+        5e-3, 5e-4, 1e-2, "an error of 2e-2 in a logit moves one by a quarter of it"
+    ),
+    "int8": _decisions(
+        1e-2, 5e-3, 3e-2, "an error of 4e-2 in a logit moves one by a quarter of it"
+    ),
+    "fp8": _decisions(3e-2, 1e-2, 6e-2, "an error of 0.1 in a logit moves one by a quarter of it"),
+}
+
+
+def _layers(largest: float, rms: float, cosine: float, reason: str) -> tuple[Limit, ...]:
+    return (
+        Limit(Metric.LAYER_MAX_RELATIVE, largest, f"{reason}; of the largest in the layer"),
+        Limit(Metric.LAYER_RMS_RELATIVE, rms, f"{reason}; of all tokens together"),
+        Limit(Metric.LAYER_MIN_COSINE, cosine, f"{reason}; of the worst token, turned by it"),
+    )
+
+
+_LAYERS = {
+    "fp32": _layers(5e-5, 1e-5, 0.999999, "a layer adds rounding of 1e-7 to what it is given"),
+    "fp16": _layers(1e-2, 3e-3, 0.9999, "a layer adds rounding of 3e-4 to what it is given"),
+    "bf16": _layers(6e-2, 2.5e-2, 0.995, "a layer adds rounding of 2e-3 to what it is given"),
+    "int8": _layers(2e-1, 6e-2, 0.98, "a layer adds steps of 1/127 of its largest inputs"),
+    "fp8": _layers(3e-1, 2e-1, 0.9, "a layer adds steps of 1/16 of its inputs"),
+}
 
 
 def limits_for(precision: str) -> Limits:
@@ -223,4 +294,10 @@ def limits_for(precision: str) -> Limits:
     """
     if precision not in _LIMITS:
         raise InputError(f"precision {precision!r}: no parity limits; known are {sorted(_LIMITS)}")
-    return Limits(precision, _LIMITS[precision])
+    chosen = (*_LIMITS[precision], *_DECISIONS[precision], *_LAYERS[precision])
+    return Limits(precision, chosen)
+
+
+def widest(precisions: Iterable[str]) -> str:
+    """Of some precisions the one whose limits are the widest."""
+    return max(precisions, key=PRECISIONS.index)

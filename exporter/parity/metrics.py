@@ -6,33 +6,25 @@ Everything is accumulated in float64. `B` batch, `C` choices, `S` sequence; an o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exporter.deberta.tasks import Task
+from exporter.parity.decisions import Bools, Decided, Decision, Doubles, Ints, decide
 
 Floats = NDArray[np.floating]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
-Doubles = NDArray[np.float64]
+Observer = Callable[["Rows", Decided], None]
+"""Told the decisions of each piece of an output, with the rows that they were read from."""
 
-_CHUNK_ELEMENTS = 1 << 20
+_CHUNK_ELEMENTS = 1 << 17
+"""Float64 copies of a piece stay in the processor's second cache."""
 _LEAST_SPREAD = 1e-2
 _SMALL_ROW = 1e-2
 """A row below this share of the usual norm has no direction worth comparing."""
-
-
-class Decision(str, Enum):
-    """What a user reads from a row of logits."""
-
-    NONE = "none"
-    ARGMAX = "argmax"
-    SIGNS = "signs"
 
 
 @dataclass(frozen=True)
@@ -95,43 +87,59 @@ class Scale:
     non_finite: int
 
 
-def scale_of(outputs: Iterator[Rows]) -> Scale:
-    """The scale of one output of the reference, from its rows in every case."""
-    elements = non_finite = rows = 0
-    largest = squares = 0.0
-    columns: Doubles | None = None
-    column_rows = 0
-    total = 0.0
-    for output in outputs:
+class ScaleSum:
+    """Sums from which the scale of an output follows, case by case."""
+
+    def __init__(self) -> None:
+        self._elements = self._non_finite = self._rows = 0
+        self._largest = self._squares = self._total = 0.0
+        self._columns: Doubles | None = None
+        self._column_rows = 0
+
+    def add(self, output: Rows) -> None:
+        """Count the rows of one case."""
         for chunk, _ in _chunks(output):
-            finite = np.isfinite(chunk.values)
-            counted = finite if chunk.valid is None else finite & chunk.valid
-            bad = ~finite if chunk.valid is None else ~finite & chunk.valid
-            non_finite += int(bad.sum())
-            values = np.where(counted, chunk.values, 0.0).astype(np.float64)
-            elements += int(counted.sum())
-            rows += len(values)
-            largest = max(largest, float(np.abs(values).max(initial=0.0)))
-            squares += float((values**2).sum())
-            total += float(values.sum())
+            values = chunk.values.astype(np.float64)
+            counted = _counted(values, chunk.valid)
+            if counted is None:
+                self._elements += values.size
+            else:
+                self._non_finite += _bad(values, chunk.valid)
+                values = np.where(counted, values, 0.0)
+                self._elements += int(counted.sum())
+            self._rows += len(values)
+            self._largest = max(self._largest, _largest(values))
+            self._squares += float(np.vdot(values, values))
+            sums = values.sum(axis=0)
+            self._total += float(sums.sum())
             if chunk.valid is None:
-                sums = values.sum(axis=0)
-                columns = sums if columns is None else columns + sums
-                column_rows += len(values)
-    if not elements:
-        return Scale(0, 0.0, 0.0, 0.0, 0.0, non_finite)
-    if columns is not None:
-        explained = float((columns**2).sum()) / column_rows
-    else:
-        explained = total**2 / elements
-    return Scale(
-        elements=elements,
-        max=largest,
-        rms=sqrt(squares / elements),
-        spread=sqrt(max(0.0, squares - explained) / elements),
-        row_norm=sqrt(squares / rows),
-        non_finite=non_finite,
-    )
+                self._columns = sums if self._columns is None else self._columns + sums
+                self._column_rows += len(values)
+
+    def scale(self) -> Scale:
+        """The scale of what was counted."""
+        if not self._elements:
+            return Scale(0, 0.0, 0.0, 0.0, 0.0, self._non_finite)
+        if self._columns is not None:
+            explained = float((self._columns**2).sum()) / self._column_rows
+        else:
+            explained = self._total**2 / self._elements
+        return Scale(
+            elements=self._elements,
+            max=self._largest,
+            rms=sqrt(self._squares / self._elements),
+            spread=sqrt(max(0.0, self._squares - explained) / self._elements),
+            row_norm=sqrt(self._squares / self._rows),
+            non_finite=self._non_finite,
+        )
+
+
+def scale_of(outputs: Iterable[Rows]) -> Scale:
+    """The scale of one output of the reference, from its rows in every case."""
+    total = ScaleSum()
+    for output in outputs:
+        total.add(output)
+    return total.scale()
 
 
 @dataclass(frozen=True)
@@ -226,7 +234,12 @@ class Figures:
 
 
 def measure(
-    reference: Rows, candidate: Rows, scale: Scale, decision: Decision, tie: float
+    reference: Rows,
+    candidate: Rows,
+    scale: Scale,
+    decision: Decision,
+    tie: float,
+    observe: Observer | None = None,
 ) -> Figures:
     """The distances between two outputs of the same case and shape.
 
@@ -236,10 +249,11 @@ def measure(
         scale: scale of the reference over all cases.
         decision: what is read from a row.
         tie: permitted absolute error; two choices closer than twice that are tied.
+        observe: told the decisions.
     """
     result: Figures | None = None
     for chunk, where in _chunks(reference):
-        part = _measure_chunk(chunk, candidate.values[where], scale, decision, tie)
+        part = _measure_chunk(chunk, candidate.values[where], scale, decision, tie, observe)
         result = part if result is None else add(result, part)
     if result is None:
         return Figures(0, 0, 0, 0.0, 0.0, 0.0, None, 0, 0, 0, 0.0, 0.0, scale, None)
@@ -287,93 +301,96 @@ def _chunks(rows: Rows) -> Iterator[tuple[Rows, slice]]:
         )
 
 
+def _counted(values: Doubles, valid: Bools | None) -> Bools | None:
+    """Where values are valid and finite; None for everywhere, which is found without a mask."""
+    # A sum is finite only where every value is: cheaper than to look at each.
+    with np.errstate(invalid="ignore", over="ignore"):
+        if valid is None and np.isfinite(values.sum()):
+            return None
+    finite: Bools = np.isfinite(values)
+    return finite if valid is None else finite & valid
+
+
+def _bad(values: Doubles, valid: Bools | None) -> int:
+    """Number of valid values that are not finite."""
+    bad = ~np.isfinite(values)
+    return int(bad.sum() if valid is None else (bad & valid).sum())
+
+
+def _largest(values: Doubles) -> float:
+    """Largest magnitude; 0 of nothing."""
+    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+
+
 def _measure_chunk(
-    reference: Rows, candidate: Floats, scale: Scale, decision: Decision, tie: float
+    reference: Rows,
+    candidate: Floats,
+    scale: Scale,
+    decision: Decision,
+    tie: float,
+    observe: Observer | None,
 ) -> Figures:
     ref = reference.values.astype(np.float64)
     cand = candidate.astype(np.float64)
-    valid = np.ones(ref.shape, np.bool_) if reference.valid is None else reference.valid
-    broken = ~np.isfinite(cand) & valid
-    counted = valid & np.isfinite(ref) & ~broken
-    error = np.abs(np.where(counted, cand, 0.0) - np.where(counted, ref, 0.0))
+    counted, broken = _counted_pair(ref, cand, reference.valid)
+    with np.errstate(invalid="ignore"):
+        error = cand - ref
+    if counted is not None:
+        error[~counted] = 0.0
     worst = None
-    if counted.any():
-        row, column = np.unravel_index(int(error.argmax()), error.shape)
+    largest = _largest(error)
+    if error.size and (counted is None or counted.any()):
+        flat = int(error.argmax() if error.max() >= largest else error.argmin())
+        row, column = np.unravel_index(flat, error.shape)
         place = (int(reference.example[row]), int(reference.position[row]))
         worst = Worst(*place, float(ref[row, column]), float(cand[row, column]))
-    # A row with NaN has neither direction nor decision; the count of NaN fails the output anyway.
-    whole = ~(valid & ~counted).any(axis=1)
-    ref, cand, valid = ref[whole], cand[whole], valid[whole]
-    decisions, agreed, tied, kl = _decide(ref, cand, valid, decision, tie)
+    rows = reference
+    valid = np.ones(ref.shape, np.bool_) if reference.valid is None else reference.valid
+    if counted is not None:
+        # A row with NaN has neither direction nor decision; its count fails the output anyway.
+        whole = ~(valid & ~counted).any(axis=1)
+        ref, cand, valid = ref[whole], cand[whole], valid[whole]
+        rows = Rows(ref, valid, reference.example[whole], reference.position[whole])
+    decided = decide(ref, cand, valid, decision, tie)
+    if decided is not None and observe is not None:
+        observe(rows, decided)
     return Figures(
-        elements=int(counted.sum()),
+        elements=error.size if counted is None else int(counted.sum()),
         rows=len(error),
-        non_finite=int(broken.sum()),
-        max_abs=float(error.max(initial=0.0)),
-        sum_abs=float(error.sum()),
-        sum_squares=float((error**2).sum()),
+        non_finite=broken,
+        max_abs=largest,
+        sum_abs=float(np.abs(error).sum()),
+        sum_squares=float(np.vdot(error, error)),
         min_cosine=_min_cosine(ref, cand, valid, scale.row_norm),
-        decisions=decisions,
-        agreed=agreed,
-        tied=tied,
-        sum_kl=float(kl.sum()),
-        max_kl=float(kl.max(initial=0.0)),
+        decisions=0 if decided is None else len(decided.kl),
+        agreed=0 if decided is None else int(decided.same.sum()),
+        tied=0 if decided is None else int(decided.tied.sum()),
+        sum_kl=0.0 if decided is None else float(decided.kl.sum()),
+        max_kl=0.0 if decided is None else float(decided.kl.max(initial=0.0)),
         scale=scale,
         worst=worst,
     )
 
 
+def _counted_pair(ref: Doubles, cand: Doubles, valid: Bools | None) -> tuple[Bools | None, int]:
+    """Where both are valid and finite (None for everywhere), and how often the candidate is not."""
+    counted = _counted(cand, valid)
+    other = _counted(ref, valid)
+    broken = 0 if counted is None else _bad(cand, valid)
+    if counted is None or other is None:
+        return (other if counted is None else counted), broken
+    return counted & other, broken
+
+
 def _min_cosine(ref: Doubles, cand: Doubles, valid: Bools, usual: float) -> float | None:
     """Smallest cosine of the rows that are long enough to have a direction."""
-    ref, cand = np.where(valid, ref, 0.0), np.where(valid, cand, 0.0)
-    norm_ref = np.linalg.norm(ref, axis=1)
-    norm_cand = np.linalg.norm(cand, axis=1)
+    if not valid.all():
+        ref, cand = np.where(valid, ref, 0.0), np.where(valid, cand, 0.0)
+    norm_ref = np.sqrt(np.einsum("ij,ij->i", ref, ref))
+    norm_cand = np.sqrt(np.einsum("ij,ij->i", cand, cand))
     kept = (norm_ref > _SMALL_ROW * usual) & (valid.sum(axis=1) > 1)
     if not kept.any():
         return None
-    dots = (ref * cand).sum(axis=1)[kept]
+    dots = np.einsum("ij,ij->i", ref, cand)[kept]
     norms = (norm_ref * norm_cand)[kept]
     return float(np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0).min())
-
-
-def _decide(
-    ref: Doubles, cand: Doubles, valid: Bools, decision: Decision, tie: float
-) -> tuple[int, int, int, Doubles]:
-    """Decisions, how many agree, how many differ but are tied, and the KL of each."""
-    if decision is Decision.NONE or not len(ref):
-        return 0, 0, 0, np.zeros(0)
-    if decision is Decision.SIGNS:
-        same = (ref > 0) == (cand > 0)
-        tied = ~same & (np.abs(ref) <= tie)
-        return ref.size, int(same.sum()), int(tied.sum()), _binary_kl(ref, cand).ravel()
-    ref, cand = np.where(valid, ref, -np.inf), np.where(valid, cand, -np.inf)
-    index = np.arange(len(ref))
-    first, other = ref.argmax(axis=1), cand.argmax(axis=1)
-    margin = ref[index, first] - ref[index, other]
-    same = first == other
-    tied = ~same & (margin <= 2 * tie)
-    return len(ref), int(same.sum()), int(tied.sum()), _softmax_kl(ref, cand, valid)
-
-
-def _softmax_kl(ref: Doubles, cand: Doubles, valid: Bools) -> Doubles:
-    """KL(softmax(ref) || softmax(cand)) of each row, in nats; padding is -inf in both."""
-    log_ref, log_cand = _log_softmax(ref), _log_softmax(cand)
-    with np.errstate(invalid="ignore"):
-        terms = np.where(valid, np.exp(log_ref) * (log_ref - log_cand), 0.0)
-    kl: Doubles = np.maximum(terms.sum(axis=1), 0.0)  # rounding can leave -1e-17
-    return kl
-
-
-def _log_softmax(logits: Doubles) -> Doubles:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: Doubles = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
-
-
-def _binary_kl(ref: Doubles, cand: Doubles) -> Doubles:
-    """KL between the two-way distributions sigmoid(ref) and sigmoid(cand), element by element."""
-    on = np.exp(-np.logaddexp(0.0, -ref))
-    terms = on * (np.logaddexp(0.0, -cand) - np.logaddexp(0.0, -ref))
-    terms += (1.0 - on) * (np.logaddexp(0.0, cand) - np.logaddexp(0.0, ref))
-    kl: Doubles = np.maximum(terms, 0.0)
-    return kl

@@ -211,12 +211,21 @@ def open_reference(
         InputError: the checkpoint is unusable.
         MissingDependencyError: PyTorch is not installed.
     """
-    if find_spec("torch") is None:
-        raise MissingDependencyError('PyTorch is not installed; pip install "deb-export[cpu]"')
+    require_torch()
     from exporter.deberta.checkpoint import open_checkpoint
     from exporter.runtime.torch_session import TorchSession
 
     return TorchSession(open_checkpoint(folder, task), text, options)
+
+
+def require_torch() -> None:
+    """Say so where PyTorch is missing.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    if find_spec("torch") is None:
+        raise MissingDependencyError('PyTorch is not installed; pip install "deb-export[cpu]"')
 
 
 def _check_size(folder: Path, expected: FileRecord) -> None:

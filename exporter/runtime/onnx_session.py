@@ -53,7 +53,7 @@ class OnnxSession(ModelSession):
         batching = Batching.on_cpu(options) if provider == "cpu" else Batching.of(options)
         super().__init__(f"onnxruntime {provider}", shape, text, batching)
         self._path = path
-        self._session: Any = _open(path, options, provider, providers, content)
+        self._session: Any = open_graph(path, options, provider, providers, content)
         check_names(
             path,
             shape,
@@ -68,11 +68,11 @@ class OnnxSession(ModelSession):
         try:
             values = self._session.run(list(self.output_names), wanted)
         except Exception as error:
-            if not _is_runtime_error(error):
+            if not is_runtime_error(error):
                 raise
             shape = feeds["input_ids"].shape
             raise InputError(
-                f"{self._path}: ONNX Runtime fails on inputs of shape {shape}: {_first_line(error)}"
+                f"{self._path}: ONNX Runtime fails on inputs of shape {shape}: {first_line(error)}"
             ) from error
         return {
             name: np.asarray(value, np.float32)
@@ -84,13 +84,17 @@ class OnnxSession(ModelSession):
         self._session = None
 
 
-def _open(
+def open_graph(
     path: Path,
     options: RuntimeOptions,
-    provider: str,
-    providers: Sequence[Provider],
-    content: bytes | None,
+    provider: str = "cpu",
+    providers: Sequence[Provider] = (CPU,),
+    content: bytes | None = None,
 ) -> Any:
+    """ONNX Runtime's own session over any graph; arguments and errors as of `OnnxSession`.
+
+    `options` are those of a CPU, resolved.
+    """
     try:
         import onnxruntime
     except ImportError:
@@ -118,22 +122,23 @@ def _open(
         graph = str(path) if content is None else content
         session = onnxruntime.InferenceSession(graph, settings, providers=list(providers))
     except Exception as error:
-        if not _is_runtime_error(error):
+        if not is_runtime_error(error):
             raise
         version = onnxruntime.__version__
         raise InputError(
-            f"{path}: ONNX Runtime {version} cannot load it: {_first_line(error)}"
+            f"{path}: ONNX Runtime {version} cannot load it: {first_line(error)}"
         ) from error
     check_active(provider, session)
     return session
 
 
-def _is_runtime_error(error: Exception) -> bool:
+def is_runtime_error(error: Exception) -> bool:
     """Whether ONNX Runtime itself raised it: its exceptions have no common public base."""
     module = type(error).__module__
     return isinstance(error, RuntimeError) or module.startswith("onnxruntime")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, shortened."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

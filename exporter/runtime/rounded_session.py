@@ -35,12 +35,17 @@ def open_rounded(
         InputError: the file is missing or broken.
         MissingDependencyError: ONNX Runtime is not installed.
     """
-    session = OnnxSession(path, shape, text, options, content=_widened(path))
+    session = OnnxSession(path, shape, text, options, content=widened_content(path))
     session.name += ", rounded as half"
     return session
 
 
-def _widened(path: Path) -> bytes:
+def widened_content(path: Path) -> bytes:
+    """The graph in fp32 with half's rounding, serialized; weights outside stay where they are.
+
+    Raises:
+        InputError: the file is missing or broken.
+    """
     import onnx_ir as ir
 
     from exporter.graph.precision.widen import widen

@@ -8,7 +8,7 @@ import numpy as np
 
 from calibration.sensitivity import Damage
 from exporter.graph.precision.text_batches import TextBatches
-from exporter.parity.comparison import decision_of
+from exporter.parity.input_files import decision_of
 from exporter.parity.metrics import Figures, Floats, Rows, add, measure, rows_of, scale_of
 from exporter.runtime.feeds import Ids, ModelShape
 

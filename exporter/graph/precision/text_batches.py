@@ -11,9 +11,9 @@ from calibration.batches import TOKEN_BUDGET, TokenSequence, data_hash, token_wa
 from calibration.data import Example as CalibrationExample
 from exporter.deberta.tasks import Task
 from exporter.errors import InputError
-from exporter.parity.comparison import decision_of
+from exporter.parity.decisions import Decision
+from exporter.parity.input_files import decision_of
 from exporter.parity.inputs import text_examples
-from exporter.parity.metrics import Decision
 from exporter.runtime.feeds import Ids, ModelShape
 from exporter.runtime.text import Example, TextEncoder, TextInput, collate
 

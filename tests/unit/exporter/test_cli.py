@@ -17,7 +17,7 @@ from click.testing import CliRunner
 import exporter.commands.build as build_command
 from exporter.cli import cli, main
 from exporter.errors import ParityError
-from exporter.parity.report import FORMAT
+from exporter.parity.report_json import FORMAT
 
 MakeArtifact = Callable[[str], Path]
 COMMANDS = ("build", "parity", "run", "inspect", "doctor")
@@ -87,7 +87,7 @@ def test_python_m_exporter() -> None:
         (["build", "x", "--task", "none"], "--task 'none': unknown"),
         (["build", "/no/such/folder", "--output", "{tmp}/a"], "/no/such/folder: no such folder"),
         (["build", "{tmp}", "--output", "{tmp}/a"], "no config.json"),
-        (["parity", "/no/such"], "/no/such: no such folder"),
+        (["parity", "/no/such"], "/no/such: no such file or folder"),
         (["run", "{tmp}", "text"], "not an artifact"),
         (["inspect", "/no/such"], "no such file or folder"),
         (["inspect", "{tmp}"], "not an artifact"),
@@ -159,7 +159,7 @@ def test_a_build_outside_its_limits_is_exit_code_1(
         task = precision = "x"
 
     monkeypatch.setattr(pipeline_module, "build_and_judge", lambda *given: (Manifest(), None))
-    monkeypatch.setattr("exporter.parity.report.to_table", lambda result: "table")
+    monkeypatch.setattr("exporter.parity.report_table.to_table", lambda result: "table")
     assert call(capsys, "build", "x")[0] == 1
 
 
@@ -248,7 +248,7 @@ def test_parity_says_when_the_report_cannot_be_written(
 ) -> None:
     code, _, err = call(capsys, "parity", copy, "--data", texts_file, "--json", "/no/such/x.json")
     assert code == 2
-    assert "/no/such/x.json: cannot be written" in err
+    assert "/no/such/x.json: there is no folder /no/such" in err
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_artifact(
     assert model.metadata_props["deb_export.precision"] == precision
 
     report = json.loads((tmp_path / "out" / "parity.json").read_text())
-    assert report["candidate"] == "onnxruntime cpu, rounded as half"
+    assert report["candidate"]["runtime"] == "onnxruntime cpu, rounded as half"
     assert verify_artifact(tmp_path / "out")
     session = load(tmp_path / "out")
     exact = load(tmp_path / "out", "torch")

@@ -53,7 +53,9 @@ def test_the_folder_holds_what_the_manifest_says(make_artifact: Callable[[str], 
     report = json.loads((folder / manifest.parity.report).read_text())
     assert report["passed"] is True
     assert report["limits"]["metrics"] == list(manifest.limits)
-    assert report["outputs"]["logits"]["decisions"] > 20
+    texts = report["data_sets"][1]
+    assert texts["decisions"]["logits"]["decisions"] > 8
+    assert texts["layers"].keys() == {"embeddings", "layer 0", "layer 1"}
 
 
 def test_the_graph_names_the_vocabulary_it_belongs_to(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,17 +11,22 @@ import pytest
 import torch
 
 from exporter.deberta.checkpoint import open_checkpoint
+from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import encoder_of
 from exporter.deberta.tasks import Task
-from exporter.parity.comparison import ParityResult, Reference, compare, decision_of, run_reference
-from exporter.parity.inputs import ParityCase, make_cases, read_texts, text_examples
+from exporter.files import record
+from exporter.parity.decisions import Decision
+from exporter.parity.input_files import decision_of, read_texts
+from exporter.parity.inputs import CaseMaker, DataSet, text_examples
 from exporter.parity.limits import Metric, limits_for
-from exporter.parity.metrics import Decision
+from exporter.parity.metrics import Floats
+from exporter.parity.reference_store import ReferenceStore
+from exporter.parity.result import Known, ParityResult, SideInfo
+from exporter.parity.runners import Observation, Runner, TorchRunner
+from exporter.parity.sources import Side, reference_side
 from exporter.runtime.feeds import Ids, ModelShape
 from exporter.runtime.load import text_encoder
-from exporter.runtime.session import Floats
-from exporter.runtime.torch_session import TorchSession
-from exporter.verification import check_sessions
+from exporter.verification import check_sides
 
 LONGEST = 150
 TASKS = ("sequence-classification", "token-classification", "multiple-choice", "base")
@@ -33,38 +38,55 @@ def quiet(message: str) -> None:
 
 
 class Prepared:
-    """A checkpoint, the cases and the reference's outputs."""
+    """A checkpoint, the inputs, and a store with what the reference gives for them."""
 
-    def __init__(self, folder: Path, texts: Path) -> None:
-        self.checkpoint = open_checkpoint(folder)
-        shape = ModelShape(self.checkpoint.config, self.checkpoint.task)
-        encoder = text_encoder(folder, shape.task, LONGEST)
+    def __init__(self, folder: Path, texts: Path, store: Path) -> None:
+        self.folder = folder
+        checkpoint = open_checkpoint(folder)
+        self.shape = ModelShape(checkpoint.config, checkpoint.task)
+        encoder = text_encoder(folder, self.shape.task, LONGEST)
         assert encoder is not None
         source = text_examples(encoder, read_texts(texts))
-        self.cases: tuple[ParityCase, ...] = make_cases(shape, source, 16, LONGEST)
-        self.reference: Reference = run_reference(TorchSession(self.checkpoint), self.cases, quiet)
+        maker = CaseMaker(self.shape, source, LONGEST)
+        self.sets: tuple[DataSet, ...] = (maker.shapes(), maker.texts("texts", 16))
+        self.cases = tuple(case for item in self.sets for case in item.cases)
+        self.store = ReferenceStore(store)
+        files = tuple(record(path) for path in checkpoint.files)
+        self.reference = reference_side(folder, self.shape, files)
 
-    def judge(self, session: TorchSession) -> ParityResult:
-        return compare(self.reference, session, self.cases, LIMITS, quiet)
+    def judge(self, runner: Runner, problems: Sequence[str] = ()) -> ParityResult:
+        info = SideInfo("changed", "checkpoint", "fp32")
+        side = Side(info, self.shape, None, None, (lambda shape: runner,))
+        return check_sides(
+            self.reference,
+            side,
+            self.shape,
+            self.sets,
+            LIMITS,
+            quiet,
+            store=self.store,
+            known=Known(problems),
+        )
 
 
 @pytest.fixture(scope="module", params=TASKS)
-def prepared(request, make_checkpoint, texts_file) -> Prepared:  # type: ignore[no-untyped-def]
-    return Prepared(make_checkpoint(request.param), texts_file)
+def prepared(request, make_checkpoint, texts_file, tmp_path_factory) -> Prepared:  # type: ignore[no-untyped-def]
+    return Prepared(make_checkpoint(request.param), texts_file, tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
-def classifier(make_checkpoint, texts_file) -> Prepared:  # type: ignore[no-untyped-def]
-    return Prepared(make_checkpoint("sequence-classification"), texts_file)
+def classifier(make_checkpoint, texts_file, tmp_path_factory) -> Prepared:  # type: ignore[no-untyped-def]
+    folder = make_checkpoint("sequence-classification")
+    return Prepared(folder, texts_file, tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module", params=["token-classification", "base", "question-answering"])
-def tokens(request, make_checkpoint, texts_file) -> Prepared:  # type: ignore[no-untyped-def]
-    return Prepared(make_checkpoint(request.param), texts_file)
+def tokens(request, make_checkpoint, texts_file, tmp_path_factory) -> Prepared:  # type: ignore[no-untyped-def]
+    return Prepared(make_checkpoint(request.param), texts_file, tmp_path_factory.mktemp("store"))
 
 
-class Changed(TorchSession):
-    """A session whose model, inputs or outputs are tampered with."""
+class Changed(TorchRunner):
+    """A model that is tampered with, or its inputs, outputs or hidden states."""
 
     def __init__(
         self,
@@ -72,26 +94,31 @@ class Changed(TorchSession):
         model: Callable[[torch.nn.Module], None] | None = None,
         feeds: Callable[[dict[str, Ids]], None] | None = None,
         outputs: Callable[[dict[str, Floats], Mapping[str, Ids]], None] | None = None,
+        layers: Callable[[list[Floats], Mapping[str, Ids]], None] | None = None,
     ) -> None:
-        super().__init__(prepared.checkpoint)
-        assert self._model is not None
+        super().__init__(prepared.folder, prepared.shape)
         self._change_feeds, self._change_outputs = feeds, outputs
+        self._change_layers = layers
         if model is not None:
             # Loaded tensors are views of the file: copies, so that the file stays as it is. Only
             # here: a copy lies at another address, and some processors' products are rounded
             # in another order for it.
-            for parameter in self._model.parameters():
+            for parameter in self.model.parameters():
                 parameter.data = parameter.data.clone()
-            model(self._model)
+            model(self.model)
 
-    def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
+    def observe(self, feeds: Mapping[str, Ids], layers: bool) -> Observation:
         given = {name: values.copy() for name, values in feeds.items()}
         if self._change_feeds is not None:
             self._change_feeds(given)
-        outputs = {name: values.copy() for name, values in super()._execute(given).items()}
+        found = super().observe(given, layers)
+        outputs = {name: values.copy() for name, values in found.outputs.items()}
+        hidden = [values.copy() for values in found.layers]
         if self._change_outputs is not None:
             self._change_outputs(outputs, feeds)
-        return outputs
+        if self._change_layers is not None:
+            self._change_layers(hidden, feeds)
+        return Observation(outputs, hidden, found.seconds)
 
 
 def flip_a_bit(model: torch.nn.Module) -> None:
@@ -154,7 +181,10 @@ def test_the_same_model_passes_with_no_error(prepared: Prepared) -> None:
     result = prepared.judge(Changed(prepared))
     assert result
     assert result.failures == ()
-    assert all(total.max_abs == 0.0 for total in result.totals.values())
+    for part in result.data_sets:
+        assert all(
+            total.max_abs == 0.0 for total in (*part.outputs.values(), *part.layers.values())
+        )
 
 
 def test_rounding_passes(prepared: Prepared) -> None:
@@ -166,7 +196,7 @@ def test_rounding_passes(prepared: Prepared) -> None:
 
     result = prepared.judge(Changed(prepared, outputs=jitter))
     assert result, result.failures
-    assert any(total.max_abs > 0.0 for total in result.totals.values())
+    assert any(x.max_abs > 0.0 for part in result.data_sets for x in part.outputs.values())
 
 
 def test_values_at_padded_positions_never_count(tokens: Prepared) -> None:
@@ -205,10 +235,11 @@ def test_a_single_wrong_element_fails_and_is_found(classifier: Prepared) -> None
     result = classifier.judge(Changed(classifier, outputs=spoil))
     assert not result
     failed = next(c for c in result.checks if c.limit.metric is Metric.MAX_RELATIVE)
+    assert result.first_fault is None
     case = next(case for case in classifier.cases if case.shape[0] == 5)
     assert not failed.passed
     assert (failed.case, failed.text) == (case.name, case.texts[3])
-    worst = result.totals["logits"].worst
+    worst = result.data_sets[0].outputs["logits"].worst
     assert worst is not None
     assert worst.example == 3
     assert worst.candidate - worst.reference == pytest.approx(1e-3, rel=1e-3)
@@ -224,28 +255,34 @@ def test_an_output_of_a_wrong_shape_fails(classifier: Prepared) -> None:
 
 
 def test_known_problems_fail_the_check(classifier: Prepared) -> None:
-    session = Changed(classifier)
-    result = compare(
-        classifier.reference, session, classifier.cases, LIMITS, quiet, ["a file has changed"]
-    )
+    result = classifier.judge(Changed(classifier), ["a file has changed"])
     assert not result
     assert result.failures == ("a file has changed",)
 
 
-def test_the_reference_is_closed_before_the_candidate_is_made(classifier: Prepared) -> None:
+def test_the_reference_is_closed_before_the_candidate_is_made(
+    classifier: Prepared, tmp_path: Path
+) -> None:
     events: list[str] = []
 
-    class Logged(TorchSession):
+    class Logged(TorchRunner):
+        def __init__(self) -> None:
+            events.append("made")
+            super().__init__(classifier.folder, classifier.shape)
+
         def close(self) -> None:
             events.append("closed")
             super().close()
 
-    def make() -> TorchSession:
-        events.append("made")
-        return Logged(classifier.checkpoint)
-
-    assert check_sessions(make, [make], classifier.cases, LIMITS, quiet)
+    side = replace(classifier.reference, opens=(lambda shape: Logged(),))
+    store = ReferenceStore(tmp_path)
+    given = (side, side, classifier.shape, classifier.sets, LIMITS, quiet)
+    assert check_sides(*given, store=store)
     assert events == ["made", "closed", "made", "closed"]
+    events.clear()
+    again = check_sides(*given, store=store)
+    assert again.cached == len(classifier.cases)
+    assert events == ["made", "closed"]  # the reference is not even loaded
 
 
 @pytest.mark.parametrize(
@@ -258,8 +295,6 @@ def test_the_reference_is_closed_before_the_candidate_is_made(classifier: Prepar
     ],
 )
 def test_decisions_follow_the_problem_type(changes: dict[str, object], expected: Decision) -> None:
-    from exporter.deberta.configuration import DebertaConfig
-
     raw = {"model_type": "deberta-v2", "hidden_size": 8, "num_attention_heads": 2, **changes}
     shape = ModelShape(DebertaConfig.from_dict(raw), Task.SEQUENCE_CLASSIFICATION)
     assert decision_of(shape) is expected

@@ -1,19 +1,30 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tasks import Task
-from exporter.errors import InputError
 from exporter.parity import inputs
-from exporter.parity.inputs import make_cases, random_examples, read_texts, text_examples
+from exporter.parity.input_files import read_texts
+from exporter.parity.inputs import (
+    CaseMaker,
+    ExampleSource,
+    ParityCase,
+    random_examples,
+    text_examples,
+)
 from exporter.runtime.feeds import ModelShape, make_feeds
 from exporter.runtime.load import text_encoder
 
 LONGEST = 150
+
+
+def make_cases(
+    shape: ModelShape, source: ExampleSource, count: int, longest: int
+) -> tuple[ParityCase, ...]:
+    maker = CaseMaker(shape, source, longest)
+    return (*maker.shapes().cases, *maker.texts("texts", count).cases)
 
 
 @pytest.fixture(params=list(Task), ids=str)
@@ -87,32 +98,3 @@ def test_outputs_beyond_the_memory_bound_are_left_out(monkeypatch: pytest.Monkey
     size = sum(4 * 99 * int(case.feeds["attention_mask"].sum()) for case in kept)
     assert 0 < len(kept) < len(whole)
     assert bound / 2 < size <= bound
-
-
-def test_texts_are_read_line_by_line(tmp_path: Path) -> None:
-    path = tmp_path / "texts.txt"
-    path.write_bytes("one\r\n\r\n  \nq\tc\np\ta\tb\nlast ü".encode())
-    assert read_texts(path) == ("one", ("q", "c"), ("p", ("a", "b")), "last ü")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "no texts"),
-        (b"\n \n\t\n", "no texts"),
-        (b"ab\xff\xfe", "not UTF-8 text .byte 2"),
-        (b"text\0more", "binary data"),
-    ],
-)
-def test_unusable_text_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "texts.txt"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=message):
-        read_texts(path)
-
-
-def test_missing_text_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.txt: cannot be read"):
-        read_texts(tmp_path / "none.txt")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_texts(tmp_path)

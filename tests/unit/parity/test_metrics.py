@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from exporter.deberta.tasks import Task
-from exporter.parity.metrics import Decision, Rows, Scale, add, measure, rows_of, scale_of
+from exporter.parity.decisions import Decision
+from exporter.parity.metrics import Rows, Scale, add, measure, rows_of, scale_of
 
 
 def rows(values: object, valid: object = None) -> Rows:
