@@ -83,10 +83,47 @@ def _output_checks(
 def _layer_checks(
     name: str, cases: Sequence[CaseResult], limits: Limits, layers: Mapping[str, Figures]
 ) -> Iterator[Check]:
+    before: str | None = None
     for layer, total in layers.items():
         for limit in limits.limits:
-            if limit.metric in LAYER_METRICS or limit.metric is Metric.NON_FINITE:
+            if limit.metric is Metric.LAYER_ADDED_RELATIVE:
+                yield _added_check(name, layer, before, limit, layers, cases)
+            elif limit.metric in LAYER_METRICS or limit.metric is Metric.NON_FINITE:
                 yield _check(name, Level.LAYER, layer, limit, total, cases)
+        before = layer
+
+
+def added(layers: Mapping[str, Figures], layer: str, before: str | None) -> float:
+    """What a layer adds: its rms error less twice that of the layer before, not below 0.
+
+    A sound layer passes an error on with little change, LayerNorm sees to that; one that is wrong
+    makes a new one. The embeddings have nothing before them.
+    """
+    given = 0.0 if before is None else layers[before].rms_relative
+    return max(0.0, layers[layer].rms_relative - 2.0 * given)
+
+
+def _added_check(
+    data_set: str,
+    layer: str,
+    before: str | None,
+    limit: Limit,
+    layers: Mapping[str, Figures],
+    cases: Sequence[CaseResult],
+) -> Check:
+    worst = max(
+        (case for case in cases if layer in case.layers),
+        key=lambda case: added(case.layers, layer, before),
+    )
+    return Check(
+        data_set,
+        Level.LAYER,
+        layer,
+        limit,
+        added(layers, layer, before),
+        worst.name,
+        worst.worst_texts.get(layer),
+    )
 
 
 def _totals(parts: Iterator[Mapping[str, Figures]]) -> dict[str, Figures]:
