@@ -65,7 +65,7 @@ def main() -> None:
         "builder": f"TensorRT-RTX {made.version}",
         "processor": f"{processor_name()}, {usable_processors()} usable",
         "layers": graph.layers,
-        "precision": next(iter(graph.weights)),
+        "precision": graph.metadata.get("deb_export.precision", next(iter(graph.weights))),
         "profile": arguments.profile,
         "compute_capability": arguments.compute_capability,
         "graph_gib": round(size / GIB, 3),

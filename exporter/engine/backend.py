@@ -69,11 +69,17 @@ class Backend:
             return "TensorRT-RTX takes no plugins from Python"
         return tensorrt_plugin.problem()
 
-    def bodies(self, options: EngineOptions) -> tuple[str, ...]:
-        """The forms of the attention to build with, the next where one cannot be built."""
+    def bodies(self, options: EngineOptions, *, standard_pays: bool) -> tuple[str, ...]:
+        """The forms of the attention to build with, the next where one cannot be built.
+
+        Args:
+            options: what was asked for.
+            standard_pays: whether the standard operator is better than the graph's own body.
+        """
         if options.attention != "auto":
             return (options.attention,)
-        return ("graph",) if self.plugin_problem() else ("plugin", "graph")
+        plugin = () if self.plugin_problem() else ("plugin",)
+        return (*plugin, *(("standard",) if standard_pays else ()), "graph")
 
     def check(self, options: EngineOptions) -> None:
         """Refuse what cannot be built, before any work is done.

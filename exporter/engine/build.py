@@ -22,7 +22,7 @@ from exporter.engine.memory import available_bytes, check_memory, graph_bytes
 from exporter.engine.messages import died, translate
 from exporter.engine.options import EngineOptions
 from exporter.engine.profiles import ShapeProfile
-from exporter.errors import DebExportError, InputError
+from exporter.errors import InputError
 
 _MEMORY = re.compile(r"(?P<name>[A-Z][\w ]* Memory): (?P<bytes>\d+) bytes")
 _GRACE_SECONDS = 5.0
@@ -130,7 +130,7 @@ def build_engine(
         },
     }
     say = progress or (lambda message: None)
-    body, done = _build_first(backend, onnx, request, backend.bodies(options), say)
+    body, done = _build_first(backend, onnx, request, _bodies(backend, onnx, options), say)
     kernels = from_json(done["kernels"])
     layers = plan.with_name(f"{plan.name.removesuffix('.plan')}.layers.json")
     layers.write_text(json.dumps(done["kernels"], indent=1) + "\n", encoding="utf-8")
@@ -156,6 +156,19 @@ def build_engine(
     )
 
 
+def _bodies(backend: Backend, onnx: Path, options: EngineOptions) -> tuple[str, ...]:
+    """The forms of the attention to build with, in order."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    from exporter.engine.standard_attention import pays
+
+    try:
+        better = options.attention == "auto" and pays(onnx)
+    except (DecodeError, ValueError):  # no graph: the builder has its own words for it
+        better = False
+    return backend.bodies(options, standard_pays=better)
+
+
 def _build_first(
     backend: Backend,
     onnx: Path,
@@ -168,7 +181,7 @@ def _build_first(
     for body in tried:
         try:
             return body, _build_body(backend, onnx, request, body, say)
-        except DebExportError as error:
+        except InputError as error:
             say(f"{backend.target}: not with the {body} ({error}); trying the next form")
     return last, _build_body(backend, onnx, request, last, say)
 

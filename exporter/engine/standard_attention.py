@@ -21,6 +21,7 @@ from exporter.graph.attention_function import SCORE_TERMS
 from plugins.disentangled_attention import contract
 
 OPSET = 23
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _LOWEST = {
     ir.DataType.FLOAT16: float(np.finfo(np.float16).min) / 2,
     ir.DataType.BFLOAT16: float(np.finfo(np.float32).min) / 2,
@@ -42,6 +43,22 @@ class _Shape:
     lowest: float
 
 
+def pays(source: Path) -> bool:
+    """Whether this body is better for an engine than the graph's own; `docs/tensorrt.md` says why.
+
+    It is where all terms of the scores are computed in half precision: one kernel takes the
+    operator, and reads one bias in place of two terms in fp32. In fp32 it is taken apart.
+
+    Args:
+        source: a graph of ours; of any other, the answer is no.
+    """
+    model = ir.from_proto(onnx.load(source, load_external_data=False))
+    nodes = _attention_nodes(model)
+    tables = [value for node in nodes for value in node.inputs[1:3]]
+    half = bool(tables) and all(value is not None and value.dtype in _HALF for value in tables)
+    return half and not _fp32_terms(model)
+
+
 def swap_body(source: Path, target: Path) -> int:
     """Write the graph in `source` to `target`, its attention as the standard operator.
 
@@ -57,11 +74,7 @@ def swap_body(source: Path, target: Path) -> int:
             terms in fp32, which its storage type cannot hold.
     """
     model = ir.from_proto(onnx.load(source, load_external_data=False))
-    nodes = [
-        node
-        for node in model.graph
-        if node.domain == contract.DOMAIN and node.op_type == contract.OP_TYPE
-    ]
+    nodes = _attention_nodes(model)
     if not nodes:
         raise InputError(f"{source}: has no {contract.OP_TYPE}; use a graph of deb-export build")
     kept = _fp32_terms(model)
@@ -76,6 +89,14 @@ def swap_body(source: Path, target: Path) -> int:
     model.opset_imports[""] = max(model.opset_imports[""], OPSET)
     ir.save(model, target)
     return len(nodes)
+
+
+def _attention_nodes(model: ir.Model) -> list[ir.Node]:
+    return [
+        node
+        for node in model.graph
+        if node.domain == contract.DOMAIN and node.op_type == contract.OP_TYPE
+    ]
 
 
 def _shape_of(source: Path, nodes: list[ir.Node]) -> _Shape:

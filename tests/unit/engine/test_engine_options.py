@@ -129,25 +129,28 @@ def test_a_builder_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "problem", "bodies"),
+    ("attention", "problem", "pays", "bodies"),
     [
-        ("auto", None, ("plugin", "graph")),
-        ("auto", "no Triton", ("graph",)),
-        ("plugin", None, ("plugin",)),
-        ("graph", None, ("graph",)),
-        ("standard", None, ("standard",)),
+        ("auto", None, False, ("plugin", "graph")),
+        ("auto", None, True, ("plugin", "standard", "graph")),
+        ("auto", "no Triton", False, ("graph",)),
+        ("auto", "no Triton", True, ("standard", "graph")),
+        ("plugin", None, True, ("plugin",)),
+        ("graph", None, True, ("graph",)),
+        ("standard", None, False, ("standard",)),
     ],
 )
 def test_forms_of_the_attention(
     attention: str,
     problem: str | None,
+    pays: bool,
     bodies: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tensorrt_plugin, "problem", lambda: problem)
     options = EngineOptions(attention=attention)
-    assert TENSORRT.bodies(options) == bodies
-    assert "plugin" not in TENSORRT_RTX.bodies(EngineOptions())
+    assert TENSORRT.bodies(options, standard_pays=pays) == bodies
+    assert "plugin" not in TENSORRT_RTX.bodies(EngineOptions(), standard_pays=pays)
 
 
 def test_the_plugin_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:

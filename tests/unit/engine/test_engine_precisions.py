@@ -1,7 +1,9 @@
-"""The demo checkpoint becomes an engine in every precision that this version builds."""
+"""Every precision and every head becomes an engine by `deb-export build`."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,12 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 
 import exporter
+from exporter.cli import main
 from exporter.config import PRECISIONS, BuildConfig, Range
+from exporter.deberta.tasks import Task
+from exporter.engine.layers import from_json
 from exporter.engine.options import EngineOptions
+from exporter.manifest import read_manifest
 
 # What TensorRT calls each type.
 TYPES = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}
@@ -31,4 +37,28 @@ def test_every_precision(precision: str, tmp_path: Path) -> None:
     assert manifest.passed
     (engine,) = manifest.engines
     assert engine.dtypes[TYPES[precision]] > 0
-    assert engine.attention in ("expanded", "fused")
+    half = precision in ("fp16", "bf16")
+    assert engine.body == ("standard" if half else "graph")
+    assert engine.attention == ("fused" if half else "expanded")
+
+
+@pytest.mark.parametrize("task", Task)
+def test_every_head(
+    task: Task,
+    make_checkpoint: Callable[..., Path],
+    texts_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "artifact"
+    arguments = ["build", make_checkpoint(task.value, num_hidden_layers=1), "--data", texts_file]
+    arguments += ["--output", output, "--target", "tensorrt-rtx", "--compute-capability", "89"]
+    arguments += ["--batch", "1,2,4", "--seq", "1,8,24", "--attention", "standard"]
+    assert main([str(item) for item in arguments]) == 0
+    assert f"{output}: {task.value}, fp32" in capsys.readouterr().out
+    manifest = read_manifest(output)
+    (engine,) = manifest.engines
+    assert (manifest.task, engine.body, engine.attention) == (task.value, "standard", "expanded")
+    kernels = from_json(json.loads((output / engine.layers).read_text()))
+    written = {tensor.name for kernel in kernels for tensor in kernel.outputs}
+    assert set(manifest.outputs) <= written

@@ -20,7 +20,7 @@ from exporter.engine.backend import TENSORRT_RTX
 from exporter.engine.build import build_engine
 from exporter.engine.options import EngineOptions
 from exporter.engine.profiles import ShapeProfile
-from exporter.engine.standard_attention import swap_body
+from exporter.engine.standard_attention import pays, swap_body
 from exporter.errors import InputError
 from exporter.graph.export import export_onnx
 from exporter.graph.precision.half_types import HalfName
@@ -91,6 +91,7 @@ def test_half_loses_no_more_than_the_portable_body(peaked: Path, dtype: HalfName
     inputs = [feeds(1, 2), feeds(4, 63), feeds(3, 77)]
     path, report = convert(peaked, dtype, measure_ranges(peaked, inputs))
     assert report.fp32_terms == ()
+    assert (pays(path), pays(peaked)) == (True, False)
     swapped = path.with_name(f"swapped-{dtype}.onnx")
     swap_body(path, swapped)
     # Not rounded to the type of the graph, in which it would be off in every score alike.
@@ -116,6 +117,7 @@ def test_half_loses_no_more_than_the_portable_body(peaked: Path, dtype: HalfName
 def test_terms_that_stay_in_fp32_are_not_narrowed(peaked: Path, tmp_path: Path) -> None:
     path, report = convert(peaked, "fp16", None)
     assert len(report.fp32_terms) == 3
+    assert not pays(path)
     message = "keeps content_to_content, content_to_position, position_to_content of the attention"
     with pytest.raises(InputError, match=message):
         swap_body(path, tmp_path / "x.onnx")
@@ -144,3 +146,4 @@ def test_a_graph_without_our_operator(tmp_path: Path) -> None:
     onnx.save(make_model(graph, opset_imports=[make_opsetid("", 20)]), tmp_path / "other.onnx")
     with pytest.raises(InputError, match="has no DisentangledAttention"):
         swap_body(tmp_path / "other.onnx", tmp_path / "x.onnx")
+    assert not pays(tmp_path / "other.onnx")
