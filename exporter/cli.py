@@ -19,6 +19,7 @@ from types import FrameType
 
 import click
 
+from exporter.commands.bench import bench
 from exporter.commands.build import build
 from exporter.commands.common import Settings, debug_option
 from exporter.commands.doctor import doctor
@@ -51,7 +52,7 @@ def cli(context: click.Context) -> int:
     return 2  # of a call without a subcommand; else the subcommand's own counts
 
 
-for _command in (build, parity, run, inspect, package, doctor):
+for _command in (build, parity, run, bench, inspect, package, doctor):
     cli.add_command(_command)
 
 

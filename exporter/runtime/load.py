@@ -24,11 +24,16 @@ from exporter.runtime.text import TextEncoder
 MODEL_FILE = "model.onnx"
 OPENVINO = "openvino"
 PROVIDERS = (*NAMES, OPENVINO, "torch", *BACKENDS)
-_ONLY = (
-    (("threads",), ("cpu", OPENVINO)),
-    (("spinning",), ("cpu",)),
-    (("precision", "hint", "cache"), (OPENVINO,)),
-)
+GRAPH_PROVIDERS = (*NAMES, OPENVINO)
+"""Those that run an ONNX file."""
+
+_ONLY = {
+    "threads": ("cpu", OPENVINO),
+    "spinning": ("cpu",),
+    "precision": (OPENVINO,),
+    "hint": (OPENVINO,),
+    "cache": (OPENVINO,),
+}
 """Options that not every provider has, and those that have them."""
 _VOCABULARIES = ("tokenizer.json", "spm.model")
 
@@ -81,13 +86,19 @@ def check_options(provider: str, options: RuntimeOptions) -> None:
     Raises:
         InputError: names the option and who has it.
     """
-    for names, where in _ONLY:
-        for name in options.given(names):
-            if provider not in where:
-                raise InputError(
-                    f"provider {provider!r} has no option {name!r}, {' and '.join(where)} "
-                    f"{'has' if len(where) == 1 else 'have'}; leave it out"
-                )
+    for name in options.given_names():
+        where = _ONLY.get(name, PROVIDERS)
+        if provider not in where:
+            raise InputError(
+                f"provider {provider!r} has no option {name!r}, {' and '.join(where)} "
+                f"{'has' if len(where) == 1 else 'have'}; leave it out"
+            )
+
+
+def suited(options: RuntimeOptions, provider: str) -> RuntimeOptions:
+    """The options that a provider has; the others as by default."""
+    names = options.given_names()
+    return options.only([name for name in names if provider in _ONLY.get(name, PROVIDERS)])
 
 
 def open_session(

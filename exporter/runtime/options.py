@@ -7,7 +7,7 @@ suits the machine. `docs/runtime.md` says how the defaults were found.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -65,13 +65,13 @@ class RuntimeOptions:
             if value is not None and value not in choices:
                 raise InputError(f"{name} {value!r}: unknown; choose from {', '.join(choices)}")
 
-    def given(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of the options `names` that are set."""
-        return tuple(
-            item.name
-            for item in fields(self)
-            if item.name in names and getattr(self, item.name) is not None
-        )
+    def given_names(self) -> tuple[str, ...]:
+        """The options that differ from their defaults."""
+        return tuple(item.name for item in fields(self) if getattr(self, item.name) != item.default)
+
+    def only(self, names: Collection[str]) -> RuntimeOptions:
+        """The options `names` as they are, and the others as by default."""
+        return RuntimeOptions(**{name: getattr(self, name) for name in names})
 
     def resolved(self, environment: Mapping[str, str] | None = None) -> RuntimeOptions:
         """The options of a CPU with threads, tokens and spinning chosen.

@@ -1,0 +1,112 @@
+"""Whether a contender computes what the first one does; only then does its speed mean anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.deberta.tasks import Task
+from exporter.parity.limits import Metric, limits_for
+from exporter.runtime.feeds import Ids, ModelShape
+from exporter.runtime.session import Session
+
+Outputs = Mapping[str, NDArray[np.floating]]
+
+_METRICS = (Metric.MAX_RELATIVE, Metric.RMS_RELATIVE)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Differences from the first contender over all inputs compared; true within the limits.
+
+    Attributes:
+        limits: names of the precisions whose limits count, the coarser bound of each metric.
+        max_relative: largest difference, relative to the largest value of the output.
+        rms_relative: root mean square of the differences, relative to that of the output.
+        bounds: largest permitted value of each of the two.
+        problem: what makes a comparison impossible: NaN, infinity, another shape.
+    """
+
+    limits: tuple[str, ...]
+    max_relative: float
+    rms_relative: float
+    bounds: tuple[float, float]
+    problem: str | None = None
+
+    def __bool__(self) -> bool:
+        within = self.max_relative <= self.bounds[0] and self.rms_relative <= self.bounds[1]
+        return self.problem is None and within
+
+    @property
+    def verdict(self) -> str:
+        """`ok`, or what is wrong."""
+        if self.problem is not None:
+            return f"WRONG: {self.problem}"
+        return "ok" if self else f"WRONG: outside the limits of {' and '.join(self.limits)}"
+
+
+def bounds_of(precisions: Sequence[str]) -> tuple[float, float]:
+    """The coarser bound of the precisions for the largest and the mean error."""
+    first, second = (
+        max(limits_for(name).bound(metric) for name in precisions) for metric in _METRICS
+    )
+    return first, second
+
+
+def run_all(session: Session, compared: Sequence[Mapping[str, Ids]]) -> tuple[Outputs, ...]:
+    """The outputs of a session for every batch."""
+    return tuple(session.run(**feeds) for feeds in compared)
+
+
+def agreement(
+    shape: ModelShape,
+    compared: Sequence[Mapping[str, Ids]],
+    expected: Sequence[Outputs],
+    found: Sequence[Outputs],
+    precisions: tuple[str, ...],
+) -> Agreement:
+    """Compare outputs at valid positions.
+
+    Args:
+        shape: the model.
+        compared: the batches.
+        expected: outputs of the first contender for each.
+        found: outputs of another.
+        precisions: names of those whose limits count.
+    """
+    bounds = bounds_of(precisions)
+    worst, mean = 0.0, 0.0
+    for name in shape.outputs:
+        ours, theirs = [], []
+        for feeds, one, other in zip(compared, expected, found, strict=True):
+            wanted = shape.output_shape(feeds["input_ids"].shape)
+            if other[name].shape != wanted:
+                problem = f"{name} has shape {other[name].shape}, expected {wanted}"
+                return Agreement(precisions, np.inf, np.inf, bounds, problem)
+            mask = _valid(shape, feeds)
+            ours.append(one[name][mask].astype(np.float64).ravel())
+            theirs.append(other[name][mask].astype(np.float64).ravel())
+        reference, candidate = np.concatenate(ours), np.concatenate(theirs)
+        if not np.isfinite(candidate).all() or not np.isfinite(reference).all():
+            return Agreement(precisions, np.inf, np.inf, bounds, f"{name} has NaN or infinity")
+        error = np.abs(candidate - reference)
+        worst = max(worst, _ratio(error.max(), np.abs(reference).max()))
+        mean = max(mean, _ratio(np.sqrt(np.mean(error**2)), np.sqrt(np.mean(reference**2))))
+    return Agreement(precisions, worst, mean, bounds)
+
+
+def _valid(shape: ModelShape, feeds: Mapping[str, Ids]) -> NDArray[np.bool_]:
+    """Which elements of an output's first dimensions count; padded positions mean nothing."""
+    mask: NDArray[np.bool_] = np.not_equal(feeds["attention_mask"], 0)
+    if shape.task in (Task.SEQUENCE_CLASSIFICATION, Task.MULTIPLE_CHOICE):
+        return np.ones(mask.shape[:1], np.bool_)
+    return mask
+
+
+def _ratio(error: float, scale: float) -> float:
+    if scale > 0:
+        return float(error / scale)
+    return float("inf") if error > 0 else 0.0

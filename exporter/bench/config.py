@@ -1,0 +1,116 @@
+"""What to measure: one frozen configuration, validated where it is made."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.errors import InputError
+from exporter.parity.limits import limits_for
+from exporter.runtime.load import GRAPH_PROVIDERS, PROVIDERS, check_options, suited
+from exporter.runtime.options import DEFAULTS, RuntimeOptions
+
+DEFAULT_SHAPES = ((1, 128), (8, 128))
+
+_SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A graph on a runtime; `graph` is None for the artifact's own."""
+
+    provider: str
+    graph: Path | None = None
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Options of one measurement.
+
+    Attributes:
+        artifact: folder that `deb-export build` wrote.
+        against: other ONNX files of the same model, on every provider that runs graphs.
+        providers: runtimes; the artifact on the first of them is what the others are compared with.
+        shapes: batch and length in tokens of the timed inputs.
+        data: text file, one text a line, that is timed as it comes, from texts to predictions.
+        texts: how many of its texts, from the first.
+        rounds: how often each contender runs a shape; they take turns.
+        warmup: runs of each before the first round, not counted.
+        limits: precision whose limits the outputs are held to; by default the artifact's, or that
+            of OpenVINO's arithmetic where it is the coarser one.
+        options: threads, batches and so on, for every provider that has them.
+
+    Raises:
+        InputError: an option's value cannot be measured.
+    """
+
+    artifact: Path
+    against: tuple[Path, ...] = ()
+    providers: tuple[str, ...] = ("cpu",)
+    shapes: tuple[tuple[int, int], ...] = DEFAULT_SHAPES
+    data: Path | None = None
+    texts: int = 256
+    rounds: int = 10
+    warmup: int = 2
+    limits: str | None = None
+    options: RuntimeOptions = DEFAULTS
+
+    def __post_init__(self) -> None:
+        for provider in self.providers:
+            if provider not in PROVIDERS:
+                known = ", ".join(PROVIDERS)
+                raise InputError(f"--provider {provider!r}: unknown; choose from {known}")
+        if not self.providers:
+            raise InputError("--provider: give at least one")
+        if len(set(self.providers)) < len(self.providers):
+            raise InputError("--provider: each one once")
+        for graph in self.against:
+            if not graph.is_file():
+                raise InputError(f"--against {graph}: no such file")
+        if self.against and not set(self.providers) & set(GRAPH_PROVIDERS):
+            wanted = ", ".join(GRAPH_PROVIDERS)
+            raise InputError(f"--against: no --provider that runs graphs; add one of {wanted}")
+        for name, least in (("rounds", 1), ("warmup", 0), ("texts", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name} {getattr(self, name)}: give at least {least}")
+        if not self.shapes and self.data is None:
+            raise InputError("nothing to time; give a --shape or --data")
+        if self.limits is not None:
+            limits_for(self.limits)
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Refuse an option that none of the providers has."""
+        used = {
+            name
+            for provider in self.providers
+            for name in suited(self.options, provider).given_names()
+        }
+        if unused := set(self.options.given_names()) - used:
+            name = sorted(unused)[0]
+            check_options(self.providers[0], self.options.only({name}))
+
+    @property
+    def contenders(self) -> tuple[Contender, ...]:
+        """The artifact on every provider, then each other graph on those that run graphs."""
+        own = [Contender(provider) for provider in self.providers]
+        graphs = [
+            Contender(provider, graph)
+            for graph in self.against
+            for provider in self.providers
+            if provider in GRAPH_PROVIDERS
+        ]
+        return (*own, *graphs)
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """Batch and length that `"8x128"` names.
+
+    Raises:
+        InputError: something else.
+    """
+    match = _SHAPE.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"--shape {text!r}: give BATCHxLENGTH, as in 8x128")
+    return int(match[1]), int(match[2])

@@ -1,0 +1,110 @@
+"""What is timed and compared: batches of real text of a given shape, and texts as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from exporter.bench.config import BenchConfig
+from exporter.errors import InputError
+from exporter.manifest import Manifest
+from exporter.parity.inputs import ExampleSource, random_examples, read_texts, text_examples
+from exporter.runtime.batching import Batching, batches
+from exporter.runtime.feeds import Ids, ModelShape
+from exporter.runtime.text import TextEncoder, TextInput, collate
+
+COMPARED_TEXTS = 64
+_COMPARED_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Something to time: a batch of one shape, or texts.
+
+    Attributes:
+        name: such as `8x128` or `texts`.
+        sentences: examples in it.
+        tokens: valid tokens in it.
+        feeds: a batch by input name; None for texts.
+        texts: from texts to predictions; empty for a batch.
+    """
+
+    name: str
+    sentences: int
+    tokens: int
+    feeds: Mapping[str, Ids] | None
+    texts: tuple[TextInput, ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchInputs:
+    """What to time, and the batches whose outputs are compared before."""
+
+    workloads: tuple[Workload, ...]
+    compared: tuple[Mapping[str, Ids], ...]
+
+
+def make_inputs(
+    config: BenchConfig, manifest: Manifest, shape: ModelShape, encoder: TextEncoder | None
+) -> BenchInputs:
+    """Inputs of a measurement.
+
+    A batch holds text without padding: the file's, else the demo's; random ids for an artifact
+    without tokenizer. Multiple choice has three choices. Compared are these batches, the same with
+    ragged padding, and the first texts in padded batches.
+
+    Raises:
+        InputError: a shape is longer than the artifact takes, texts cannot be used.
+    """
+    longest = manifest.seq.max
+    for batch, length in config.shapes:
+        if length > longest:
+            raise InputError(
+                f"--shape {batch}x{length}: the artifact takes up to {longest} tokens; "
+                "build it with a larger --seq"
+            )
+    texts: tuple[TextInput, ...] = ()
+    if config.data is not None:
+        if encoder is None:
+            raise InputError("--data: the artifact has no tokenizer; time a --shape")
+        texts = tuple(read_texts(config.data)[: config.texts])
+    source = _source(shape, encoder, texts, longest)
+    workloads, compared = [], []
+    for batch, length in config.shapes:
+        full = _batch(source, shape, [length] * batch)
+        tokens = int(full["attention_mask"].sum())
+        workloads.append(Workload(f"{batch}x{length}", batch, tokens, full))
+        compared.append(full)
+        if batch > 1:
+            ragged = [max(1, length * (index + 1) // batch) for index in range(batch)]
+            compared.append(_batch(source, shape, ragged))
+    if encoder is not None and texts:
+        examples = [encoder.encode(text) for text in texts]
+        tokens = sum(len(row) for example in examples for row in example.rows)
+        workloads.append(Workload("texts", len(texts), tokens, None, texts))
+        some = examples[:COMPARED_TEXTS]
+        compared += [
+            collate([some[index] for index in group], shape)
+            for group in batches(some, shape, Batching(tokens=_COMPARED_TOKENS))
+        ]
+    return BenchInputs(tuple(workloads), tuple(compared))
+
+
+def _source(
+    shape: ModelShape,
+    encoder: TextEncoder | None,
+    texts: Sequence[TextInput],
+    longest: int,
+) -> ExampleSource:
+    if encoder is None:
+        return random_examples(shape, longest)
+    if not texts:
+        from exporter.demo import calibration_file
+
+        texts = read_texts(calibration_file())
+    return text_examples(encoder, texts)
+
+
+def _batch(source: ExampleSource, shape: ModelShape, lengths: Sequence[int]) -> dict[str, Ids]:
+    """A batch of examples of these lengths, padded to the longest."""
+    return collate([source(index, length) for index, length in enumerate(lengths)], shape)

@@ -1,0 +1,222 @@
+"""Timing in turns: each round runs every contender once, each time in another order."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TypeAlias
+
+from exporter.bench.check import Agreement, agreement, run_all
+from exporter.bench.config import BenchConfig, Contender
+from exporter.bench.inputs import BenchInputs, Workload, make_inputs
+from exporter.manifest import Manifest, read_manifest
+from exporter.runtime.load import (
+    OPENVINO,
+    artifact_shape,
+    open_session,
+    suited,
+    text_encoder,
+)
+from exporter.runtime.session import ModelSession
+
+Progress: TypeAlias = Callable[[str], None]
+
+_ARITHMETIC = {"bf16": "bf16", "f16": "fp16"}
+"""OpenVINO's name of an arithmetic -> the precision whose limits count for it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contender as it ran: its name, whether its outputs are right, what to know of it."""
+
+    name: str
+    agreement: Agreement
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of one contender on one workload.
+
+    Attributes:
+        workload: name of the workload.
+        sentences: examples in one run.
+        tokens: valid tokens in one run.
+        contender: name of the contender.
+        seconds: one for each round.
+        ratio: median over the rounds of its time over that of the first contender.
+    """
+
+    workload: str
+    sentences: int
+    tokens: int
+    contender: str
+    seconds: tuple[float, ...]
+    ratio: float
+
+    @property
+    def latency_ms(self) -> float:
+        """Median time of a run."""
+        return 1e3 * statistics.median(self.seconds)
+
+    @property
+    def spread_ms(self) -> tuple[float, float]:
+        """20th and 80th percentile of the time of a run."""
+        return 1e3 * percentile(self.seconds, 20), 1e3 * percentile(self.seconds, 80)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Valid tokens in the median time."""
+        return self.tokens / statistics.median(self.seconds)
+
+    @property
+    def sentences_per_second(self) -> float:
+        """Examples in the median time."""
+        return self.sentences / statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """All times, and which contenders are wrong; true when none is."""
+
+    config: BenchConfig
+    precision: str
+    threads: int | None
+    entries: tuple[Entry, ...]
+    timings: tuple[Timing, ...]
+
+    def __bool__(self) -> bool:
+        return all(entry.agreement for entry in self.entries)
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The percentile with linear interpolation between the sorted values."""
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * percent / 100
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def bench(config: BenchConfig, progress: Progress | None = None) -> BenchResult:
+    """Compare all contenders with the first one, then time those that are right.
+
+    Args:
+        config: what to measure.
+        progress: told what is going on.
+
+    Raises:
+        InputError: the artifact, a graph, a shape or the texts cannot be used.
+        MissingDependencyError: a provider's software or hardware is missing.
+    """
+    say = progress or (lambda message: None)
+    manifest = read_manifest(config.artifact)
+    shape = artifact_shape(config.artifact, manifest)
+    encoder = text_encoder(config.artifact, shape.task, manifest.seq.max)
+    inputs = make_inputs(config, manifest, shape, encoder)
+    with ExitStack() as stack:
+        sessions: dict[str, ModelSession] = {}
+        contenders: dict[str, Contender] = {}
+        for contender in config.contenders:
+            say(f"loading {_what(contender)} on {contender.provider}")
+            session = stack.enter_context(_open(config, manifest, contender))
+            name = _name(contender, session, config)
+            sessions[name], contenders[name] = session, contender
+        entries = _compare(config, manifest, inputs, sessions, contenders, say)
+        right = {entry.name: sessions[entry.name] for entry in entries if entry.agreement}
+        timings = [
+            timing
+            for workload in inputs.workloads
+            for timing in _time(config, workload, right, say)
+        ]
+    threads = config.options.resolved().threads
+    return BenchResult(config, manifest.precision, threads, entries, tuple(timings))
+
+
+def _open(config: BenchConfig, manifest: Manifest, contender: Contender) -> ModelSession:
+    options = suited(config.options, contender.provider)
+    return open_session(
+        config.artifact, manifest, contender.provider, options, graph=contender.graph
+    )
+
+
+def _what(contender: Contender) -> str:
+    return "the artifact" if contender.graph is None else contender.graph.name
+
+
+def _name(contender: Contender, session: ModelSession, config: BenchConfig) -> str:
+    """What a contender is called in the results; graphs of the same name keep their path."""
+    if contender.graph is None:
+        return f"artifact, {session.name}"
+    same = [graph for graph in config.against if graph.name == contender.graph.name]
+    graph: Path | str = contender.graph if len(same) > 1 else contender.graph.name
+    return f"{graph}, {session.name}"
+
+
+def _compare(
+    config: BenchConfig,
+    manifest: Manifest,
+    inputs: BenchInputs,
+    sessions: dict[str, ModelSession],
+    contenders: dict[str, Contender],
+    say: Progress,
+) -> tuple[Entry, ...]:
+    """Outputs of all contenders against those of the first."""
+    expected = None
+    entries = []
+    for name, session in sessions.items():
+        say(f"comparing {name}")
+        found = run_all(session, inputs.compared)
+        expected = found if expected is None else expected
+        precisions = [config.limits or manifest.precision]
+        if config.limits is None and contenders[name].provider == OPENVINO:
+            arithmetic = _ARITHMETIC.get(getattr(session, "precision", ""))
+            if arithmetic is not None and arithmetic not in precisions:
+                precisions.append(arithmetic)
+        result = agreement(session.shape, inputs.compared, expected, found, tuple(precisions))
+        entries.append(Entry(name, result, session.notes))
+    return tuple(entries)
+
+
+def _time(
+    config: BenchConfig, workload: Workload, sessions: dict[str, ModelSession], say: Progress
+) -> list[Timing]:
+    """Times of one workload; empty where the first contender itself is wrong."""
+    names = list(sessions)
+    for name in names:
+        say(f"{workload.name}: warm-up of {name}")
+        for _ in range(config.warmup):
+            _run(sessions[name], workload)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(config.rounds):
+        say(f"{workload.name}: round {number + 1} of {config.rounds}")
+        # Each one comes first, second, ... equally often: what the one before leaves behind in
+        # caches and clock rates falls on all.
+        turn = number % len(names) if names else 0
+        for name in names[turn:] + names[:turn]:
+            start = perf_counter()
+            _run(sessions[name], workload)
+            seconds[name].append(perf_counter() - start)
+    first = seconds[names[0]] if names else []
+    return [
+        Timing(
+            workload.name,
+            workload.sentences,
+            workload.tokens,
+            name,
+            tuple(seconds[name]),
+            statistics.median(a / b for a, b in zip(seconds[name], first, strict=True)),
+        )
+        for name in names
+    ]
+
+
+def _run(session: ModelSession, workload: Workload) -> None:
+    if workload.feeds is None:
+        session(workload.texts)
+    else:
+        session.run(**workload.feeds)

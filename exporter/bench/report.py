@@ -1,0 +1,114 @@
+"""A measurement as a table on the terminal and as JSON. `docs/runtime.md` has the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import isfinite
+from typing import Any
+
+from exporter.bench.measure import BenchResult, Timing
+from exporter.environment import environment
+
+FORMAT = "deb-export-bench"
+SCHEMA = 1
+
+
+def to_table(result: BenchResult) -> str:
+    """Who was compared with which outcome, then a block of lines for each workload."""
+    rows = [("contender", "max error", "rms error", "")]
+    for entry in result.entries:
+        found = entry.agreement
+        errors = (f"{found.max_relative:.2g}", f"{found.rms_relative:.2g}")
+        rows.append((entry.name, *errors, found.verdict))
+    lines = _aligned(rows, texts=(0, 3))
+    lines += [f"note: {entry.name}: {note}" for entry in result.entries for note in entry.notes]
+    workloads = list(dict.fromkeys(timing.workload for timing in result.timings))
+    for workload in workloads:
+        timings = [timing for timing in result.timings if timing.workload == workload]
+        first = timings[0]
+        size = f"{first.sentences} sentences, {first.tokens} tokens"
+        head = ("", "latency_ms", "20 %", "80 %", "tokens/s", "sentences/s", "time")
+        lines += ["", f"{workload} ({size})", *_aligned([head, *map(_cells, timings)])]
+    threads = "the runtime's choice of" if result.threads is None else result.threads
+    config = result.config
+    lines += [
+        "",
+        f"{threads} threads on a CPU, {config.rounds} rounds in turn after {config.warmup} runs of "
+        "warm-up; medians, and time as a ratio to the first",
+    ]
+    return "\n".join(lines)
+
+
+def to_json(result: BenchResult) -> dict[str, Any]:
+    """All figures, with what they were measured on."""
+    config = result.config
+    return {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "passed": bool(result),
+        "artifact": str(config.artifact),
+        "precision": result.precision,
+        "threads": result.threads,
+        "rounds": config.rounds,
+        "warmup": config.warmup,
+        "environment": environment(),
+        "contenders": [
+            {
+                "name": entry.name,
+                "right": bool(entry.agreement),
+                "limits": list(entry.agreement.limits),
+                "max_relative": _number(entry.agreement.max_relative),
+                "rms_relative": _number(entry.agreement.rms_relative),
+                "problem": entry.agreement.problem,
+                "notes": list(entry.notes),
+            }
+            for entry in result.entries
+        ],
+        "timings": [
+            {
+                "workload": timing.workload,
+                "contender": timing.contender,
+                "sentences": timing.sentences,
+                "tokens": timing.tokens,
+                "latency_ms": timing.latency_ms,
+                "p20_ms": timing.spread_ms[0],
+                "p80_ms": timing.spread_ms[1],
+                "tokens_per_second": timing.tokens_per_second,
+                "sentences_per_second": timing.sentences_per_second,
+                "ratio": timing.ratio,
+                "seconds": list(timing.seconds),
+            }
+            for timing in result.timings
+        ],
+    }
+
+
+def _cells(timing: Timing) -> tuple[str, ...]:
+    low, high = timing.spread_ms
+    return (
+        timing.contender,
+        f"{timing.latency_ms:.2f}",
+        f"{low:.2f}",
+        f"{high:.2f}",
+        f"{timing.tokens_per_second:.0f}",
+        f"{timing.sentences_per_second:.1f}",
+        f"{timing.ratio:.2f}",
+    )
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], texts: Collection[int] = (0,)) -> list[str]:
+    """Rows as lines with aligned columns: those in `texts` to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index in texts else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _number(value: float) -> float | None:
+    """`value` for JSON, which has no infinity."""
+    return value if isfinite(value) else None

@@ -1,0 +1,99 @@
+"""`deb-export bench`: speed of an artifact beside other graphs and runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from exporter.commands.common import artifact_argument, debug_option, write_json
+from exporter.commands.runtime import runtime_options, take_runtime_options
+from exporter.errors import InputError
+from exporter.progress import Progress
+
+
+@click.command()
+@artifact_argument
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE.onnx",
+    help="Another graph of the same model; may be repeated.",
+)
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    default=("cpu",),
+    show_default=True,
+    help="Runtime: cpu, openvino, cuda, ort-tensorrt, tensorrt, tensorrt-rtx or torch; may be "
+    "repeated. The artifact on the first is what all others are compared with.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="BATCHxLENGTH",
+    help="Inputs to time; may be repeated.  [default: 1x128 and 8x128, none with --data]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Texts to time as they come, from text to prediction, one a line.",
+)
+@click.option("--texts", default=256, show_default=True, help="Texts of the file, from the first.")
+@click.option("--rounds", default=10, show_default=True, help="Runs of each contender, in turn.")
+@click.option("--warmup", default=2, show_default=True, help="Runs of each before, not counted.")
+@click.option(
+    "--limits",
+    metavar="PRECISION",
+    help="Whose limits the outputs are held to.  [default: the artifact's precision]",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Write all figures to this file; - for stdout, instead of the table.",
+)
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw the latencies."
+)
+@runtime_options
+@debug_option
+def bench(artifact: Path, json_file: Path | None, plot: Path | None, **given: Any) -> int:
+    """Time ARTIFACT beside other graphs and runtimes.
+
+    The outputs of all are compared first. One that is wrong is named, not timed, and makes the exit
+    code 1.
+    """
+    from exporter.bench.config import DEFAULT_SHAPES, BenchConfig, parse_shape
+    from exporter.bench.measure import bench as measure
+    from exporter.bench.plot import to_svg
+    from exporter.bench.report import to_json, to_table
+
+    for file in (json_file, plot):
+        if file is not None and str(file) != "-" and not file.absolute().parent.is_dir():
+            raise InputError(f"{file}: its folder does not exist")
+    options = take_runtime_options(given)
+    shapes = tuple(parse_shape(text) for text in given.pop("shapes"))
+    if not shapes and given["data"] is None:
+        shapes = DEFAULT_SHAPES
+    config = BenchConfig(artifact, shapes=shapes, options=options, **given)
+    with Progress() as progress:
+        result = measure(config, progress)
+    if json_file is not None:
+        write_json(json_file, to_json(result))
+    if plot is not None:
+        _write(plot, to_svg(result))
+    if str(json_file) != "-":
+        click.echo(to_table(result))
+    return 0 if result else 1
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
