@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from exporter.bench.config import BenchConfig
 from exporter.errors import InputError
 from exporter.manifest import Manifest
-from exporter.parity.inputs import ExampleSource, random_examples, read_texts, text_examples
+from exporter.parity.input_files import read_texts
+from exporter.parity.inputs import ExampleSource, random_examples, text_examples
 from exporter.runtime.batching import Batching, batches
 from exporter.runtime.feeds import Ids, ModelShape
 from exporter.runtime.text import TextEncoder, TextInput, collate

@@ -20,7 +20,7 @@ from exporter.errors import ParityError
 from exporter.parity.report_json import FORMAT
 
 MakeArtifact = Callable[[str], Path]
-COMMANDS = ("build", "parity", "run", "inspect", "doctor")
+COMMANDS = ("build", "parity", "run", "bench", "inspect", "doctor")
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -401,6 +401,8 @@ def test_doctor_lists_software_and_targets(capsys: pytest.CaptureFixture[str]) -
     assert "target onnx: ready" in out
     assert "target tensorrt: not available" in out
     assert "provider cpu: ready" in out
+    assert "provider openvino: " in out
+    assert any(line.startswith("threads ") and "by default" in line for line in out.splitlines())
     assert "plugin attention for tensorrt: not available, TensorRT" in out
     assert any(line.startswith("torch ") and " ok " in line for line in out.splitlines())
 
