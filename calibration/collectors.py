@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
 from calibration.histogram import Histogram, HistogramBuilder
+from calibration.methods import PERCENTILE, Method
 from calibration.sampling import RowSampler
-from calibration.thresholds import INT8_MAX, PERCENTILE, Method, threshold
+from calibration.thresholds import INT8_MAX, threshold
 
 Floats = NDArray[np.float32]
 

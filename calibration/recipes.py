@@ -18,10 +18,11 @@ from calibration.collectors import TensorStatistics
 from calibration.errors import CalibrationError
 from calibration.formats import NumberFormat
 from calibration.histogram import HistogramBuilder
+from calibration.methods import PERCENTILE, Method
 from calibration.sites import Site
 from calibration.smoothing import SmoothingChoice, search
 from calibration.table import SiteEntry, decode_array, encode_array
-from calibration.thresholds import PERCENTILE, Method, threshold
+from calibration.thresholds import threshold
 
 Floats = NDArray[np.float32]
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from calibration.collectors import TensorStatistics
 from calibration.errors import CalibrationError
-from calibration.thresholds import INT8_MAX, METHODS, PERCENTILE, Method
+from calibration.methods import METHODS, PERCENTILE, Method
+from calibration.thresholds import INT8_MAX
 
 FORMAT = "deb-export-calibration"
 SCHEMA = 1

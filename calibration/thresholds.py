@@ -6,18 +6,13 @@ Every method gives `amax`: values beyond it saturate, and a format whose largest
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
 from calibration.histogram import BINS_PER_OCTAVE, OCTAVES, Histogram, HistogramBuilder
+from calibration.methods import METHODS, PERCENTILE, Method
 
-Method = Literal["minmax", "percentile", "entropy", "mse"]
-METHODS: tuple[Method, ...] = get_args(Method)
-
-PERCENTILE = 99.999
 INT8_MAX = 127
 AMAX_OF_ZEROS = 1.0
 """Any scale represents zeros exactly; this one is finite in every format and clips little."""

@@ -21,9 +21,9 @@ from exporter.runtime.text import TextEncoder, TextInput
 
 if TYPE_CHECKING:
     from calibration.data import Example
+    from calibration.methods import Method
     from calibration.sensitivity import SensitivityReport
     from calibration.table import ScaleTable
-    from calibration.thresholds import Method
     from exporter.graph.export import GraphSummary
     from exporter.graph.precision.quantized_file import CalibrationText, QuantizeConfig
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from calibration.thresholds import METHODS
+from calibration.methods import METHODS
 from exporter.graph.precision.quantization_options import (
     RESTS,
     WEIGHT_BITS,

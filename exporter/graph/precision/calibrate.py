@@ -13,12 +13,12 @@ import onnx_ir as ir
 
 from calibration import initializers
 from calibration.errors import CalibrationError
+from calibration.methods import PERCENTILE, Method
 from calibration.observe import observe
 from calibration.recipes import SiteRecipe, make_recipe, sample_rows
 from calibration.resume import Resume
 from calibration.sites import Site
 from calibration.table import ScaleTable
-from calibration.thresholds import PERCENTILE, Method
 from exporter.runtime.feeds import Ids
 
 Progress = Callable[[str], None]

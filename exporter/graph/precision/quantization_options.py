@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration.thresholds import METHODS, PERCENTILE
+from calibration.methods import METHODS, PERCENTILE
 from exporter.errors import InputError
 
 RESTS = ("fp32", "fp16", "bf16")

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from calibration.collectors import StatisticsCollector, TensorStatistics
 from calibration.errors import CalibrationError
+from calibration.methods import METHODS
 from calibration.sampling import RowSampler
-from calibration.thresholds import METHODS, threshold_of
+from calibration.thresholds import threshold_of
 
 Floats = NDArray[np.float32]
 

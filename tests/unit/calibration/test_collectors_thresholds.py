@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
 from calibration.histogram import BINS_PER_OCTAVE, Histogram, HistogramBuilder
+from calibration.methods import METHODS, Method
 from calibration.thresholds import (
     AMAX_OF_ZEROS,
-    METHODS,
-    Method,
     linear_counts,
     squared_error,
     threshold,

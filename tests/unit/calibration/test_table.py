@@ -16,13 +16,13 @@ import pytest
 
 from calibration.collectors import StatisticsCollector, TensorStatistics
 from calibration.errors import CalibrationError
+from calibration.methods import METHODS, Method
 from calibration.table import (
     ScaleTable,
     TensorScale,
     decode_array,
     encode_array,
 )
-from calibration.thresholds import METHODS, Method
 
 MODEL, DATA = "a" * 64, "b" * 64
 
