@@ -341,6 +341,8 @@ def _measure_chunk(
     largest = _largest(error)
     if error.size and (counted is None or counted.any()):
         flat = int(error.argmax() if error.max() >= largest else error.argmin())
+        if counted is not None and not counted.flat[flat]:
+            flat = int(counted.argmax())  # no error at all: any value that counts
         row, column = np.unravel_index(flat, error.shape)
         place = (int(reference.example[row]), int(reference.position[row]))
         worst = Worst(*place, float(ref[row, column]), float(cand[row, column]))

@@ -29,9 +29,9 @@ from exporter.parity.report_rows import (
 from exporter.parity.result import FIRST_LAYER, ParityResult, SideInfo, excess
 
 # Nothing but what is in the file may be used, whatever a text of the data contains.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _FLIPS = 25
-_FAILURES = 12
+_FAILURES = 8
 
 
 def to_html(result: ParityResult) -> str:
@@ -104,9 +104,9 @@ def _tiles(result: ParityResult, lines: list[Line]) -> Iterator[str]:
     yield '<section class="tiles">\n'
     nearest = max(lines, key=lambda line: excess(line.check))
     share = excess(nearest.check)
-    used = f"{100 * share:.3g} %" if share < 100 else f"{share:.3g} times"
+    used = f"{100 * share:.3g} %" if share < 10 else f"{share:.3g} times"
     name = f"{nearest.subject}, {nearest.check.limit.metric.value}"
-    yield _tile("of the limit used at most", used, name, share <= 1)
+    yield _tile("of a limit, at the worst", used, name, share <= 1)
     decided = [(s.outputs[n], t) for s in result.data_sets for n, t in s.tallies.items()]
     if decided:
         count = sum(figures.decisions for figures, _ in decided)

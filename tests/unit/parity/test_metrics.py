@@ -223,3 +223,11 @@ def test_nothing_to_measure_gives_empty_figures() -> None:
     assert scale == Scale(0, 0.0, 0.0, 0.0, 0.0, 0)
     figures = measure(empty, empty, scale, Decision.ARGMAX, tie=0.0)
     assert (figures.elements, figures.agreement, figures.worst) == (0, None, None)
+
+
+def test_the_worst_element_is_one_that_counts() -> None:
+    reference, candidate = rows([[1.0, 2.0, 3.0]]), rows([[nan, 2.0, 3.0]])
+    scale = scale_of(iter([reference]))
+    figures = measure(reference, candidate, scale, Decision.NONE, tie=0.0)
+    assert figures.worst is not None
+    assert (figures.worst.reference, figures.worst.candidate) == (2.0, 2.0)
