@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from exporter.engine.build import EngineRecord
-from exporter.engine.layers import Kernel, KernelSummary, from_json
+from exporter.engine.layers import Kernel, KernelSummary, from_inspector, from_json
 from exporter.engine.plan_file import PlanHeader, read_header
-from exporter.errors import InputError
+from exporter.environment import gpus
+from exporter.errors import DebExportError, InputError
 from exporter.files import FileProblem, verify_files
 from exporter.manifest import Manifest, is_artifact, read_manifest
 
@@ -27,7 +28,7 @@ class PlanDescription:
         header: what its first bytes say.
         precision: of the graph it was built from, None without a manifest.
         record: what the manifest says, None without one.
-        kernels: its steps, none without a manifest.
+        kernels: its steps, none where nothing tells them.
         problems: how the plan and the list of its kernels differ from the manifest.
     """
 
@@ -57,7 +58,7 @@ class PlanDescription:
 
 
 def describe_plan(path: Path) -> PlanDescription:
-    """Describe a plan; neither TensorRT nor a GPU is needed.
+    """Describe a plan; neither TensorRT nor a GPU is needed where it lies in its artifact.
 
     Raises:
         InputError: no such file, not a plan or one that is cut short, or the manifest beside it is
@@ -65,15 +66,40 @@ def describe_plan(path: Path) -> PlanDescription:
     """
     header = read_header(path)
     if not is_artifact(path.parent):
-        return PlanDescription(path, header, None, None, (), ())
+        return _without_manifest(path, header)
     manifest = read_manifest(path.parent)
     record = next((item for item in manifest.engines if item.file == path.name), None)
     if record is None:
-        return PlanDescription(path, header, None, None, (), ())
+        return _without_manifest(path, header)
     ours = [item for item in manifest.files if item.path in (record.file, record.layers)]
     problems = verify_files(path.parent, ours)
     kernels = _read_kernels(path.parent, record, manifest)
     return PlanDescription(path, header, manifest.precision, record, kernels, problems)
+
+
+def _without_manifest(path: Path, header: PlanHeader) -> PlanDescription:
+    """What can be known of a plan alone: its kernels where its list or its GPU is at hand."""
+    layers = path.with_name(f"{path.name.removesuffix('.plan')}.layers.json")
+    kernels = _parse_kernels(layers) if layers.is_file() else _kernels_on_gpu(path, header)
+    return PlanDescription(path, header, None, None, kernels, ())
+
+
+def _kernels_on_gpu(path: Path, header: PlanHeader) -> tuple[Kernel, ...]:
+    """The kernels of an engine that can be loaded here; none where it cannot be.
+
+    CI has no GPU: there, a stand-in is loaded.
+    """
+    if not gpus():
+        return ()
+    from exporter.runtime.tensorrt_session import deserialize
+
+    try:
+        trt = header.backend.load()
+        _, engine = deserialize(header.backend, trt, path)
+    except DebExportError:
+        return ()
+    inspector = engine.create_engine_inspector()
+    return from_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def _read_kernels(folder: Path, record: EngineRecord, manifest: Manifest) -> tuple[Kernel, ...]:
@@ -81,6 +107,10 @@ def _read_kernels(folder: Path, record: EngineRecord, manifest: Manifest) -> tup
     path = folder / record.layers
     if not path.is_file() or record.layers not in {item.path for item in manifest.files}:
         return ()
+    return _parse_kernels(path)
+
+
+def _parse_kernels(path: Path) -> tuple[Kernel, ...]:
     try:
         return from_json(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError):
@@ -94,7 +124,12 @@ def plan_lines(found: PlanDescription) -> Iterator[str]:
     yield f"builder    {title} {found.header.version}"
     record = found.record
     if record is None:
-        yield "manifest   none beside it names this engine: nothing else is known without a GPU"
+        yield "manifest   none beside it names this engine, so its precision and shapes are unknown"
+        if not found.kernels:
+            yield f"kernels    unknown: {title} lists them on the engine's GPU only"
+            return
+        yield f"attention  {found.summary.attention}"
+        yield from _kernel_lines(found)
         return
     yield f"precision  {found.precision}"
     for index, profile in enumerate(record.profiles):
@@ -111,14 +146,19 @@ def plan_lines(found: PlanDescription) -> Iterator[str]:
     peak = record.host_peak_bytes / 2**30
     yield f"build      {record.seconds:.1f} s, {peak:.2f} GiB of memory"
     yield f"attention  {record.attention}, built from the form: {record.body}"
+    yield from _kernel_lines(found)
+    for problem in found.problems:
+        yield f"CHANGED    {problem.path} {problem.problem}"
+
+
+def _kernel_lines(found: PlanDescription) -> Iterator[str]:
+    """The kernels by kind and type, and what they fuse."""
     summary = found.summary
     for label, counts in (("kernels", summary.kinds), ("types", summary.dtypes)):
         total = sum(counts.values())
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         yield f"{label:10} {total}: {listed}"
     yield from _fusion_lines(found.kernels)
-    for problem in found.problems:
-        yield f"CHANGED    {problem.path} {problem.problem}"
 
 
 def _fusion_lines(kernels: tuple[Kernel, ...]) -> Iterator[str]:

@@ -89,7 +89,7 @@ class TensorRtSession(ModelSession):
         check_device_memory(f"{path}: the engine", header.bytes, self._device.free_bytes())
         self._trt = trt
         self._cuda_graphs = cuda_graphs
-        self._runtime, self._engine = _deserialize(backend, trt, path)
+        self._runtime, self._engine = deserialize(backend, trt, path)
         self._check_names()
         self._profiles = self._read_profiles()
         self._prepared: OrderedDict[tuple[int, ...], _Prepared] = OrderedDict()
@@ -310,8 +310,13 @@ def check_gpu(path: Path, record: EngineRecord, gpu: Gpu) -> None:
         )
 
 
-def _deserialize(backend: Backend, trt: ModuleType, path: Path) -> tuple[Any, Any]:
-    """The runtime and the engine in a plan."""
+def deserialize(backend: Backend, trt: ModuleType, path: Path) -> tuple[Any, Any]:
+    """The runtime and the engine in a plan; a driver must be there.
+
+    Raises:
+        InputError: an engine of another version, for another GPU, or damaged.
+        MissingDependencyError: the driver is too old, or the GPU's memory too small.
+    """
     log = _make_log(trt)
     runtime = trt.Runtime(log)
     # Version-compatible engines carry code of their own; the manifest's hash says whose it is.

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 import exporter
 from exporter.cli import main
 from exporter.config import BuildConfig, Range
+from exporter.engine import inspection
 from exporter.engine.options import EngineOptions
 from exporter.engine.profiles import ShapeProfile
 from exporter.errors import InputError, MissingDependencyError
@@ -90,12 +92,46 @@ def test_inspect_describes_the_engine(capsys: pytest.CaptureFixture[str], built:
 
 
 def test_inspect_without_a_manifest(
-    capsys: pytest.CaptureFixture[str], built: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    built: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shutil.copy(built / "model.rtx.plan", tmp_path)
-    code, out, _ = call(capsys, "inspect", tmp_path / "model.rtx.plan")
+    plan = Path(shutil.copy(built / "model.rtx.plan", tmp_path))
+    monkeypatch.setattr(inspection, "gpus", lambda: ())
+    code, out, _ = call(capsys, "inspect", plan)
     assert code == 0
+    assert "builder    TensorRT-RTX 1." in out
     assert "none beside it names this engine" in out
+    assert "kernels    unknown: TensorRT-RTX lists them on the engine's GPU only" in out
+    shutil.copy(built / "model.rtx.layers.json", tmp_path)
+    code, out, _ = call(capsys, "inspect", plan)
+    assert code == 0
+    assert "attention  expanded" in out and "fused      kgen: " in out
+
+
+def test_inspect_without_a_manifest_on_a_gpu(
+    capsys: pytest.CaptureFixture[str],
+    built: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from exporter.runtime import tensorrt_session
+
+    def load(backend: object, trt: object, path: Path) -> tuple[object, object]:
+        if refuse:
+            raise InputError("built for another GPU")
+        layers = json.dumps({"Layers": [{"Name": "x", "LayerType": "PluginV3"}]})
+        inspector = SimpleNamespace(get_engine_information=lambda kind: layers)
+        return None, SimpleNamespace(create_engine_inspector=lambda: inspector)
+
+    plan = Path(shutil.copy(built / "model.rtx.plan", tmp_path))
+    monkeypatch.setattr(inspection, "gpus", lambda: ("a GPU",))
+    monkeypatch.setattr(tensorrt_session, "deserialize", load)
+    refuse = False
+    assert "attention  plugin" in call(capsys, "inspect", plan)[1]
+    refuse = True
+    assert "kernels    unknown" in call(capsys, "inspect", plan)[1]
 
 
 def test_inspect_of_a_changed_engine(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
