@@ -43,7 +43,7 @@ RESULTS = Path(__file__).parent / "results" / "fidelity.csv"
 CHECKPOINTS = ("demo", "rescaled", "held-gains")
 METHODS = (
     "stock-fp32",
-    *(f"deb-export-{precision}" for precision in ours.METHODS),
+    *(f"deb-export-{name}" for name in ours.METHODS),
     *others.PEERS,
 )
 ORDER = tuple((checkpoint, method) for checkpoint in CHECKPOINTS for method in METHODS)
@@ -102,8 +102,8 @@ def measure_checkpoint(bench: Bench, name: str, folder: Path, reference: Logits)
                 peer = others.PEERS[method]
                 result = others.measure(peer, bench.environments, inputs, output, rows)
             else:
-                precision = method.removeprefix("deb-export-")
-                result = ours.measure(folder, precision, texts, output, rows)
+                own = method.removeprefix("deb-export-")
+                result = ours.measure(folder, own, texts, output, rows)
         except Unavailable as error:
             print(f"    left out: {error}", flush=True)
             continue
