@@ -16,6 +16,7 @@ from exporter.environment import (
     usable_processors,
 )
 from exporter.processors import cpu_quota, default_threads
+from exporter.runtime.integer_products import default_products_are_exact
 from exporter.runtime.load import OPENVINO
 from exporter.runtime.onnx_providers import NAMES as PROVIDERS
 from exporter.runtime.openvino_session import CAPABILITIES, DEVICE, INSTALL
@@ -44,6 +45,13 @@ _OPTIONAL_NEEDS = (
     ("triton", ("triton",), "the attention plugin", 'pip install "deb-export[triton]"'),
 )
 
+_INT8 = {
+    True: "exact in any session of ONNX Runtime",
+    False: "saturate in ONNX Runtime here, silently, unless the session sets "
+    "session.x64quantprecision to 1 as those of deb-export do, or the build has --weight-bits 7",
+    None: "unknown",
+}
+
 
 @dataclass(frozen=True)
 class Software:
@@ -70,7 +78,7 @@ class Diagnosis:
 
     `gpus` are names with driver versions; `memory_gib` is the physical memory; `threads` is what a
     session takes by default, None where the runtime chooses; `quota` is the container's limit in
-    processors.
+    processors; `int8` says whether int8 products of default sessions are exact.
     """
 
     tool: str
@@ -82,6 +90,7 @@ class Diagnosis:
     quota: float | None
     memory_gib: float | None
     gpus: tuple[str, ...]
+    int8: str
     software: tuple[Software, ...]
     targets: tuple[TargetState, ...]
     plugins: tuple[TargetState, ...]
@@ -111,6 +120,7 @@ def diagnose() -> Diagnosis:
         quota=cpu_quota(),
         memory_gib=memory_gib(),
         gpus=found,
+        int8=_INT8[default_products_are_exact()],
         software=software,
         targets=tuple(targets),
         plugins=(_plugin(TENSORRT),),

@@ -11,6 +11,7 @@ from exporter.runtime.onnx_session import EXACT_INTEGERS
 
 if TYPE_CHECKING:
     from calibration.sensitivity import Damage, SensitivityReport
+    from exporter.graph.precision.quantize import QuantizationReport
     from exporter.graph.precision.quantized_file import QuantizedFile
 
 TABLE_FILE = "calibration.json"
@@ -38,7 +39,7 @@ def quantization_facts(made: QuantizedFile, data_hash: str) -> dict[str, Any]:
         "weight_bytes_before": report.insertion.float_bytes,
         "weight_bytes": report.insertion.stored_bytes,
         "layers": _layers(made),
-        "onnxruntime_session": dict(EXACT_INTEGERS) if report.number.is_integer else {},
+        "onnxruntime_session": dict(EXACT_INTEGERS) if _can_saturate(report) else {},
     }
     if made.sensitivity is not None:
         facts["accuracy_budget"] = _sensitivity_facts(made.sensitivity)
@@ -70,6 +71,8 @@ def quantization_lines(facts: Mapping[str, Any]) -> Iterator[str]:
             )
         )
     yield from aligned(rows)
+    for key, value in facts["onnxruntime_session"].items():
+        yield f"ONNX Runtime on x86 without VNNI: set {key} to {value}, as deb-export's sessions do"
     budget = facts.get("accuracy_budget")
     if budget is not None:
         verdict = "within" if budget["within"] else "NOT within"
@@ -77,6 +80,10 @@ def quantization_lines(facts: Mapping[str, Any]) -> Iterator[str]:
             f"accuracy budget {budget['budget']:g}: {verdict}; {_damage_text(budget['before'])} "
             f"with all selected layers in {number}, {_damage_text(budget['after'])} as built"
         )
+
+
+def _can_saturate(report: QuantizationReport) -> bool:
+    return report.number.is_integer and report.weight_bits == 8
 
 
 def _layers(made: QuantizedFile) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import DebertaV2ForSequenceClassification
 
+from exporter.runtime.onnx_session import EXACT_INTEGERS
 from fidelity.metrics import Logits
 from fidelity.sentences import Ids, batches
 
@@ -70,6 +71,9 @@ def onnx_logits(path: Path, rows: Sequence[Ids], batch: int = BATCH) -> Logits:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Exact int8 products on any processor, ours and the peers' alike.
+    for key, value in EXACT_INTEGERS.items():
+        options.add_session_config_entry(key, value)
     options.intra_op_num_threads = 1  # the models are small; more threads mostly wait
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     logits: list[Logits] = [np.zeros(0, np.float32)] * len(rows)

@@ -24,6 +24,7 @@ def doctor() -> int:
     quota = "" if found.quota is None else f", the container's limit is {found.quota:g} processors"
     click.echo(f"threads      {threads} by default{quota}")
     click.echo(f"gpu          {'; '.join(found.gpus) or 'none found'}")
+    click.echo(f"int8         products {found.int8}")
     for item in found.software:
         state = f"{item.problem}" if item.problem else "ok"
         click.echo(f"{item.name:<12} {item.version or '-':<11} {state}  (for {item.needed_for})")

@@ -403,6 +403,7 @@ def test_doctor_lists_software_and_targets(capsys: pytest.CaptureFixture[str]) -
     assert "provider cpu: ready" in out
     assert "provider openvino: " in out
     assert any(line.startswith("threads ") and "by default" in line for line in out.splitlines())
+    assert "int8         products " in out and "products unknown" not in out
     assert "plugin attention for tensorrt: not available, TensorRT" in out
     assert any(line.startswith("torch ") and " ok " in line for line in out.splitlines())
 

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tasks import Task
 from exporter.runtime.feeds import ModelShape
+from exporter.runtime.integer_products import default_products_are_exact
 from exporter.runtime.onnx_session import EXACT_INTEGERS, OnnxSession
 
 ROWS, CHANNELS, COLUMNS = 6, 77, 19
@@ -76,6 +77,21 @@ def test_products_are_those_of_integers(kind: str, tmp_path: Path) -> None:
     expected = activations.astype(np.int64) @ weight.astype(np.int64)
     # Below 2^24, so that fp32 holds them.
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_default_session_is_judged_by_what_it_computes(tmp_path: Path) -> None:
+    import onnxruntime
+
+    path = tmp_path / "model.onnx"
+    activations, weight = draw("largest")
+    onnx.save(graph(activations, weight), str(path))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    ids = np.arange(ROWS, dtype=np.int64)[:, None]
+    (found,) = session.run(["logits"], {"input_ids": ids})
+    exact = (found == activations.astype(np.int64) @ weight.astype(np.int64)).all()
+    assert default_products_are_exact() is bool(exact)
 
 
 def test_they_are_integer_kernels(tmp_path: Path) -> None:
