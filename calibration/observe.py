@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from calibration.collectors import StatisticsCollector, TensorStatistics
 from calibration.errors import CalibrationError
 from calibration.resume import Resume, StateFile, observation_key
+from calibration.session import CalibrationSession
 
 Mask: TypeAlias = NDArray[np.int64]
 Feeds: TypeAlias = Mapping[str, NDArray[np.int64]]
@@ -131,21 +132,21 @@ class _Runner:
         self._names = [probe.name for probe in probes]
         self._run_bytes = run_bytes
         self._bytes_per_token = 0.0
-        self._model = model
         added = [probe.name for probe in probes if not probe.is_output]
-        self._session = _open(model, added, threads)
-        self._inputs = {item.name for item in self._session.get_inputs()}
+        self._session = CalibrationSession(model, _with_outputs(model, added), threads)
 
     def runs(self, batch: Feeds) -> Iterator[tuple[Mask | None, list[Floats]]]:
         """Attention mask and values of each part of the batch."""
-        feeds = {name: ids for name, ids in batch.items() if name in self._inputs}
+        feeds = {name: ids for name, ids in batch.items() if name in self._session.inputs}
         rows = {len(ids) for ids in batch.values()}
         if len(rows) != 1:
             raise ValueError(f"inputs of {sorted(rows)} rows in one batch")
         start, end = 0, rows.pop()
         while start < end:
             part = slice(start, start + self._rows_per_run(feeds))
-            values = self._run({name: ids[part] for name, ids in feeds.items()})
+            values: list[Floats] = self._session.run(
+                self._names, {name: ids[part] for name, ids in feeds.items()}
+            )
             tokens = max(ids[part].size for ids in feeds.values())
             size = sum(value.nbytes for value in values)
             self._bytes_per_token = max(self._bytes_per_token, size / tokens)
@@ -159,55 +160,14 @@ class _Runner:
         tokens = max(ids[0].size for ids in batch.values())
         return max(1, int(self._run_bytes // (self._bytes_per_token * tokens)))
 
-    def _run(self, feeds: Feeds) -> list[Floats]:
-        try:
-            values: list[Floats] = self._session.run(self._names, dict(feeds))
-        except Exception as error:
-            if not _from_runtime(error):
-                raise
-            shapes = {name: ids.shape for name, ids in feeds.items()}
-            raise CalibrationError(
-                f"{self._model}: ONNX Runtime fails on inputs of shape {shapes}: {_line(error)}"
-            ) from error
-        return values
 
-
-def _open(model: Path, added: Sequence[str], threads: int | None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; they are raised as well
-    # Lengths vary: a plan per shape would be kept for each of them.
-    options.enable_mem_pattern = False
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(model.resolve().parent)
-    )
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    # Protobuf merges concatenated messages: this adds outputs and touches nothing else.
+def _with_outputs(model: Path, added: Sequence[str]) -> bytes:
+    """The model with more outputs: protobuf merges concatenated messages."""
     extra = onnx.ModelProto()
     for name in added:
         extra.graph.output.add(name=name).type.tensor_type.elem_type = _FLOAT
-    try:
-        return onnxruntime.InferenceSession(
-            model.read_bytes() + extra.SerializeToString(),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
-    except Exception as error:
-        if not _from_runtime(error):
-            raise
-        raise CalibrationError(f"{model}: ONNX Runtime cannot load it: {_line(error)}") from error
-
-
-def _from_runtime(error: Exception) -> bool:
-    """Whether ONNX Runtime itself raised it: its exceptions have no common public base."""
-    return isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    addition: bytes = extra.SerializeToString()
+    return model.read_bytes() + addition
 
 
 def _rows(probe: _Probe, value: Floats, mask: Mask | None) -> Floats:

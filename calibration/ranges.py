@@ -14,7 +14,6 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from calibration.errors import CalibrationError
+from calibration.session import CalibrationSession
 
 Feeds = Mapping[str, NDArray[np.int64]]
 Progress = Callable[[int], None]
@@ -164,55 +164,16 @@ class _Runner:
     def __init__(self, model: Path, content: bytes, names: list[str], threads: int | None) -> None:
         self._model = model
         self._names = names
-        self._session = _open(model, content, threads)
-        self._inputs = {item.name for item in self._session.get_inputs()}
+        self._session = CalibrationSession(model, content, threads)
 
     def run(self, batch: Feeds) -> list[ValueRange]:
         """The range of each value for one batch."""
-        feeds = {name: ids for name, ids in batch.items() if name in self._inputs}
+        feeds = {name: ids for name, ids in batch.items() if name in self._session.inputs}
         wanted = [prefix + name for name in self._names for prefix in (_LOWEST, _HIGHEST)]
-        try:
-            ends = [float(end) for end in self._session.run(wanted, feeds)]
-        except Exception as error:
-            if not _from_runtime(error):
-                raise
-            shapes = {name: ids.shape for name, ids in feeds.items()}
-            raise CalibrationError(
-                f"{self._model}: ONNX Runtime fails on inputs of shape {shapes}: {_line(error)}"
-            ) from error
+        ends = [float(end) for end in self._session.run(wanted, feeds)]
         for name, low, high in zip(self._names, ends[::2], ends[1::2], strict=True):
             if np.isnan(low) or np.isnan(high):
                 raise CalibrationError(
                     f"{self._model}: {name!r} is NaN in fp32 already; check the checkpoint"
                 )
         return [ValueRange(*pair) for pair in zip(ends[::2], ends[1::2], strict=True)]
-
-
-def _open(model: Path, content: bytes, threads: int | None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; they are raised as well
-    # Lengths vary: a plan per shape would be kept for each of them.
-    options.enable_mem_pattern = False
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(model.resolve().parent)
-    )
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        if not _from_runtime(error):
-            raise
-        raise CalibrationError(f"{model}: ONNX Runtime cannot load it: {_line(error)}") from error
-
-
-def _from_runtime(error: Exception) -> bool:
-    """Whether ONNX Runtime itself raised it: its exceptions have no common public base."""
-    return isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import onnx
 
+from exporter.graph.protobuf_wire import varint
+
 EMBEDDINGS = "embeddings"
 _EMBEDDINGS = re.compile(r"(?:.*\.)?embeddings\.LayerNorm\.(?:bias|beta)")
 _CONVOLUTION = re.compile(r"(?:.*\.)?encoder\.conv\.LayerNorm\.(?:bias|beta)")
@@ -114,13 +116,4 @@ def with_outputs(content: bytes, hidden: HiddenStates, outputs: Collection[str])
         info = graph.output.add(name=name)
         info.type.tensor_type.elem_type = dtype
     addition: bytes = graph.SerializeToString()
-    return content + bytes([_GRAPH_FIELD << 3 | 2]) + _varint(len(addition)) + addition
-
-
-def _varint(value: int) -> bytes:
-    digits = bytearray()
-    while value >= 0x80:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    digits.append(value)
-    return bytes(digits)
+    return content + bytes([_GRAPH_FIELD << 3 | 2]) + varint(len(addition)) + addition

@@ -17,6 +17,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from exporter.graph.protobuf_wire import varint
+
 EXTERNAL_ABOVE = 1 << 30
 """Bytes of weights from which they go to a file beside the graph: protobuf ends at 2 GiB."""
 _ALIGNMENT = 4096  # lets a runtime map a tensor instead of copying it
@@ -119,14 +121,14 @@ def _write_embedded(
         _embedded_size(header, tensor) for header, tensor in zip(headers, tensors, strict=True)
     ]
     tag = _tag(onnx.GraphProto, "initializer")
-    prefixes = [tag + _varint(size) for size in sizes]
+    prefixes = [tag + varint(size) for size in sizes]
     length = len(graph) + sum(map(len, prefixes)) + sum(sizes)
 
     stream.write(skeleton.SerializeToString())
-    stream.write(_tag(onnx.ModelProto, "graph") + _varint(length) + graph)
+    stream.write(_tag(onnx.ModelProto, "graph") + varint(length) + graph)
     done = 0
     for tensor, header, prefix in zip(tensors, headers, prefixes, strict=True):
-        raw = _tag(onnx.TensorProto, "raw_data") + _varint(tensor.nbytes)
+        raw = _tag(onnx.TensorProto, "raw_data") + varint(tensor.nbytes)
         stream.write(prefix + header.SerializeToString() + raw)
         _write_bytes(tensor, stream)
         done += tensor.nbytes
@@ -165,7 +167,7 @@ def _header(tensor: ir.TensorProtocol) -> onnx.TensorProto:
 
 
 def _embedded_size(header: onnx.TensorProto, tensor: ir.TensorProtocol) -> int:
-    raw = _tag(onnx.TensorProto, "raw_data") + _varint(tensor.nbytes)
+    raw = _tag(onnx.TensorProto, "raw_data") + varint(tensor.nbytes)
     return len(header.SerializeToString()) + len(raw) + tensor.nbytes
 
 
@@ -180,17 +182,7 @@ def _write_bytes(tensor: ir.TensorProtocol, stream: IO[bytes]) -> None:
 
 def _tag(message: type[onnx.ModelProto | onnx.GraphProto | onnx.TensorProto], name: str) -> bytes:
     number: int = message.DESCRIPTOR.fields_by_name[name].number
-    return _varint(number << 3 | _LENGTH_DELIMITED)
-
-
-def _varint(value: int) -> bytes:
-    """Base-128 digits, least significant first, the high bit set on all but the last."""
-    digits = bytearray()
-    while value >= 0x80:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    digits.append(value)
-    return bytes(digits)
+    return varint(number << 3 | _LENGTH_DELIMITED)
 
 
 def _flush(stream: IO[bytes]) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner
@@ -157,6 +157,7 @@ def test_a_build_outside_its_limits_is_exit_code_1(
         passed = False
         files = skipped = ()
         task = precision = "x"
+        graph: ClassVar[dict[str, object]] = {}
 
     monkeypatch.setattr(pipeline_module, "build_and_judge", lambda *given: (Manifest(), None))
     monkeypatch.setattr("exporter.parity.report_table.to_table", lambda result: "table")

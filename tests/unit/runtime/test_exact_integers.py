@@ -89,7 +89,8 @@ def test_a_default_session_is_judged_by_what_it_computes(tmp_path: Path) -> None
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     ids = np.arange(ROWS, dtype=np.int64)[:, None]
-    (found,) = session.run(["logits"], {"input_ids": ids})
+    feeds = {name: ids if name == "input_ids" else np.ones_like(ids) for name in SHAPE.inputs}
+    (found,) = session.run(["logits"], feeds)
     exact = (found == activations.astype(np.int64) @ weight.astype(np.int64)).all()
     assert default_products_are_exact() is bool(exact)
 
