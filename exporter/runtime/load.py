@@ -130,11 +130,12 @@ def open_session(
     if provider in BACKENDS:
         return _open_engine(folder, manifest, provider, shape, text, Batching.of(options))
     half = manifest.half if graph is None else None
+    bits = _weight_bits(manifest) if graph is None else 8
     path = folder / MODEL_FILE if graph is None else graph
     if provider == OPENVINO:
         from exporter.runtime.openvino_session import OpenVinoSession
 
-        return OpenVinoSession(path, shape, text, options, half=half)
+        return OpenVinoSession(path, shape, text, options, half=half, weight_bits=bits)
     if provider == "cpu" and half == "bf16":
         # Its CPU provider has no kernels for bf16.
         from exporter.runtime.rounded_session import open_rounded
@@ -150,7 +151,21 @@ def open_session(
         ShapeProfile(manifest.batch, manifest.seq, CHOICES if shape.rank == 3 else None),
         cache_folder(key),
     )
-    return OnnxSession(path, shape, text, options, provider=provider, providers=providers)
+    return OnnxSession(
+        path,
+        shape,
+        text,
+        options,
+        provider=provider,
+        providers=providers,
+        weight_bits=bits,
+    )
+
+
+def _weight_bits(manifest: Manifest) -> int:
+    """Bits that the int8 weights of an artifact use; 8 where it has none."""
+    facts = manifest.graph.get("quantization")
+    return 7 if isinstance(facts, dict) and facts.get("weight_bits") == 7 else 8
 
 
 def _open_engine(

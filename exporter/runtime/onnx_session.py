@@ -18,7 +18,8 @@ from exporter.runtime.text import TextEncoder
 
 EXACT_INTEGERS = {"session.x64quantprecision": "1"}
 """Session option for exact int8 products. x86 processors without VNNI otherwise add pairs of them
-in 16 bits, which saturates without a word: docs/quantization.md. It does nothing elsewhere."""
+in 16 bits, which saturates without a word: docs/runtime.md. It does nothing elsewhere, and products
+with weights of 7 bits are exact, and faster, without it."""
 
 
 class OnnxSession(ModelSession):
@@ -32,6 +33,7 @@ class OnnxSession(ModelSession):
         provider: which execution provider runs it, one of `onnx_providers.NAMES`.
         providers: that provider with its options, and what it falls back to.
         content: a graph to run in the place of the file's; its external data lies there as well.
+        weight_bits: that int8 weights use; 7 lets any kernel multiply them, 8 only an exact one.
 
     Raises:
         InputError: the file is missing, broken, or has other inputs and outputs than `shape`.
@@ -48,12 +50,13 @@ class OnnxSession(ModelSession):
         provider: str = "cpu",
         providers: Sequence[Provider] = (CPU,),
         content: bytes | None = None,
+        weight_bits: int = 8,
     ) -> None:
         options = options.resolved()
         batching = Batching.on_cpu(options) if provider == "cpu" else Batching.of(options)
         super().__init__(f"onnxruntime {provider}", shape, text, batching)
         self._path = path
-        self._session: Any = open_graph(path, options, provider, providers, content)
+        self._session: Any = open_graph(path, options, provider, providers, content, weight_bits)
         check_names(
             path,
             shape,
@@ -90,6 +93,7 @@ def open_graph(
     provider: str = "cpu",
     providers: Sequence[Provider] = (CPU,),
     content: bytes | None = None,
+    weight_bits: int = 8,
 ) -> Any:
     """ONNX Runtime's own session over any graph; arguments and errors as of `OnnxSession`.
 
@@ -107,7 +111,7 @@ def open_graph(
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     settings.log_severity_level = 3  # errors; they are raised as well
-    for key, value in EXACT_INTEGERS.items():
+    for key, value in EXACT_INTEGERS.items() if weight_bits > 7 else ():
         settings.add_session_config_entry(key, value)
     if content is not None:
         settings.add_session_config_entry(

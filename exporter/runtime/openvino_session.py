@@ -45,6 +45,7 @@ class OpenVinoSession(ModelSession):
         text: the artifact's tokenizer.
         options: threads, batches, arithmetic, hint and cache.
         half: "fp16" or "bf16" where the graph has values of that type.
+        weight_bits: that int8 weights use: 8, or 7.
 
     Raises:
         InputError: the file is missing, broken, has something that OpenVINO cannot run, or has
@@ -60,12 +61,13 @@ class OpenVinoSession(ModelSession):
         options: RuntimeOptions = DEFAULTS,
         *,
         half: str | None = None,
+        weight_bits: int = 8,
     ) -> None:
         options = options.resolved()
         super().__init__("openvino", shape, text, Batching.on_cpu(options))
         wanted = options.precision or _NATIVE[half]
         self._path = path
-        self._compiled, able, self._weights = _compile(path, wanted, options)
+        self._compiled, able, self._weights = _compile(path, wanted, options, weight_bits)
         check_names(
             path,
             shape,
@@ -124,7 +126,7 @@ class OpenVinoSession(ModelSession):
 
 
 def _compile(
-    path: Path, precision: str, options: RuntimeOptions
+    path: Path, precision: str, options: RuntimeOptions, weight_bits: int
 ) -> tuple[Any, frozenset[str], dict[str, Weight]]:
     """The compiled model, what the processor has instructions for, and the weights it refers to."""
     try:
@@ -148,7 +150,7 @@ def _compile(
         raise InputError(f"{path}: OpenVINO cannot compute fp8 on a processor; use provider cpu")
     try:
         core = openvino.Core()
-        if is_quantized(model) and not exact_integers(core, DEVICE):
+        if is_quantized(model) and not exact_integers(core, DEVICE, weight_bits):
             settings |= FLOAT_PRODUCTS
         able = frozenset(core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
         weights = detach(model, path.resolve().parent)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,8 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tasks import Task
+from exporter.manifest import read_manifest
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.integer_products import default_products_are_exact
+from exporter.runtime.load import open_session
 from exporter.runtime.onnx_session import EXACT_INTEGERS, OnnxSession
 
 ROWS, CHANNELS, COLUMNS = 6, 77, 19
@@ -23,16 +28,16 @@ SHAPE = ModelShape(
 )
 
 
-def draw(kind: str) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+def draw(kind: str, largest: int = 127) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
     """Stored activations `(ROWS, CHANNELS)` and weights `(CHANNELS, COLUMNS)`."""
     generator = np.random.default_rng(8)
-    sizes = ((ROWS, CHANNELS), (CHANNELS, COLUMNS))
+    ends = ((127, (ROWS, CHANNELS)), (largest, (CHANNELS, COLUMNS)))
     if kind == "largest":
-        return np.full(sizes[0], 127, np.int8), np.full(sizes[1], 127, np.int8)
-    if kind == "ends":
-        one, other = (generator.choice([-127, 127], size) for size in sizes)
+        one, other = (np.full(size, end) for end, size in ends)
+    elif kind == "ends":
+        one, other = (generator.choice([-end, end], size) for end, size in ends)
     else:
-        one, other = (generator.integers(-127, 128, size) for size in sizes)
+        one, other = (generator.integers(-end, end + 1, size) for end, size in ends)
     return one.astype(np.int8), other.astype(np.int8)
 
 
@@ -65,18 +70,52 @@ def graph(activations: NDArray[np.int8], weight: NDArray[np.int8]) -> onnx.Model
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
+@pytest.mark.parametrize("weight_bits", [8, 7])
 @pytest.mark.parametrize("kind", ["largest", "ends", "any"])
-def test_products_are_those_of_integers(kind: str, tmp_path: Path) -> None:
-    activations, weight = draw(kind)
+def test_products_are_those_of_integers(kind: str, weight_bits: int, tmp_path: Path) -> None:
+    activations, weight = draw(kind, {8: 127, 7: 64}[weight_bits])
     path = tmp_path / "model.onnx"
     onnx.save(graph(activations, weight), str(path))
     ids = np.arange(ROWS, dtype=np.int64)[:, None]
     feeds = {name: ids if name == "input_ids" else np.ones_like(ids) for name in SHAPE.inputs}
-    with OnnxSession(path, SHAPE) as session:
+    with OnnxSession(path, SHAPE, weight_bits=weight_bits) as session:
         found = session.run(**feeds)["logits"]
     expected = activations.astype(np.int64) @ weight.astype(np.int64)
     # Below 2^24, so that fp32 holds them.
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("facts", "other_graph", "expected"),
+    [
+        ({"quantization": {"weight_bits": 7}}, False, 7),
+        ({"quantization": {"weight_bits": 8}}, False, 8),
+        ({}, False, 8),
+        ({"quantization": {"weight_bits": 7}}, True, 8),
+    ],
+)
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_the_manifest_says_how_many_bits_weights_use(
+    facts: dict[str, Any],
+    other_graph: bool,
+    expected: int,
+    provider: str,
+    make_artifact: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    class Spy:
+        def __init__(self, *arguments: object, weight_bits: int = 8, **options: object) -> None:
+            asked.append(weight_bits)
+
+    monkeypatch.setattr("exporter.runtime.onnx_session.OnnxSession", Spy)
+    monkeypatch.setattr("exporter.runtime.openvino_session.OpenVinoSession", Spy)
+    folder = make_artifact("base")
+    manifest = replace(read_manifest(folder), graph=facts)
+    graph = folder / "model.onnx" if other_graph else None
+    open_session(folder, manifest, provider, graph=graph)
+    assert asked == [expected]
 
 
 def test_a_default_session_is_judged_by_what_it_computes(tmp_path: Path) -> None:

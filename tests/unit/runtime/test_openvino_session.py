@@ -24,7 +24,7 @@ from exporter.errors import InputError, MissingDependencyError
 from exporter.graph.export import export_onnx
 from exporter.graph.precision.quantized_file import QuantizeConfig, prepare_text, quantize_file
 from exporter.parity.limits import Metric, limits_for
-from exporter.runtime import openvino_session, openvino_weights
+from exporter.runtime import openvino_integers, openvino_session, openvino_weights
 from exporter.runtime.feeds import ModelShape
 from exporter.runtime.load import load, text_encoder
 from exporter.runtime.openvino_session import OpenVinoSession
@@ -107,7 +107,7 @@ def test_half_graphs(half: Any, tmp_path: Path, exported: tuple[Path, dict[str, 
 
 
 @pytest.fixture(scope="module")
-def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes a graph of the tiny checkpoint in int8 or fp8; config.json lies beside it."""
     folder = tmp_path_factory.mktemp("quantized")
     checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", TASK.value))
@@ -119,19 +119,20 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     texts = [" ".join(words[i % 11 : i % 11 + 1 + i % 7]) + f" {i}" for i in range(60)]
     text = prepare_text(encoder, shape, [Example(item, None, None) for item in texts])
 
-    def make(precision: str) -> Path:
-        path = folder / f"{precision}.onnx"
-        config = QuantizeConfig(number=NumberFormat(precision))
+    def make(precision: str, weights: NumberFormat | None = None) -> Path:
+        path = folder / f"{precision}-{weights}.onnx"
+        config = QuantizeConfig(number=NumberFormat(precision), weights=weights)
         quantize_file(folder / "fp32.onnx", path, shape, text, config, model_hash="a" * 64)
         return path
 
     return make
 
 
-def test_int8_products_are_exact_here_too(quantized: Callable[[str], Path]) -> None:
-    path = quantized("int8")
+@pytest.mark.parametrize("weight_bits", [8, 7])
+def test_int8_products_are_exact_here_too(weight_bits: int, quantized: Callable[..., Path]) -> None:
+    path = quantized("int8", NumberFormat.INT7 if weight_bits == 7 else None)
     shape = model_shape(path.parent / "checkpoint", TASK)
-    with OpenVinoSession(path, shape, options=ONE) as session:
+    with OpenVinoSession(path, shape, options=ONE, weight_bits=weight_bits) as session:
         # A rounding that falls the other way moves one value by a step; saturation moves all.
         assert worst(session, path, {**SMALL, "type_vocab_size": 0}) < 1e-2
         inputs = feeds({**SMALL, "type_vocab_size": 0}, TASK, 4, 9)
@@ -142,7 +143,19 @@ def test_int8_products_are_exact_here_too(quantized: Callable[[str], Path]) -> N
     assert error < 1e-3
 
 
-def test_fp8_is_refused(quantized: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("weight_bits", [8, 7])
+def test_the_check_of_products_finds_what_is_computed(weight_bits: int) -> None:
+    # Whatever this processor does, the check must not call a saturated sum exact.
+    core = openvino.Core()
+    largest = {8: 127, 7: 64}[weight_bits]
+    weight = np.full((256, 64), largest)
+    compiled = core.compile_model(core.read_model(openvino_integers._product(weight)), "CPU", {})
+    rows = np.full((2, 256), 127.0, np.float32)
+    right = bool((compiled({"x": rows})[0] == 127.0 * largest * 256).all())
+    assert right or not openvino_integers.exact_integers(core, "CPU", weight_bits)
+
+
+def test_fp8_is_refused(quantized: Callable[..., Path]) -> None:
     path = quantized("fp8")
     with pytest.raises(InputError, match="OpenVINO cannot compute fp8 on a processor"):
         OpenVinoSession(path, model_shape(path.parent / "checkpoint", TASK))
