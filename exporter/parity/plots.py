@@ -40,6 +40,9 @@ class Axis:
         """Round values on the axis, about five."""
         if self.log:
             first, last = ceil(log10(self.low) - 1e-9), floor(log10(self.high) + 1e-9)
+            if last - first <= 2:
+                found = [f * 10.0**power for power in range(first, last + 1) for f in (1, 2, 5)]
+                return tuple(value for value in found if value <= self.high * (1 + 1e-9))
             step = max(1, ceil((last - first) / 6))
             return tuple(10.0**power for power in range(first, last + 1, step))
         raw = (self.high - self.low) / 5
@@ -176,5 +179,5 @@ def _tick(x: float, y: float, anchor: str, text: str) -> str:
 
 def _number(value: float, log: bool) -> str:
     if log and not 0.01 <= value < 10000:
-        return f"1e{round(log10(value))}"
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:.4g}"

@@ -103,10 +103,13 @@ def _tiles(result: ParityResult, lines: list[Line]) -> Iterator[str]:
     """The four figures to look at first."""
     yield '<section class="tiles">\n'
     nearest = max(lines, key=lambda line: excess(line.check))
-    share = excess(nearest.check)
-    used = f"{100 * share:.3g} %" if share < 10 else f"{share:.3g} times"
+    failed = sum(not line.passed for line in lines)
     name = f"{nearest.subject}, {nearest.check.limit.metric.value}"
-    yield _tile("of a limit, at the worst", used, name, share <= 1)
+    if failed:
+        yield _tile("limits are not held", f"{failed} of {len(lines)}", f"worst: {name}", False)
+    else:
+        used = f"{100 * excess(nearest.check):.3g} %"
+        yield _tile("of a limit is used, at the worst", used, name, True)
     decided = [(s.outputs[n], t) for s in result.data_sets for n, t in s.tallies.items()]
     if decided:
         count = sum(figures.decisions for figures, _ in decided)
@@ -166,7 +169,8 @@ def _plots(result: ParityResult) -> Iterator[str]:
             yield _figure(f"Values of {name}", "Of a sample.", value_plot(name, errors))
     drawn = latency_plot(result)
     if drawn is not None:
-        key = _key(("reference", result.reference.runtime), ("candidate", result.candidate.runtime))
+        sides = (("reference", result.reference), ("candidate", result.candidate))
+        key = _key(*((role, f"{role}: {side.runtime}") for role, side in sides))
         text = "Each batch once, on the machine below: a look, not a benchmark."
         yield _figure("Latency", text, drawn, key)
 
@@ -247,30 +251,32 @@ def _limits(lines: list[Line]) -> Iterator[str]:
         width = 100 * min(1.0, share)
         origin = "" if check.limit.origin == "built in" else f" ({check.limit.origin})"
         yield f"<tr><td>{escape(line.subject)}</td><td>{escape(check.limit.metric.value)}</td>"
-        yield f"<td>{number(check.value or 0.0)}</td><td>{escape(permitted(check))}</td>"
+        yield f"<td>{number(check.value or 0.0)}</td>"
+        yield f'<td class="whole">{escape(permitted(check))}</td>'
         yield f'<td><span class="gauge {state}"><i style="width:{width:.1f}%"></i></span></td>'
         yield f'<td class="{state}">{"ok" if line.passed else "FAIL"}</td>'
-        yield f'<td class="muted">{escape(check.limit.reason + origin)}</td></tr>\n'
+        yield f'<td class="muted reason">{escape(check.limit.reason + origin)}</td></tr>\n'
     yield "</table></div></section>\n"
 
 
 def _facts(result: ParityResult) -> Iterator[str]:
-    yield "<section><h2>What was compared</h2>\n"
+    yield '<section><h2>What was compared</h2>\n<div class="facts">\n'
     for role, side in (("Reference", result.reference), ("Candidate", result.candidate)):
         yield from _side(role, side)
-    yield "<details><summary>Environment</summary><dl>\n"
+    yield "<div><h3>Environment</h3><dl>\n"
     for name, value in {"tool": tool_name(), **result.environment}.items():
         yield f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>\n"
-    yield "</dl></details></section>\n"
+    yield "</dl></div>\n</div></section>\n"
 
 
 def _side(role: str, side: SideInfo) -> Iterator[str]:
-    yield f"<h3>{role}: {escape(side.kind)}, {escape(side.precision)}</h3>\n"
+    yield f"<div><h3>{role}: {escape(side.kind)}, {escape(side.precision)}</h3>\n"
     yield f"<p>{escape(side.name)}, run by {escape(side.runtime)}</p>\n"
     for note in side.notes:
         yield f'<p class="muted">{escape(note)}</p>\n'
     if side.files:
-        yield "<details><summary>Files and their SHA-256</summary><dl>\n"
+        yield "<dl>\n"
         for item in side.files:
             yield f"<dt>{escape(item.path)}</dt><dd><code>{item.sha256}</code></dd>\n"
-        yield "</dl></details>\n"
+        yield "</dl>\n"
+    yield "</div>\n"

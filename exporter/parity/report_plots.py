@@ -138,7 +138,8 @@ def latency_plot(result: ParityResult) -> str | None:
         ]
         for side, kind in ((1, "reference"), (2, "candidate"))
     )
-    return plot.svg(plot.marks(reference), plot.marks(candidate))
+    # Rings around points: both show where the two are equally fast.
+    return plot.svg(plot.marks(reference), plot.marks(candidate, 5.0))
 
 
 def _batches(result: ParityResult) -> Iterator[tuple[int, float, float]]:

@@ -14,6 +14,7 @@ from exporter.parity.report_html import to_html
 PAGE_COLOURS = {"light": 0xF7F7F5, "dark": 0x14161A}
 SURFACE = {"light": 0xFFFFFF, "dark": 0x1C1F25}
 BLUE = {"light": 0x2F6FB7, "dark": 0x6AA9F0}
+ORANGE = {"light": 0xC8671B, "dark": 0xF0A35E}
 BAD = {"light": 0xC32F2F, "dark": 0xFF7B72}
 
 
@@ -53,7 +54,7 @@ def test_the_page_is_drawn_in_both_themes(theme: str, page: Path, browser: Brows
     assert layers[BLUE[theme]] > 20 and layers[BAD[theme]] > 20  # two layers outside their limits
     assert spread[BAD[theme]] > 1000  # bars beyond the limit
     assert decisions[BAD[theme]] > 20  # flipped decisions
-    assert latency[BLUE[theme]] > 20
+    assert latency[BLUE[theme]] > 20 and latency[ORANGE[theme]] > 20  # both, at the same place
 
 
 def test_the_page_fits_a_telephone(page: Path, browser: Browser) -> None:
