@@ -1,14 +1,15 @@
-"""Noise of honest builds beside the size of planted faults: parity limits lie between the two.
+"""Noise of honest builds, and faults beside it: parity limits lie between the two.
 
-Random models of every head, width, depth and deviation of the weights are built in each precision
-as `deb-export build` does, and compared with the reference on the inputs of a parity check. In some
-of them a fault is planted in the reference instead. The worst figure of each metric is a row of
-`benchmarks/results/parity_noise.csv`; `tests/unit/parity/test_limits.py` holds the limits to it.
+Random models of every head, several widths, depths and deviations of the weights are built in each
+precision with `exporter.build`; what their own parity check measures is noise, since nothing is
+wrong with them. In every third model faults are planted in the weights, and the faulty checkpoint
+is compared with the sound one. The worst figure of each metric is a row of
+`benchmarks/results/parity_noise.csv`; `tests/unit/parity/test_noise.py` holds the limits to it.
 
     python benchmarks/parity_noise.py --models 36
 
-Rows are added as they come, and a model that has its rows is not measured again. `--table` prints
-the largest honest figure of each precision beside the limit, and which faults the limits catch.
+A model that has its rows is not measured again. `--table` prints, for each precision and deviation,
+the worst honest figure beside the limit, and the share of the faults that the limits catch.
 """
 
 from __future__ import annotations
@@ -19,46 +20,37 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from fidelity.rows import processor
+from safetensors.torch import load_file, save_file
 
-from calibration.data import read_examples
-from calibration.formats import NumberFormat
-from exporter.conversion import RANGE_TEXTS
-from exporter.deberta.checkpoint import open_checkpoint
+import exporter
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.modeling import encoder_of, make_model
+from exporter.deberta.modeling import make_model
 from exporter.deberta.tasks import Task
-from exporter.demo import calibration_file, checkpoint_folder
-from exporter.graph.export import export_onnx
-from exporter.graph.precision.half_file import write_half
-from exporter.graph.precision.quantized_file import QuantizeConfig, prepare_text, quantize_file
-from exporter.parity.comparison import ParityResult, Reference, compare, run_reference
-from exporter.parity.inputs import DEFAULT_TEXTS, ParityCase, read_texts
+from exporter.demo import checkpoint_folder
 from exporter.parity.limits import HIGHER_IS_BETTER, Metric, limits_for
-from exporter.runtime.feeds import Ids, ModelShape
-from exporter.runtime.load import text_encoder
-from exporter.runtime.onnx_session import OnnxSession
-from exporter.runtime.rounded_session import open_rounded
-from exporter.runtime.session import Floats, Session
-from exporter.runtime.text import TextEncoder
-from exporter.runtime.torch_session import TorchSession
-from exporter.verification import parity_cases
+from exporter.parity.result import ParityResult
+from exporter.parity.sources import checkpoint_side
+from exporter.verification import compare_sides
 
 RESULTS = Path(__file__).parent / "results" / "parity_noise.csv"
 PRECISIONS = ("fp16", "bf16", "int8", "fp8")
-METRICS = tuple(metric for metric in Metric if metric is not Metric.NON_FINITE)
+METRICS = tuple(metric.value for metric in Metric if metric is not Metric.NON_FINITE)
 DEVIATIONS = (0.02, 0.05, 0.1, 0.15)
 SIZES = ((48, 2), (96, 4), (64, 12), (256, 4), (384, 6), (48, 24))
 """Hidden size and layers."""
 SHARES = (0.25, 0.25, 0.2, 0.15, 0.1, 0.05)
-LONGEST = 64
-CALIBRATION_TEXTS = 96
+LENGTHS = exporter.Range(1, 32, 64)
+HONEST_UP_TO = 0.1
+"""Deviation up to which every honest build must pass: trained matrices have 0.02 to 0.06. Beyond,
+attention of random weights is nearly a choice, which rounding turns into another one."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +66,21 @@ class Model:
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one comparison: of a precision, or of the reference with a fault."""
+    """Worst figures of one comparison.
 
-    seed: int
-    task: str
-    hidden: int
-    layers: int
-    deviation: float
+    Attributes:
+        model: what was built, or planted in.
+        subject: a precision, or the name of a fault in fp32.
+        figures: by metric; None where there is none, as decisions of a model without a head.
+    """
+
+    model: Model
     subject: str
-    max_relative: float
-    rms_relative: float
-    spread_relative: float
-    min_cosine: float | None
-    agreement: float | None
-    mean_kl: float | None
+    figures: Mapping[str, float | None]
 
 
 def choose(seed: int) -> Model:
-    """Every head, deviation and size comes up; the largest models are few."""
+    """Every head, deviation and size comes up; the deepest models are few."""
     rng = np.random.default_rng(seed)
     hidden, layers = SIZES[rng.choice(len(SIZES), p=SHARES)]
     tasks = list(Task)
@@ -115,219 +104,183 @@ def write_checkpoint(model: Model, folder: Path) -> None:
         noise = torch.randn(value.shape, generator=generator) * model.deviation
         state[name] = noise + 1.0 if name.endswith("LayerNorm.weight") else noise
     save_file(state, folder / "model.safetensors")
-    for path in checkpoint_folder().glob("*token*"):
-        shutil.copy(path, folder)
-    shutil.copy(checkpoint_folder() / "spm.model", folder)
+    for pattern in ("*token*", "spm.model"):
+        for path in checkpoint_folder().glob(pattern):
+            shutil.copy(path, folder)
 
 
-class Prepared:
-    """A checkpoint with what its comparisons share."""
-
-    def __init__(self, model: Model, folder: Path) -> None:
-        write_checkpoint(model, folder)
-        self.folder = folder
-        self.checkpoint = open_checkpoint(folder, model.task)
-        self.shape = ModelShape(self.checkpoint.config, model.task)
-        encoder = text_encoder(folder, model.task, LONGEST)
-        assert encoder is not None
-        self.encoder: TextEncoder = encoder
-        texts = read_texts(calibration_file())
-        self.cases: Sequence[ParityCase] = parity_cases(
-            self.shape, encoder, texts, DEFAULT_TEXTS, LONGEST
-        )
-        self.ranges = parity_cases(
-            self.shape, encoder, texts[DEFAULT_TEXTS:], RANGE_TEXTS // 4, LONGEST
-        )
-        with closing(TorchSession(self.checkpoint)) as session:
-            self.reference: Reference = run_reference(session, self.cases, _quiet)
-
-    def candidate(self, precision: str) -> Session:
-        """The model as `build --precision` makes it, where a parity check runs it."""
-        source, target = self.folder / "fp32.onnx", self.folder / f"{precision}.onnx"
-        if not source.exists():
-            export_onnx(self.checkpoint, source, external_data=True)
-        if precision in ("fp16", "bf16"):
-            feeds = [case.feeds for case in self.ranges]
-            write_half(source, target, precision, feeds)  # type: ignore[arg-type]
-            return open_rounded(target, self.shape)
-        examples = read_examples(calibration_file()).examples[:CALIBRATION_TEXTS]
-        text = prepare_text(self.encoder, self.shape, examples)
-        config = QuantizeConfig(NumberFormat(precision))
-        quantize_file(source, target, self.shape, text, config, model_hash="noise")
-        return OnnxSession(target, self.shape)
-
-    def compare(self, session: Session, precision: str) -> ParityResult:
-        """The figures of a session."""
-        return compare(self.reference, session, self.cases, limits_for(precision), _quiet)
+State = dict[str, torch.Tensor]
 
 
-class Faulty(TorchSession):
-    """The reference with a fault in its weights or its inputs."""
-
-    def __init__(self, prepared: Prepared, fault: Callable[[torch.nn.Module, dict], None]) -> None:  # type: ignore[type-arg]
-        super().__init__(prepared.checkpoint)
-        assert self._model is not None
-        self._fault = fault
-        for parameter in self._model.parameters():
-            parameter.data = parameter.data.clone()
-        fault(self._model, {})
-
-    def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
-        given = {name: ids.copy() for name, ids in feeds.items()}
-        if self._fault is drop_mask:
-            given["attention_mask"][:] = 1
-        return super()._execute(given)
+def transpose_values(state: State) -> None:
+    """A square matrix of the first layer is transposed."""
+    name = _named(state, "layer.0.attention.self.value_proj.weight")
+    state[name] = state[name].t().contiguous()
 
 
-def drop_mask(model: torch.nn.Module, feeds: object) -> None:
-    """Padding is attended to."""
-
-
-def transpose_values(model: torch.nn.Module, feeds: object) -> None:
-    """One square matrix of one layer is transposed."""
-    weight = encoder_of(model).layer[0].get_parameter("attention.self.value_proj.weight")
-    weight.data = weight.data.t().contiguous()
-
-
-def swap_slots(model: torch.nn.Module, feeds: object) -> None:
+def swap_slots(state: State) -> None:
     """Two neighbouring distances have each other's embedding."""
-    slots = encoder_of(model).slots
+    slots = state[_named(state, "rel_embeddings.weight")]
     middle = len(slots) // 2
     slots[[middle + 1, middle + 2]] = slots[[middle + 2, middle + 1]]
 
 
-def forget_term(model: torch.nn.Module, feeds: object) -> None:
-    """Position-to-content attention is left out."""
-    for layer in encoder_of(model).layer:
-        attention = layer.get_submodule("attention.self")
-        attention.config = replace(attention.config, pos_att_type=("c2p",))  # type: ignore[type-var, assignment]
-
-
-def lose_layer(model: torch.nn.Module, feeds: object) -> None:
+def lose_layer(state: State) -> None:
     """A feed-forward matrix of the last layer is zero."""
-    encoder_of(model).layer[-1].get_parameter("output.dense.weight").data.zero_()
+    names = [name for name in state if name.endswith("output.dense.weight")]
+    own = [name for name in names if "attention" not in name]
+    last = max(own, key=lambda name: int(name.split("layer.")[1].split(".")[0]))
+    state[last].zero_()
 
 
-FAULTS = (drop_mask, transpose_values, swap_slots, forget_term, lose_layer)
+FAULTS: tuple[Callable[[State], None], ...] = (transpose_values, swap_slots, lose_layer)
+
+
+def _named(state: State, ending: str) -> str:
+    (name,) = (name for name in state if name.endswith(ending))
+    return name
 
 
 def measure(model: Model, faults: bool) -> Iterator[Row]:
     """The rows of a model."""
     with tempfile.TemporaryDirectory() as name:
-        prepared = Prepared(model, Path(name))
+        sound = Path(name) / "sound"
+        sound.mkdir()
+        write_checkpoint(model, sound)
         for precision in PRECISIONS:
-            with closing(prepared.candidate(precision)) as session:
-                yield _row(model, precision, prepared.compare(session, precision))
+            output = Path(name) / precision
+            exporter.build(
+                exporter.BuildConfig(
+                    model=sound,
+                    output=output,
+                    precision=precision,
+                    targets=("onnx",),
+                    task=model.task,
+                    seq=LENGTHS,
+                )
+            )
+            report = json.loads((output / "parity.json").read_text())
+            found = [(check["metric"], check["value"]) for check in report["checks"]]
+            yield Row(model, precision, _worst(found))
         for fault in FAULTS if faults else ():
-            with closing(Faulty(prepared, fault)) as session:
-                yield _row(model, fault.__name__, prepared.compare(session, "fp32"))
+            faulty = Path(name) / fault.__name__
+            shutil.copytree(sound, faulty)
+            state = load_file(faulty / "model.safetensors")
+            fault(state)
+            save_file(state, faulty / "model.safetensors")
+            sides = (checkpoint_side(folder, model.task) for folder in (sound, faulty))
+            yield Row(model, fault.__name__, _worst(_checks(compare_sides(*sides))))
 
 
-def _row(model: Model, subject: str, result: ParityResult) -> Row:
-    worst = {metric.value: _worst(result, metric) for metric in METRICS}
-    return Row(**{**asdict(model), "task": model.task.value}, subject=subject, **worst)
+def _checks(result: ParityResult) -> list[tuple[str, float | None]]:
+    return [(check.limit.metric.value, check.value) for check in result.checks]
 
 
-def _worst(result: ParityResult, metric: Metric) -> float | None:
-    """Over the outputs; None where there is none, as decisions of a model without a head."""
-    values = [getattr(total, metric.value) for total in result.totals.values()]
-    found = [value for value in values if value is not None]
-    if not found:
-        return None
-    return min(found) if metric in HIGHER_IS_BETTER else max(found)
-
-
-def _quiet(message: str) -> None:
-    del message
+def _worst(checks: Sequence[tuple[str, float | None]]) -> dict[str, float | None]:
+    """The worst value of each metric over outputs, layers and data sets."""
+    higher = {metric.value for metric in HIGHER_IS_BETTER}
+    worst: dict[str, float | None] = {}
+    for metric in METRICS:
+        values = [value for name, value in checks if name == metric and value is not None]
+        choose = min if metric in higher else max
+        worst[metric] = choose(values) if values else None
+    return worst
 
 
 def read_rows(path: Path = RESULTS) -> list[Row]:
     """The committed rows."""
     if not path.exists():
         return []
-    text = {"task", "subject"}
-    whole = {"seed", "hidden", "layers"}
-
-    def value(key: str, cell: str) -> object:
-        if key in text:
-            return cell
-        return None if cell == "" else int(cell) if key in whole else float(cell)
-
     with path.open(newline="", encoding="utf-8") as stream:
-        lines = csv.DictReader(stream)
-        return [Row(**{key: value(key, cell) for key, cell in line.items()}) for line in lines]  # type: ignore[arg-type]
+        return [
+            Row(
+                Model(
+                    int(line["seed"]),
+                    Task(line["task"]),
+                    int(line["hidden"]),
+                    int(line["layers"]),
+                    float(line["deviation"]),
+                ),
+                line["subject"],
+                {name: float(line[name]) if line.get(name) else None for name in METRICS},
+            )
+            for line in csv.DictReader(stream)
+        ]
 
 
 def add_rows(path: Path, rows: Sequence[Row]) -> None:
     """Append rows, with a header where the file is new."""
+    columns = ["date", "seed", "task", "hidden", "layers", "deviation", "subject"]
+    columns += [*METRICS, "cpu", "versions"]
     new = not path.exists()
+    versions = " ".join(f"{name} {version(name)}" for name in ("deb-export", "onnxruntime"))
     with path.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(Row.__dataclass_fields__), lineterminator="\n")
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
         if new:
             writer.writeheader()
         for row in rows:
-            cells = {
-                key: "" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else cell
-                for key, cell in asdict(row).items()
+            cells: dict[str, object] = {
+                "date": datetime.now(timezone.utc).date().isoformat(),
+                "seed": row.model.seed,
+                "task": row.model.task.value,
+                "hidden": row.model.hidden,
+                "layers": row.model.layers,
+                "deviation": row.model.deviation,
+                "subject": row.subject,
+                "cpu": processor(),
+                "versions": versions,
             }
-            for key in ("min_cosine", "agreement"):
-                if cells[key] != "":
-                    cells[key] = f"{getattr(row, key):.9f}"
+            for name, value in row.figures.items():
+                near_one = name in {metric.value for metric in HIGHER_IS_BETTER}
+                cells[name] = "" if value is None else f"{value:.{9 if near_one else 4}g}"
             writer.writerow(cells)
 
 
+def exceeded(row: Row, precision: str) -> tuple[str, ...]:
+    """Metrics of a row that are outside the limits of a precision."""
+    return tuple(
+        limit.metric.value
+        for limit in limits_for(precision).limits
+        if (value := row.figures.get(limit.metric.value)) is not None and not limit.holds(value)
+    )
+
+
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """Largest honest figures beside the limits, and the share of each fault that they catch."""
+    """Worst honest figures beside the limits, and the share of each fault that they catch."""
+    higher = {metric.value for metric in HIGHER_IS_BETTER}
     for precision in PRECISIONS:
-        yield f"{precision}"
-        limits = {limit.metric: limit.bound for limit in limits_for(precision).limits}
+        yield f"{precision:24}" + " ".join(f"{deviation:>12}" for deviation in DEVIATIONS)
+        limits = {limit.metric.value: limit.bound for limit in limits_for(precision).limits}
+        mine = [row for row in rows if row.subject == precision]
         for metric in METRICS:
             cells = []
             for deviation in DEVIATIONS:
-                found = [
-                    getattr(row, metric.value)
-                    for row in rows
-                    if row.subject == precision and row.deviation == deviation
-                ]
+                found = [row.figures[metric] for row in mine if row.model.deviation == deviation]
                 known = [value for value in found if value is not None]
-                worst = min if metric in HIGHER_IS_BETTER else max
+                worst = min if metric in higher else max
                 cells.append(f"{worst(known):12.6g}" if known else f"{'-':>12}")
-            yield f"  {metric.value:16} {' '.join(cells)}   limit {limits.get(metric, '-')}"
-        caught = [f"{fault.__name__} {share:.0%}" for fault, share in _caught(rows, precision)]
-        yield f"  catches {', '.join(caught)}"
-
-
-def _caught(rows: Sequence[Row], precision: str) -> Iterator[tuple[Callable[..., None], float]]:
-    for fault in FAULTS:
-        planted = [row for row in rows if row.subject == fault.__name__]
-        found = [row for row in planted if exceeds(row, precision)]
-        if planted:
-            yield fault, len(found) / len(planted)
-
-
-def exceeds(row: Row, precision: str) -> bool:
-    """Whether a row is outside the limits of a precision."""
-    for limit in limits_for(precision).limits:
-        value = None if limit.metric is Metric.NON_FINITE else getattr(row, limit.metric.value)
-        if value is not None and not limit.holds(value):
-            return True
-    return False
+            yield f"  {metric:22}{' '.join(cells)}   limit {limits.get(metric, '-')}"
+        for fault in FAULTS:
+            planted = [row for row in rows if row.subject == fault.__name__]
+            caught = [row for row in planted if exceeded(row, precision)]
+            yield f"  {fault.__name__:22}{len(caught):4} of {len(planted)} caught"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", type=int, default=36)
     parser.add_argument("--table", action="store_true", help="print what there is, and end")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if not arguments.table:
-        done = {row.seed for row in read_rows()}
+        done = {row.model.seed for row in read_rows(arguments.results)}
         for seed in range(arguments.models):
             if seed in done:
                 continue
             model = choose(seed)
             print(model, flush=True)
-            add_rows(RESULTS, list(measure(model, faults=seed % 3 == 0)))
-    print("\n".join(table(read_rows())))
+            add_rows(arguments.results, list(measure(model, faults=seed % 3 == 0)))
+    print("\n".join(table(read_rows(arguments.results))))
 
 
 if __name__ == "__main__":

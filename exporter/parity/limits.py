@@ -131,9 +131,10 @@ _FP32 = (
     ),
 )
 
-# Measured with half's rounding in every value, on 12 to 48 layers of random weights (deviation 0.02
-# to 0.15), every head: at most 4.9e-3, 1.8e-3 and 1.1e-2 for the three relative errors, 2.6e-4 for
-# the cosine of logits of a row, 1.2e-6 nats. The demo has 1.7e-4, 1e-4, 1e-4 and 1e-9 nats.
+# Measured with half's rounding in every value by benchmarks/parity_noise.py, on 2 to 24 layers of
+# random weights (deviation 0.02 to 0.1), every head: at most 4.2e-3, 3.2e-3 and 2.7e-2 for the
+# three relative errors, 3.1e-4 for the cosine of logits of a row, 1.8e-6 nats. The largest are of
+# heads whose logits are nearly constant. The demo has 1.7e-4, 1e-4, 1e-4 and 1e-9 nats.
 _FP16 = (
     Limit(Metric.NON_FINITE, 0, "a NaN or infinity is never an answer; fp16 overflows to it"),
     Limit(
@@ -144,15 +145,15 @@ _FP16 = (
     ),
     Limit(
         Metric.RMS_RELATIVE,
-        3e-3,
-        "rounding errors are independent, so that their mean stays well below the largest; twice "
-        "the largest seen",
+        5e-3,
+        "rounding errors are independent, so that their mean stays below the largest; half as much "
+        "again as the largest seen",
     ),
     Limit(
         Metric.SPREAD_RELATIVE,
-        2e-2,
-        "rounding of 2e-4 beside differences between inputs that are 1 % of the output, the "
-        "smallest that count",
+        4e-2,
+        "rounding of 4e-4 beside differences between inputs that are 1 % of the output, the "
+        "smallest that count; half as much again as the largest seen",
     ),
     Limit(
         Metric.MIN_COSINE,
@@ -163,8 +164,8 @@ _FP16 = (
     Limit(Metric.MEAN_KL, 1e-5, "an error of 1e-3 in logits of 4 gives (4e-3)^2 / 2 = 8e-6 nats"),
 )
 
-# bf16 rounds eight times coarser. Measured as above: at most 4.4e-2, 1.3e-2 and 6.5e-2, 7.8e-3 for
-# the cosine, 7.7e-5 nats; the demo has 2.2e-3, 1.1e-3, 1.1e-3 and 1.3e-7 nats.
+# bf16 rounds eight times coarser. Measured as above: at most 2.8e-2, 2.6e-2 and 0.15, 7.4e-3 for
+# the cosine, 9.5e-5 nats; the demo has 2.2e-3, 1.1e-3, 1.1e-3 and 1.3e-7 nats.
 _BF16 = (
     Limit(Metric.NON_FINITE, 0, "a NaN or infinity is never an answer"),
     Limit(
@@ -173,8 +174,8 @@ _BF16 = (
         "rounding of 4e-3 in every value that is multiplied gives 2e-2 after 48 layers; above the "
         "largest error seen, with weights larger than trained ones",
     ),
-    Limit(Metric.RMS_RELATIVE, 2.5e-2, "eight times that of fp16"),
-    Limit(Metric.SPREAD_RELATIVE, 1.5e-1, "eight times that of fp16"),
+    Limit(Metric.RMS_RELATIVE, 4e-2, "eight times that of fp16"),
+    Limit(Metric.SPREAD_RELATIVE, 3e-1, "nearly eight times that of fp16"),
     Limit(
         Metric.MIN_COSINE,
         0.98,
@@ -188,9 +189,10 @@ _BF16 = (
     Limit(Metric.MEAN_KL, 3e-4, "four times the largest seen, with weights larger than trained"),
 )
 
-# int8 rounds the inputs of linear layers to 127 steps up to their largest value. Measured with the
-# demo's texts on 12 and 48 layers of random weights (deviation 0.02 to 0.1): at most 6.8e-2, 2.9e-2
-# and 0.22 for the three relative errors, 2.5e-4 nats. The demo has 5e-3, 3e-3, 3e-3, 1.4e-6 nats.
+# int8 rounds the inputs of linear layers to 127 steps up to their largest value. Measured as above
+# up to a deviation of 0.05: at most 4.6e-2, 3.3e-2 and 8.3e-2 for the three relative errors, 5.2e-4
+# nats. At 0.1, more than trained weights have, it is 0.16, 7.3e-2, 0.1 and 1.4e-3 nats: 2 of 8
+# builds leave the limits. The demo has 5e-3, 3e-3, 3e-3, 1.4e-6 nats.
 # There is no limit on the cosine: a row of a few logits, of a hundredth of the usual length, is
 # turned by any angle.
 _INT8 = (
