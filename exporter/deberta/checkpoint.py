@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.modeling import make_model
+from exporter.deberta.modeling import AttentionKind, make_model
 from exporter.deberta.tasks import ARCHITECTURES, Task
 from exporter.deberta.weights import WeightStore, open_weights
 from exporter.errors import InputError
@@ -100,16 +100,20 @@ def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
     return Checkpoint(folder, config, task, store, sources, ignored)
 
 
-def load_model(checkpoint: Checkpoint) -> nn.Module:
+def load_model(checkpoint: Checkpoint, attention: AttentionKind = "eager") -> nn.Module:
     """The reference model with its weights, in fp32 and evaluation mode, on the CPU.
 
     Tensors stored in fp32 stay memory-mapped, so the weights are never held twice.
 
+    Args:
+        checkpoint: an open checkpoint.
+        attention: as for `make_model`.
+
     Raises:
-        InputError: a tensor holds NaN or infinity.
+        InputError: a tensor holds NaN or infinity, or there is no such attention.
     """
     with torch.device("meta"):
-        model = make_model(checkpoint.config, checkpoint.task)
+        model = make_model(checkpoint.config, checkpoint.task, attention)
     tensors: dict[str, torch.Tensor] = {}
     state: dict[str, torch.Tensor] = {}
     for name, source in checkpoint.sources.items():

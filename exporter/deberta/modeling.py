@@ -9,6 +9,9 @@ carry the names that checkpoints use, so a state dict maps one to one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import nn
 
@@ -18,6 +21,8 @@ from exporter.deberta.tasks import Task
 from exporter.errors import InputError
 from plugins.disentangled_attention.oracle import disentangled_attention
 from plugins.disentangled_attention.slots import slot_table
+
+AttentionKind = Literal["eager", "fused"]
 
 
 class Embeddings(nn.Module):
@@ -65,6 +70,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: DebertaConfig) -> None:
         super().__init__()
         self.config = config
+        self.attend: Callable[..., torch.Tensor] = disentangled_attention
         width = config.num_attention_heads * config.head_size
         self.query_proj = nn.Linear(config.hidden_size, width)
         self.key_proj = nn.Linear(config.hidden_size, width)
@@ -103,7 +109,7 @@ class SelfAttention(nn.Module):
         projections = (self.query_proj, self.key_proj, self.value_proj)
         qkv = torch.cat([projection(hidden) for projection in projections], dim=-1)
         pos_key, pos_query = self.project_positions(relative)
-        return disentangled_attention(
+        return self.attend(
             qkv,
             pos_key,
             pos_query,
@@ -457,22 +463,38 @@ class MaskedLM(nn.Module):
         return (self.lm_predictions["lm_head"](hidden, embeddings),)
 
 
-def make_model(config: DebertaConfig, task: Task) -> nn.Module:
+def make_model(config: DebertaConfig, task: Task, attention: AttentionKind = "eager") -> nn.Module:
     """The model for a task, uninitialised but for torch's defaults; see `checkpoint.load_model`.
 
+    Args:
+        config, task: what to make.
+        attention: `eager` is the definition, in PyTorch's own operators; `fused` calls the operator
+            of `plugins.disentangled_attention.torch_operator`, one kernel on CUDA, for inference.
+
     Raises:
-        InputError: the configuration does not fit the task.
+        InputError: the configuration does not fit the task, or there is no such attention.
     """
+    if attention not in ("eager", "fused"):
+        raise InputError(f"attention is {attention!r}; there are eager and fused")
+    model: nn.Module
     if task is Task.MASKED_LM:
-        return LegacyMaskedLM(config) if config.legacy else MaskedLM(config)
-    classes: dict[Task, type[nn.Module]] = {
-        Task.BASE: DebertaModel,
-        Task.SEQUENCE_CLASSIFICATION: SequenceClassification,
-        Task.TOKEN_CLASSIFICATION: TokenClassification,
-        Task.QUESTION_ANSWERING: QuestionAnswering,
-        Task.MULTIPLE_CHOICE: MultipleChoice,
-    }
-    return classes[task](config)
+        model = LegacyMaskedLM(config) if config.legacy else MaskedLM(config)
+    else:
+        classes: dict[Task, type[nn.Module]] = {
+            Task.BASE: DebertaModel,
+            Task.SEQUENCE_CLASSIFICATION: SequenceClassification,
+            Task.TOKEN_CLASSIFICATION: TokenClassification,
+            Task.QUESTION_ANSWERING: QuestionAnswering,
+            Task.MULTIPLE_CHOICE: MultipleChoice,
+        }
+        model = classes[task](config)
+    if attention == "fused":
+        from plugins.disentangled_attention.torch_operator import disentangled_attention as fused
+
+        for module in encoder_of(model).modules():
+            if isinstance(module, SelfAttention):
+                module.attend = fused
+    return model
 
 
 def encoder_of(model: nn.Module) -> Encoder:

@@ -69,11 +69,14 @@ class TileConfig:
 
     block_m: int
     block_n: int
+    """Keys of a near tile, which needs a window of the position tables."""
+    far_n: int
+    """Keys of a far tile, which needs none, and of every tile without position terms."""
     num_warps: int
     num_stages: int
 
     def __post_init__(self) -> None:
-        for name in ("block_m", "block_n", "num_warps"):
+        for name in ("block_m", "block_n", "far_n", "num_warps"):
             value = getattr(self, name)
             least = 1 if name == "num_warps" else 16
             if value < least or value & (value - 1):
@@ -93,6 +96,7 @@ def constants(spec: KernelSpec, tile: TileConfig) -> dict[str, Any]:
         "P2C": spec.p2c,
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
+        "FAR_N": tile.far_n,
         # Three products of tf32 keep float32's digits; narrow types have one way to multiply.
         "PRECISION": "tf32x3" if spec.dtype == "float32" else "ieee",
     }

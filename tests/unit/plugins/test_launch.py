@@ -30,7 +30,7 @@ class Expression:
 
 @pytest.mark.parametrize("block", [16, 64, 128])
 def test_the_grid_covers_every_row_of_every_head(block: int) -> None:
-    tile = TileConfig(block, 16, 4, 1)
+    tile = TileConfig(block, 16, 16, 4, 1)
     spec = KernelSpec(12, 64, 0.1)
     symbolic = grid(Expression("B"), Expression("S"), spec, tile)
     for batch, length in itertools.product((1, 3), (1, 2, 63, 64, 65, 8192)):
@@ -47,7 +47,7 @@ def test_scalars_keep_their_order() -> None:
 def test_head_sizes_are_padded_to_what_the_matrix_unit_takes(size: int, padded: int) -> None:
     spec = KernelSpec(2, size, 0.1)
     assert spec.padded_head_size == padded
-    assert constants(spec, TileConfig(16, 16, 4, 1))["BLOCK_D"] == padded
+    assert constants(spec, TileConfig(16, 16, 16, 4, 1))["BLOCK_D"] == padded
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,17 @@ def test_what_the_kernel_does_not_have_is_refused(changes: dict, message: str) -
         KernelSpec(**{"num_heads": 12, "head_size": 64, "scale": 0.1, **changes})
 
 
-@pytest.mark.parametrize("tile", [(48, 64, 4, 1), (8, 64, 4, 1), (64, 64, 3, 1), (64, 64, 4, 0)])
-def test_tiles_that_cannot_be_are_refused(tile: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize(
+    "tile",
+    [
+        (48, 64, 64, 4, 1),
+        (8, 64, 64, 4, 1),
+        (64, 64, 96, 4, 1),
+        (64, 64, 64, 3, 1),
+        (64, 64, 64, 4, 0),
+    ],
+)
+def test_tiles_that_cannot_be_are_refused(tile: tuple[int, int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="must be"):
         TileConfig(*tile)
 

@@ -1,0 +1,1 @@
+"""What `gpu_attention.py` and `gpu_model.py` share: counts, contenders, timing, rows."""

@@ -1,0 +1,207 @@
+"""The operator in PyTorch: `torch.ops.deb_export.disentangled_attention`, for inference.
+
+On CUDA it launches the Triton kernel, on a CPU it computes the oracle's formula. `torch.compile`
+takes it as one node, and a CUDA graph captures it once a first call has compiled the kernel. CI
+runs the CPU side and the tracing; the CUDA side needs a GPU (`pytest -m gpu tests/gpu`).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from plugins.disentangled_attention import contract, oracle
+from plugins.disentangled_attention.launch import (
+    KernelSpec,
+    TileConfig,
+    constants,
+    grid,
+    scalars,
+)
+from plugins.disentangled_attention.tuning import tile_for
+
+NAME = f"{contract.DOMAIN}::disentangled_attention"
+
+
+@torch.library.custom_op(NAME, mutates_args=(), device_types="cuda")
+def _operator(
+    qkv: torch.Tensor,
+    pos_key: torch.Tensor,
+    pos_query: torch.Tensor,
+    slots: torch.Tensor,
+    mask: torch.Tensor,
+    num_heads: int,
+    scale: float,
+    c2p: bool,
+    p2c: bool,
+) -> torch.Tensor:
+    inputs = (qkv, pos_key, pos_query, slots, mask)
+    spec = operator_spec(*inputs, num_heads=num_heads, scale=scale, c2p=c2p, p2c=p2c)
+    capability = _capability(qkv.device.index)
+    return launch(*inputs, spec=spec, tile=tile_for(spec, capability, qkv.shape[1]))
+
+
+@_operator.register_kernel("cpu")
+def _on_cpu(
+    qkv: torch.Tensor,
+    pos_key: torch.Tensor,
+    pos_query: torch.Tensor,
+    slots: torch.Tensor,
+    mask: torch.Tensor,
+    num_heads: int,
+    scale: float,
+    c2p: bool,
+    p2c: bool,
+) -> torch.Tensor:
+    inputs = (qkv, pos_key, pos_query, slots, mask)
+    operator_spec(*inputs, num_heads=num_heads, scale=scale, c2p=c2p, p2c=p2c)
+    return oracle.disentangled_attention(
+        *inputs, num_heads=num_heads, scale=scale, c2p=c2p, p2c=p2c
+    )
+
+
+@_operator.register_fake
+def _shape_only(
+    qkv: torch.Tensor,
+    pos_key: torch.Tensor,
+    pos_query: torch.Tensor,
+    slots: torch.Tensor,
+    mask: torch.Tensor,
+    num_heads: int,
+    scale: float,
+    c2p: bool,
+    p2c: bool,
+) -> torch.Tensor:
+    batch, length, width = qkv.shape
+    return qkv.new_empty(batch, length, width // 3)
+
+
+def disentangled_attention(
+    qkv: torch.Tensor,
+    pos_key: torch.Tensor,
+    pos_query: torch.Tensor,
+    slots: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    num_heads: int,
+    scale: float,
+    c2p: bool,
+    p2c: bool,
+) -> torch.Tensor:
+    """Attention of one layer: `oracle.disentangled_attention`, fused where there is a GPU.
+
+    Args:
+        qkv: `(B, S, 3*H*D)`, fp32, fp16 or bf16.
+        pos_key, pos_query: `(H, R, D)`, or a placeholder `(H, 1, D)` for a term that is absent.
+        slots: int32 `(2*P + 1,)`.
+        mask: int32 or bool `(B, S)`, non-zero for a key that may be attended.
+        num_heads: `H`.
+        scale: factor of all three score terms.
+        c2p, p2c: which position terms there are.
+
+    Returns:
+        `(B, S, H*D)`. A row with no key to attend to is finite, and unspecified.
+
+    Raises:
+        ValueError: types, ranks or sizes that are not the contract's, or a GPU that is too old.
+        ImportError: CUDA tensors, and Triton is not installed.
+    """
+    attended: torch.Tensor = _operator(
+        qkv, pos_key, pos_query, slots, mask, num_heads, scale, c2p, p2c
+    )
+    return attended
+
+
+def operator_spec(
+    qkv: torch.Tensor,
+    pos_key: torch.Tensor,
+    pos_query: torch.Tensor,
+    slots: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    num_heads: int,
+    scale: float,
+    c2p: bool,
+    p2c: bool,
+) -> KernelSpec:
+    """What the kernel is compiled for, to take these tensors (shapes as in the contract).
+
+    Raises:
+        ValueError: they are not the contract's; the message names the tensor.
+    """
+    ranks = {"qkv": 3, "pos_key": 3, "pos_query": 3, "slots": 1, "mask": 2}
+    tensors = dict(zip(contract.INPUTS, (qkv, pos_key, pos_query, slots, mask), strict=True))
+    for name, tensor in tensors.items():
+        if tensor.ndim != ranks[name]:
+            raise ValueError(f"{name} has rank {tensor.ndim}; it must be {ranks[name]}")
+        if tensor.device != qkv.device:
+            raise ValueError(f"{name} is on {tensor.device} and qkv on {qkv.device}")
+    size, rest = divmod(qkv.shape[2], 3 * num_heads)
+    if rest or size < 1:
+        raise ValueError(
+            f"qkv is {qkv.shape[2]} wide; it must be 3 * {num_heads} heads * head size"
+        )
+    for name in ("pos_key", "pos_query"):
+        table = tensors[name]
+        if table.dtype != qkv.dtype:
+            raise ValueError(f"{name} is {table.dtype} and qkv is {qkv.dtype}")
+        if (table.shape[0], table.shape[2]) != (num_heads, size) or table.shape[1] < 1:
+            raise ValueError(f"{name} is {tuple(table.shape)}; it must be ({num_heads}, R, {size})")
+    if slots.dtype != torch.int32 or slots.numel() % 2 == 0:
+        raise ValueError(f"slots is {slots.dtype} of {slots.numel()}; it must be int32, 2 * P + 1")
+    if mask.shape != qkv.shape[:2]:
+        raise ValueError(f"mask is {tuple(mask.shape)}; it must be {tuple(qkv.shape[:2])}")
+    dtype, mask_dtype = (str(tensor.dtype).removeprefix("torch.") for tensor in (qkv, mask))
+    return KernelSpec(num_heads, size, scale, c2p, p2c, dtype, mask_dtype)
+
+
+def launch(
+    qkv: torch.Tensor,
+    pos_key: torch.Tensor,
+    pos_query: torch.Tensor,
+    slots: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    spec: KernelSpec,
+    tile: TileConfig,
+) -> torch.Tensor:
+    """Launch the kernel on CUDA tensors, cut as `tile` says.
+
+    Args:
+        qkv, pos_key, pos_query, slots, mask: as for `disentangled_attention`; copied first where
+            they are not contiguous.
+        spec: of `operator_spec`.
+        tile: how the kernel is cut.
+
+    Raises:
+        ImportError: Triton is not installed.
+    """
+    from plugins.disentangled_attention.kernel import disentangled_attention_kernel as kernel
+
+    batch, length, width = qkv.shape
+    context = qkv.new_empty(batch, length, width // 3)
+    if batch == 0 or length == 0:
+        return context
+    keys = mask.contiguous()
+    tensors = [tensor.contiguous() for tensor in (qkv, pos_key, pos_query, slots)]
+    # The kernel reads a bool mask as bytes, as TensorRT passes it.
+    tensors.append(keys.view(torch.int8) if keys.dtype == torch.bool else keys)
+    with torch.cuda.device(qkv.device):
+        kernel[(grid(batch, length, spec, tile),)](
+            *tensors,
+            *scalars(length, pos_key.shape[1], pos_query.shape[1], slots.shape[0]),
+            context,
+            **constants(spec, tile),
+            num_warps=tile.num_warps,
+            num_stages=tile.num_stages,
+            enable_fp_fusion=True,
+        )
+    return context
+
+
+@lru_cache
+def _capability(device: int) -> int:
+    """Compute capability times ten."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
