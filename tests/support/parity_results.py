@@ -52,10 +52,8 @@ class Arrays:
         output_noise: float = 0.0,
         layers: Layers | None = None,
         nan: bool = False,
-        seconds: float = 0.004,
     ) -> None:
         self._shape, self._noise, self._output_noise, self._nan = shape, noise, output_noise, nan
-        self._seconds = seconds
         self.layers = layers or Layers(layer_names(LAYERS))
 
     def observe(self, feeds: dict[str, Ids], layers: bool) -> Observation:
@@ -74,7 +72,7 @@ class Arrays:
         if self._nan:
             next(iter(outputs.values())).flat[0] = np.nan
         hidden = [array((*size, WIDTH), noise) for noise in self._noise] if layers else []
-        return Observation(outputs, hidden, self._seconds)
+        return Observation(outputs, hidden, 0.004)
 
     def close(self) -> None:
         pass

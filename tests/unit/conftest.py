@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from support.checkpoints import write_checkpoint
+from support.exports import ExportCache
 
 from exporter.config import BuildConfig
+from exporter.graph import export
 from exporter.pipeline import build
 
 MakeCheckpoint = Callable[..., Path]
@@ -57,6 +59,19 @@ def texts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("texts") / "texts.txt"
     path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def export_cache(tmp_path_factory: pytest.TempPathFactory) -> ExportCache:
+    """Exports that tests of other stages share."""
+    return ExportCache(tmp_path_factory.mktemp("exports"))
+
+
+@pytest.fixture
+def reuse_exports(export_cache: ExportCache, monkeypatch: pytest.MonkeyPatch) -> ExportCache:
+    """Builds of a test take the export of an earlier build of the same checkpoint."""
+    monkeypatch.setattr(export, "export_onnx", export_cache.export)
+    return export_cache
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    candidate = Arrays(shape_of(), (0.0, 1e-6, 0.2, 0.2), output_noise=0.8, seconds=0.002)
+    candidate = Arrays(shape_of(), (0.0, 1e-6, 0.2, 0.2), output_noise=0.8)
     path = folder / "report.html"
     path.write_text(to_html(compared(folder / "store", candidate, repeat=8)), encoding="utf-8")
     return path
