@@ -12,14 +12,21 @@ from plugins.disentangled_attention.launch import KernelSpec, TileConfig
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 
 _SMALL = TileConfig(32, 32, 32, 4, 2)
-# Half precision, heads of up to 64, by the first capability that takes them; the last is for short
-# sequences.
+# Half precision, heads of up to 64, by the first capability that takes them.
 _NARROW = {
     80: (TileConfig(64, 32, 32, 4, 2), _SMALL),
-    86: (TileConfig(64, 16, 64, 4, 2), TileConfig(32, 32, 64, 4, 2), _SMALL),
+    86: (TileConfig(64, 16, 64, 4, 2), TileConfig(32, 32, 64, 4, 2)),
     90: (TileConfig(64, 32, 64, 4, 2), TileConfig(128, 32, 64, 8, 2), _SMALL),
     100: (TileConfig(64, 64, 64, 4, 1), TileConfig(64, 32, 64, 4, 2), _SMALL),
     120: (TileConfig(64, 16, 64, 4, 2), TileConfig(32, 32, 64, 4, 2), _SMALL),
+}
+# The same for heads of up to 32, less what spills: `ptxas` aims at more programs at a time there.
+_NARROW_32 = {
+    80: (_NARROW[80][0], TileConfig(32, 32, 32, 2, 1)),
+    86: (_NARROW[86][0], TileConfig(32, 32, 32, 2, 1)),
+    90: _NARROW[90],
+    100: (_NARROW[100][0], _SMALL),
+    120: _NARROW[120],
 }
 
 
@@ -37,16 +44,22 @@ def tile_candidates(spec: KernelSpec, capability: int) -> tuple[TileConfig, ...]
         raise ValueError(f"compute capability {capability / 10:.1f}: the kernel needs 8.0 or newer")
     if spec.dtype == "float32":
         # Three products of tf32 for each: with heads above 64 no tile does without spills.
-        return (TileConfig(16, 16, 32 if spec.padded_head_size <= 64 else 16, 4, 1),)
+        if spec.padded_head_size > 64:
+            return (TileConfig(16, 16, 16, 4, 1),)
+        tall = spec.padded_head_size <= 32 and not 100 <= capability < 120
+        return (TileConfig(32 if tall else 16, 16, 32, 4, 1),)
     if spec.padded_head_size > 128:
         return (TileConfig(16, 16, 16, 4, 1),)
     if spec.padded_head_size > 64:
         tile = TileConfig(32, 32, 32, 4, 1)
         return (tile, TileConfig(64, 32, 64, 8, 2)) if capability == 90 else (tile,)
-    return _NARROW[max(first for first in _NARROW if first <= capability)]
+    table = _NARROW_32 if spec.padded_head_size <= 32 else _NARROW
+    return table[max(first for first in table if first <= capability)]
 
 
 def tile_for(spec: KernelSpec, capability: int, length: int) -> TileConfig:
     """The configuration for sequences of about `length` tokens."""
     candidates = tile_candidates(spec, capability)
-    return candidates[-1] if length <= 32 else candidates[0]
+    if length <= 32:
+        return min(candidates, key=lambda tile: tile.block_m)
+    return candidates[0]

@@ -296,7 +296,8 @@ def test_attributes_that_are_not_in_the_contract() -> None:
 
 def test_tactics_are_what_can_be_launched() -> None:
     spec = KernelSpec(HEADS, HEAD, SCALE)
-    sizes = [MOST_SHARED_BYTES + 1, MOST_SHARED_BYTES]
+    count = len(tile_candidates(spec, 90))
+    sizes = [MOST_SHARED_BYTES + 1] + [MOST_SHARED_BYTES] * (count - 1)
 
     def compile_as(bytes_of: Sequence[int]) -> AttentionPlugin:
         def compiled(spec: KernelSpec, tile: TileConfig, capability: int) -> CompiledKernel:
@@ -305,12 +306,12 @@ def test_tactics_are_what_can_be_launched() -> None:
 
         return AttentionPlugin(trt, trtp, 90, compiled)
 
-    assert compile_as(sizes).tactics(spec, 512) == [2]
-    assert compile_as(sizes[1:] * 2).tactics(spec, 512) == [1, 2]
+    assert compile_as(sizes).tactics(spec, 512) == list(range(2, count + 1))
+    assert compile_as(sizes[1:] * 2).tactics(spec, 512) == list(range(1, count + 1))
     with pytest.raises(RuntimeError, match="shared memory"):
-        compile_as(sizes[:1] * 2).tactics(spec, 512)
-    with pytest.raises(ValueError, match="tactic 3: there are 2"):
-        compile_as(sizes).tile(spec, 3, 512)
+        compile_as(sizes[:1] * count).tactics(spec, 512)
+    with pytest.raises(ValueError, match=f"tactic {count + 1}: there are {count}"):
+        compile_as(sizes).tile(spec, count + 1, 512)
 
 
 def test_a_gpu_that_the_kernel_does_not_run_on() -> None:

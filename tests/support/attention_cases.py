@@ -69,7 +69,8 @@ class Guarded:
     @staticmethod
     def around(tensor: torch.Tensor, guard: float) -> Guarded:
         """A copy of `tensor` with `guard` to both sides."""
-        whole = torch.full((tensor.numel() + 2 * GUARD,), guard, dtype=tensor.dtype)
+        shape = (tensor.numel() + 2 * GUARD,)
+        whole = torch.full(shape, guard, dtype=tensor.dtype, device=tensor.device)
         inner = whole[GUARD : GUARD + tensor.numel()].view(tensor.shape)
         inner.copy_(tensor)
         return Guarded(whole, inner)
