@@ -92,7 +92,7 @@ def insert(model: ir.Model, scales: Sequence[SiteScales], number: NumberFormat) 
         weight_scale = scale_of(item.weight, weight_number)
         if weight_scale.shape != (site.out_features,):
             raise RuntimeError(f"{site.name}: {weight_scale.shape} thresholds of its weight")
-        activation = _activation(model, node, site, scale_of(item.activation, number), zero)
+        activation = _activation(model, node, site, scale_of(item.activation, number), zero, number)
         weight = _weight(model, node, site, weight_scale, weight_number)
         node.replace_input_with(0, activation)
         node.replace_input_with(1, weight)
@@ -117,10 +117,17 @@ def insert(model: ir.Model, scales: Sequence[SiteScales], number: NumberFormat) 
 
 
 def _activation(
-    model: ir.Model, node: ir.Node, site: Site, scale: Floats, zero: ir.Value | None
+    model: ir.Model,
+    node: ir.Node,
+    site: Site,
+    scale: Floats,
+    zero: ir.Value | None,
+    number: NumberFormat,
 ) -> ir.Value:
     """The site's input, quantized and dequantized before `node`."""
     source = node.inputs[0]
+    if source is not None and not number.is_integer:
+        source = _without_clip(model, source)
     scale_value = initializers.add(model, f"{site.name}.input_scale", scale)
     stored = ir.node(
         "QuantizeLinear", [source, scale_value, zero], name=f"{site.name}.input_quantize"
@@ -134,6 +141,33 @@ def _activation(
     _describe(restored.outputs[0], f"{site.name}.input_restored", source, scale_value)
     model.graph.insert_before(node, [stored, restored])
     return restored.outputs[0]
+
+
+def _without_clip(model: ir.Model, source: ir.Value) -> ir.Value:
+    """The same value, a Clip that gives it (ReLU6) written as Max and Min.
+
+    ONNX Runtime 1.32 joins Clip and QuantizeLinear, and cannot load the graph if the stored type is
+    an 8-bit float: "Unexpected data type for QuantizeLinear input y_zero_point".
+    """
+    clip = source.producer()
+    if clip is None or clip.op_type != "Clip":
+        return source
+    name, value = source.name, clip.inputs[0]
+    bounds = [*clip.inputs[1:], None, None][:2]
+    nodes = []
+    for op_type, bound in zip(("Max", "Min"), bounds, strict=True):
+        if bound is not None:
+            made = ir.node(op_type, [value, bound], name=f"{clip.name}.{op_type.lower()}")
+            value = made.outputs[0]
+            _describe(value, f"{name}.{op_type.lower()}", source, source)
+            nodes.append(made)
+    if value is None or not nodes:
+        return source
+    model.graph.insert_before(clip, nodes)
+    source.replace_all_uses_with(value)
+    model.graph.remove(clip, safe=True)
+    value.name = name
+    return value
 
 
 def _weight(

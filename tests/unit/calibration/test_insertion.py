@@ -86,6 +86,22 @@ def test_the_quantized_graph_computes_quantized_products(
         )
 
 
+@pytest.mark.parametrize("number", [NumberFormat.INT8, NumberFormat.FP8])
+def test_a_clipped_activation_loads(number: NumberFormat, tmp_path: Path) -> None:
+    # ONNX Runtime cannot load Clip before QuantizeLinear to an 8-bit float.
+    path, fields = export_random(tmp_path / "relu6", num_hidden_layers=1, hidden_act="relu6")
+    inputs = feeds(fields, TASK)
+    model = ir.load(path)
+    assert "Clip" in {node.op_type for node in model.graph}
+    insert(model, plain_scales(model, path, inputs), number)
+    written = tmp_path / "quantized.onnx"
+    write_model(model, written)
+    onnx.checker.check_model(str(written), full_check=True)
+    before, after = (run(file, inputs)[0] for file in (path, written))
+    assert np.abs(before - after).max() < 0.2 * np.abs(before).max()
+    assert np.abs(before - after).max() > 0
+
+
 def test_onnx_runtime_multiplies_integers(exported: Exported, tmp_path: Path) -> None:
     path, fields = exported
     inputs = feeds(fields, TASK)

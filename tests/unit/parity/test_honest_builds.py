@@ -12,7 +12,7 @@ from support.checkpoints import VOCABULARY, write_checkpoint
 from support.exports import ExportCache
 from support.random_models import random_config
 
-from exporter.config import PRECISIONS, BuildConfig
+from exporter.config import PRECISIONS, BuildConfig, Range
 from exporter.demo import calibration_file
 from exporter.pipeline import build_and_judge
 
@@ -21,6 +21,7 @@ FAST = 1
 """Configurations that run without `-m slow`."""
 
 CALIBRATION_TEXTS = 128
+LONGEST = 96
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,7 @@ def test_honest_builds_pass(
             data=texts_file,
             calibration_data=None if precision == "fp32" else calibration_texts,
             external_data=True,
+            seq=Range(1, 16, min(LONGEST, fields["max_position_embeddings"])),
         )
         manifest, result = build_and_judge(config)
         assert manifest.parity.passed == bool(result)
