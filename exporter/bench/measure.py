@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +131,7 @@ def bench(config: BenchConfig, progress: Progress | None = None) -> BenchResult:
         timings = [
             timing
             for workload in inputs.workloads
-            for timing in _time(config, workload, right, say)
+            for timing in time_in_turn(workload, right, config.rounds, config.warmup, say)
         ]
     threads = config.options.resolved().threads
     return BenchResult(config, manifest.precision, threads, entries, tuple(timings))
@@ -182,25 +182,39 @@ def _compare(
     return tuple(entries)
 
 
-def _time(
-    config: BenchConfig, workload: Workload, sessions: dict[str, ModelSession], say: Progress
+def time_in_turn(
+    workload: Workload,
+    sessions: Mapping[str, ModelSession],
+    rounds: int,
+    warmup: int,
+    say: Progress,
+    clock: Callable[[], float] = perf_counter,
 ) -> list[Timing]:
-    """Times of one workload; empty where the first contender itself is wrong."""
+    """Times of one workload, each round running every session once.
+
+    Args:
+        workload: what to run.
+        sessions: by name; times are ratios to the first. Without any, there are no times.
+        rounds: how often each one runs.
+        warmup: runs of each before, not counted.
+        say: told what is going on.
+        clock: seconds; `time.process_time` leaves out what others do on a busy machine.
+    """
     names = list(sessions)
     for name in names:
         say(f"{workload.name}: warm-up of {name}")
-        for _ in range(config.warmup):
+        for _ in range(warmup):
             _run(sessions[name], workload)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(config.rounds):
-        say(f"{workload.name}: round {number + 1} of {config.rounds}")
+    for number in range(rounds):
+        say(f"{workload.name}: round {number + 1} of {rounds}")
         # Each one comes first, second, ... equally often: what the one before leaves behind in
         # caches and clock rates falls on all.
         turn = number % len(names) if names else 0
         for name in names[turn:] + names[:turn]:
-            start = perf_counter()
+            start = clock()
             _run(sessions[name], workload)
-            seconds[name].append(perf_counter() - start)
+            seconds[name].append(clock() - start)
     first = seconds[names[0]] if names else []
     return [
         Timing(

@@ -18,8 +18,8 @@ from exporter.runtime.text import TextEncoder
 
 EXACT_INTEGERS = {"session.x64quantprecision": "1"}
 """Session option for exact int8 products. x86 processors without VNNI otherwise add pairs of them
-in 16 bits, which saturates without a word: docs/runtime.md. It does nothing elsewhere, and products
-with weights of 7 bits are exact, and faster, without it."""
+in 16 bits, which saturates without a word: docs/quantization.md. It does nothing elsewhere, and
+products with weights of 7 bits are exact, and faster, without it."""
 
 
 class OnnxSession(ModelSession):

@@ -24,7 +24,8 @@ from support.checkpoints import VOCABULARY
 from exporter.bench import measure
 from exporter.bench.check import agreement, bounds_of
 from exporter.bench.config import BenchConfig, parse_shape
-from exporter.bench.measure import BenchResult, Timing, bench, percentile
+from exporter.bench.inputs import Workload
+from exporter.bench.measure import BenchResult, Timing, bench, percentile, time_in_turn
 from exporter.bench.plot import to_svg
 from exporter.bench.report import to_json, to_table
 from exporter.cli import main
@@ -332,3 +333,33 @@ def test_an_interrupt_ends_it_cleanly(artifact: Path, tmp_path: Path) -> None:
     assert err.strip().splitlines()[-1].endswith("interrupted")
     assert "Traceback" not in err
     assert not (tmp_path / "b.json").exists()
+
+
+def test_sessions_take_turns_and_ratios_are_of_the_same_round(artifact: Path) -> None:
+    order: list[str] = []
+    now = 0.0
+
+    class Sleeper:
+        """Takes a time of its own on a clock that only it moves."""
+
+        def __init__(self, name: str, seconds: float) -> None:
+            self.name, self.seconds = name, seconds
+
+        def run(self, **feeds: object) -> None:
+            nonlocal now
+            order.append(self.name)
+            # Every run is slower than the one before, as on a machine that others load.
+            now += self.seconds * (1 + len(order))
+
+    feeds = {"input_ids": np.ones((2, 3), np.int64), "attention_mask": np.ones((2, 3), np.int64)}
+    workload = Workload("2x3", 2, 6, feeds)
+    sessions: Any = {name: Sleeper(name, 1.0 + index) for index, name in enumerate("abc")}
+    timings = time_in_turn(workload, sessions, 3, 1, lambda message: None, lambda: now)
+    assert order == [*"abc", *"abc", *"bca", *"cab"]
+    runs = {"a": [5, 10, 12], "b": [6, 8, 13], "c": [7, 9, 11]}
+    for factor, timing in enumerate(timings, 1):
+        name = timing.contender
+        assert timing.seconds == pytest.approx([factor * number for number in runs[name]])
+        ratios = sorted(factor * x / y for x, y in zip(runs[name], runs["a"], strict=True))
+        assert timing.ratio == pytest.approx(ratios[1])
+        assert timing.tokens_per_second == pytest.approx(6 / sorted(timing.seconds)[1])

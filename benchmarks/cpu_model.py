@@ -1,0 +1,337 @@
+"""A whole model on a CPU: ours beside the stock exports, in ONNX Runtime and in OpenVINO.
+
+The shape is v3-base with a vocabulary of 1000 and random weights. The stock graph is what
+`torch.onnx.export` makes of the `transformers` model; its int8 forms are ONNX Runtime's
+`quantize_dynamic` and NNCF's transformer scheme for OpenVINO. Stock contenders run with the
+runtime's default session, ours with the project's own; all with the same number of threads.
+Outputs are compared with those of the stock graph in fp32 first: ours must be within the
+project's limits, a stock contender that is not is marked so. Then all run in turn.
+
+    python benchmarks/cpu_model.py --runtime onnxruntime
+    python benchmarks/cpu_model.py --runtime openvino
+    python benchmarks/cpu_model.py --profile
+
+`--clock processor` counts the processor time of this process, which on a machine that others use as
+well says more than the wall's; with one thread the two are the same on an idle one.
+
+Rows go to `benchmarks/results/cpu_model.csv`, those of `--profile` to `cpu_model_profile.csv`. The
+`peers` scripts of `benchmarks/fidelity` make the stock int8 graphs; OpenVINO needs `openvino` and
+`nncf`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import export
+import numpy as np
+import onnx_ir as ir
+from cpu_model_profile import profile_rows
+from cpu_model_runtimes import (
+    GEMMS,
+    GemmSession,
+    StockOnnxRuntime,
+    StockOpenVino,
+    ideal_ms,
+)
+
+from calibration.formats import NumberFormat
+from calibration.placement import PlacementPolicy, place
+from calibration.sites import find_sites
+from exporter.bench.check import agreement, run_all
+from exporter.bench.inputs import Workload
+from exporter.bench.measure import time_in_turn
+from exporter.deberta.checkpoint import Checkpoint, open_checkpoint
+from exporter.environment import processor_name
+from exporter.graph.export import export_onnx
+from exporter.graph.precision.calibrate import CalibrationConfig, calibrate, recipes_of
+from exporter.graph.precision.candidates import Candidates
+from exporter.graph.precision.quantized_file import SHORT_TEXTS
+from exporter.graph.serialize import write_model
+from exporter.runtime.feeds import Ids, ModelShape
+from exporter.runtime.onnx_session import OnnxSession
+from exporter.runtime.openvino_session import OpenVinoSession
+from exporter.runtime.options import RuntimeOptions
+from exporter.runtime.session import ModelSession
+
+RESULTS = Path(__file__).parent / "results"
+PEERS = Path(__file__).parent / "fidelity" / "peers"
+VOCABULARY = 1000
+SHAPES = ((1, 128), (1, 512), (8, 128), (4, 512))
+CALIBRATION = (*SHORT_TEXTS[:5], 16, 64, 128)
+COMPARED = ((1, 1), (1, 17), (3, 63), (2, 128), (1, 512))
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A graph on a runtime.
+
+    Attributes:
+        graph: key of the file: whose, and in which precision.
+        runtime: `onnxruntime` or `openvino`.
+        gemm: one of `GEMMS`, whose rate is the ideal of its linear layers.
+        weight_bits: of int8 weights.
+    """
+
+    graph: str
+    runtime: str
+    gemm: str = "fp32"
+    weight_bits: int = 8
+
+    @property
+    def name(self) -> str:
+        return f"{self.graph}, {self.runtime}"
+
+    @property
+    def limits(self) -> str:
+        return "int8" if "int8" in self.graph else "fp32"
+
+
+ONNX_RUNTIME = (
+    Contender("stock fp32", "onnxruntime"),
+    Contender("stock dynamic int8", "onnxruntime", "int8 fast"),
+    Contender("ours fp32", "onnxruntime"),
+    Contender("ours int8", "onnxruntime", "int8 exact"),
+    Contender("ours int8 weights of 7 bits", "onnxruntime", "int8 fast", 7),
+)
+OPENVINO = (
+    ONNX_RUNTIME[0],
+    Contender("stock fp32", "openvino"),
+    Contender("stock NNCF int8", "openvino", "int8 fast"),
+    Contender("ours fp32", "openvino"),
+    # Where OpenVINO's int8 products saturate, these are computed in fp32: see OpenVinoSession.
+    Contender("ours int8", "openvino", "int8 exact"),
+    Contender("ours int8 weights of 7 bits", "openvino", "int8 fast", 7),
+)
+CONTENDERS = {"onnxruntime": ONNX_RUNTIME, "openvino": OPENVINO}
+
+
+def make_graphs(folder: Path, wanted: set[str]) -> tuple[dict[str, Path], ModelShape]:
+    """The files of all contenders, those that are there already left alone."""
+    export.COMMON["vocab_size"] = VOCABULARY
+    source = folder / "checkpoint"
+    if not source.is_dir():
+        export.make_checkpoint("v3-base", source)
+    checkpoint = open_checkpoint(source)
+    files = {
+        "stock fp32": folder / "stock" / "model.onnx",
+        "stock dynamic int8": folder / "dynamic" / "model.onnx",
+        "stock NNCF int8": folder / "nncf" / "model.xml",
+        "ours fp32": folder / "ours.onnx",
+        "ours int8": folder / "ours-int8.onnx",
+        "ours int8 weights of 7 bits": folder / "ours-int7.onnx",
+    }
+    stock = files["stock fp32"]
+    if not stock.is_file():
+        stock.parent.mkdir(exist_ok=True)
+        export.measure(export.STOCK, source, stock)
+    for name, script, method in (
+        ("stock dynamic int8", "ort_dynamic.py", "dynamic"),
+        ("stock NNCF int8", "nncf_ptq.py", "openvino"),
+    ):
+        if name in wanted and not files[name].is_file():
+            _run_peer(script, method, stock, files[name].parent)
+    if not files["ours int8 weights of 7 bits"].is_file():
+        make_ours(checkpoint, files)
+    return files, ModelShape(checkpoint.config, checkpoint.task)
+
+
+def make_ours(checkpoint: Checkpoint, files: Mapping[str, Path]) -> None:
+    """Our graphs; int8 is calibrated on random ids."""
+    source = files["ours fp32"]
+    export_onnx(checkpoint, source, external_data=True)
+    sites = find_sites(ir.load(source))
+    placement = place(PlacementPolicy(), sites)
+    batches = [_feeds(4, length, seed=length) for length in CALIBRATION]
+    table = calibrate(
+        source, sites, batches, CalibrationConfig(), model_hash="a" * 64, data_hash="b" * 64
+    )
+    recipes = recipes_of(table, placement.quantized)
+    shape = ModelShape(checkpoint.config, checkpoint.task)
+    for name, weights in (
+        ("ours int8", None),
+        ("ours int8 weights of 7 bits", NumberFormat.INT7),
+    ):
+        with Candidates(source, shape, placement, recipes, NumberFormat.INT8, weights) as made:
+            write_model(made.make(placement)[0], files[name])
+
+
+def _run_peer(script: str, method: str, stock: Path, folder: Path) -> None:
+    """A peer's quantizer, as `benchmarks/fidelity` runs it."""
+    folder.mkdir(exist_ok=True)
+    rows = folder / "rows.npz"
+    generator = np.random.default_rng(1)
+    lengths = generator.integers(16, 129, 24)
+    np.savez(rows, ids=generator.integers(0, VOCABULARY, lengths.sum()), lengths=lengths)
+    command = [sys.executable, str(PEERS / script), "--method", method, "--model", str(stock)]
+    command += ["--calibration", str(rows), "--test", str(rows), "--output", str(folder)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _feeds(batch: int, length: int, seed: int = 0) -> dict[str, Ids]:
+    """Random ids without padding."""
+    ids = np.random.default_rng(seed).integers(0, VOCABULARY, (batch, length))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+def compared_batches() -> list[dict[str, Ids]]:
+    """What outputs are compared on: several lengths, and ragged padding."""
+    batches = [_feeds(batch, length, seed=length) for batch, length in COMPARED]
+    for feeds in batches:
+        rows, length = feeds["input_ids"].shape
+        for row in range(1, rows):
+            feeds["attention_mask"][row, length * (row + 1) // (rows + 1) :] = 0
+    return batches
+
+
+def open_contender(
+    contender: Contender, path: Path, shape: ModelShape, threads: int
+) -> ModelSession:
+    """The session of a contender."""
+    options = RuntimeOptions(threads=threads)
+    if contender.graph.startswith("stock"):
+        stock = {"onnxruntime": StockOnnxRuntime, "openvino": StockOpenVino}[contender.runtime]
+        return stock(path, shape, threads)
+    bits = contender.weight_bits
+    if contender.runtime == "openvino":
+        return OpenVinoSession(path, shape, options=options, weight_bits=bits)
+    return OnnxSession(path, shape, options=options, weight_bits=bits)
+
+
+def measure(
+    files: Mapping[str, Path], shape: ModelShape, arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Compare, then time; a row for each contender and shape."""
+    contenders = CONTENDERS[arguments.runtime]
+    compared = compared_batches()
+    with ExitStack() as stack:
+        sessions: dict[str, ModelSession] = {}
+        checks = {}
+        expected = None
+        for contender in contenders:
+            session = open_contender(contender, files[contender.graph], shape, arguments.threads)
+            sessions[contender.name] = stack.enter_context(session)
+            found = run_all(session, compared)
+            expected = found if expected is None else expected
+            check = agreement(shape, compared, expected, found, (contender.limits,))
+            print(f"{contender.name}: {check.max_relative:.1e} {check.verdict}", flush=True)
+            if not check and contender.graph.startswith("ours"):
+                raise SystemExit(f"{contender.name}: {check.verdict}; its times mean nothing")
+            checks[contender.name] = check
+        gemms = {name: GemmSession(name, shape, arguments.threads) for name in GEMMS}
+        for batch, length in arguments.shapes:
+            workload = Workload(f"{batch}x{length}", batch, batch * length, _feeds(batch, length))
+            timings = {
+                timing.contender: timing
+                for timing in time_in_turn(
+                    workload,
+                    {**sessions, **gemms},
+                    arguments.rounds,
+                    1,
+                    lambda message: None,
+                    CLOCKS[arguments.clock],
+                )
+            }
+            for contender in contenders:
+                timing = timings[contender.name]
+                rates = {name: 1e-3 * timings[name].latency_ms for name in GEMMS}
+                ideal = ideal_ms(shape.config, batch, length, contender.gemm, rates)
+                check = checks[contender.name]
+                yield {
+                    "date": datetime.now(timezone.utc).date().isoformat(),
+                    "contender": contender.graph,
+                    "runtime": contender.runtime,
+                    "batch": batch,
+                    "length": length,
+                    "threads": arguments.threads,
+                    "rounds": arguments.rounds,
+                    "clock": arguments.clock,
+                    "median_ms": round(timing.latency_ms, 1),
+                    "p20_ms": round(timing.spread_ms[0], 1),
+                    "p80_ms": round(timing.spread_ms[1], 1),
+                    "ratio": round(timing.ratio, 3),
+                    "times_ideal": round(timing.latency_ms / ideal, 2),
+                    "max_relative": f"{check.max_relative:.1e}",
+                    "rms_relative": f"{check.rms_relative:.1e}",
+                    "within_limits": "yes" if check else "no",
+                    **machine(),
+                }
+
+
+def machine() -> dict[str, Any]:
+    """Hardware and versions."""
+    names = ("onnxruntime", "openvino", "nncf", "torch", "transformers")
+    return {
+        "cpu": processor_name(),
+        "cores": os.cpu_count(),
+        "versions": " ".join(f"{name} {version(name)}" for name in names),
+    }
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Add rows to the results."""
+    new = not path.exists()
+    with path.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--runtime", choices=list(CONTENDERS), default="onnxruntime")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
+    parser.add_argument("--shape", action="append", help="BATCHxLENGTH; the issue's four if none")
+    parser.add_argument("--profile", action="store_true", help="operators of ONNX Runtime's graphs")
+    parser.add_argument("--scratch", type=Path, help="folder of graphs to make, or to use again")
+    arguments = parser.parse_args()
+    given = arguments.shape or [f"{batch}x{length}" for batch, length in SHAPES]
+    arguments.shapes = [tuple(map(int, text.split("x"))) for text in given]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.scratch or Path(temporary)
+        folder.mkdir(exist_ok=True)
+        wanted = {contender.graph for contender in CONTENDERS[arguments.runtime]}
+        files, shape = make_graphs(folder, wanted)
+        if arguments.profile:
+            rows = [
+                {**row, **machine()}
+                for contender in ONNX_RUNTIME
+                for row in profile_rows(
+                    files[contender.graph],
+                    contender.graph,
+                    exact=contender.gemm == "int8 exact",
+                    threads=arguments.threads,
+                    batches=[_feeds(*item) for item in arguments.shapes],
+                    runs=arguments.rounds,
+                )
+            ]
+            write(RESULTS / "cpu_model_profile.csv", rows)
+            return
+        for row in measure(files, shape, arguments):
+            write(RESULTS / "cpu_model.csv", [row])
+            print(
+                f"{row['batch']}x{row['length']:<4} {row['contender']:28} {row['runtime']:12} "
+                f"{row['median_ms']:8} ms  {row['ratio']:5} [{row['times_ideal']}]",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
