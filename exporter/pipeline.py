@@ -232,10 +232,12 @@ def _export(
     say: Progress,
 ) -> GraphSummary:
     """Write the graph, with the hash of the vocabulary that its ids belong to."""
+    from exporter.graph.attention_function import SKEW_UP_TO
     from exporter.graph.export import export_onnx
 
     hashes = {item.path: item.sha256 for item in files}
     metadata = {}
+    short = source.seq.max <= SKEW_UP_TO
     if source.encoder is not None:
         vocabulary = source.encoder.tokenizer.source_files[0].name
         metadata["deb_export.vocabulary_sha256"] = hashes[vocabulary]
@@ -245,6 +247,8 @@ def _export(
         # A graph on the way is read again: a runtime maps its weights from a file of their own.
         external_data=config.external_data if config.precision == "fp32" else True,
         metadata=metadata,
+        # Measured on CPUs alone: what may become an engine keeps the form known from engines.
+        reading="skew" if short and config.targets == ("onnx",) else "gather",
         progress=lambda message: say(f"graph: {message}"),
     )
 

@@ -3,7 +3,9 @@
 Names carry the layout: `query_BHSD` is (batch, heads, sequence, head size), `R` are position slots,
 `L` those of them that the length can reach. What depends on the mask and the length alone is the
 same in every layer: it reads nothing else, so a runtime that merges common subexpressions computes
-it once. `docs/cpu-performance.md` has the figures behind the form.
+it once. Each pair's position terms are read with `GatherElements`, or, in a body for short texts,
+by skewing: products with all distances in order, of which each row begins one later.
+`docs/cpu-performance.md` has the figures behind the form.
 """
 
 from __future__ import annotations
@@ -19,6 +21,12 @@ from onnx_ir.tape import Tape
 from plugins.disentangled_attention import contract
 
 Storage: TypeAlias = Literal["fp32", "fp16", "bf16"]
+
+Reading: TypeAlias = Literal["gather", "skew"]
+
+SKEW_UP_TO = 128
+"""Longest texts for which skewing is the faster reading on a CPU. As far, v3's every distance has a
+slot of its own, so that no product is made twice."""
 
 _LOWEST = {"fp32": -(2.0**127), "fp16": -(2.0**15), "bf16": -(2.0**127)}
 """About half of each type's lowest value, and exact in it."""
@@ -56,6 +64,8 @@ class AttentionShape:
     p2c: bool
     saturation: int
     """`P`: the slot table has `2 * P + 1` entries."""
+    reading: Reading = "gather"
+    """How each pair reads its position terms. Both are right for every length."""
 
 
 def attention_function(
@@ -125,7 +135,9 @@ class _Body:
             "Split", [self.inputs["qkv"]], {"axis": -1, "num_outputs": 3}, num_outputs=3
         )
         scores = self.content_to_content(query, key)
-        if self.shape.c2p or self.shape.p2c:
+        if self.shape.reading == "skew":
+            scores = self.add_skewed(scores, query, key)
+        elif self.shape.c2p or self.shape.p2c:
             live = self.live_slots()
             index_BHSS = self.slot_index(live)
             if self.shape.c2p:
@@ -173,6 +185,53 @@ class _Body:
             pos_query_HLD = self.factor(name, self.live(pos_query, live))
         table_BHLS = self.term(name, pos_query_HLD, key_BHDS)
         return self.wide(self.op("GatherElements", table_BHLS, index_BHSS, axis=-2))
+
+    def add_skewed(self, scores: ir.Value, query: ir.Value, key: ir.Value) -> ir.Value:
+        """Scores with both position terms, from products with every distance in order; fp32."""
+        if self.shape.c2p:
+            name, pos_key = CONTENT_TO_POSITION, self.inputs["pos_key"]
+            table = self.by_distance(name, self.scaled_query(name, query), pos_key, falling=True)
+            scores = self.op("Add", scores, self.skewed(table))
+        if self.shape.p2c:
+            name, pos_query = POSITION_TO_CONTENT, self.inputs["pos_query"]
+            key_BHSD = self.heads(self.scaled(name, key), (0, 2, 1, 3))
+            table = self.by_distance(name, key_BHSD, pos_query, falling=False)
+            by_key = self.op("Transpose", self.skewed(table), perm=(0, 1, 3, 2))
+            scores = self.op("Add", scores, by_key)
+        return scores
+
+    def by_distance(
+        self, name: str, left_BHSD: ir.Value, table_HRD: ir.Value, *, falling: bool
+    ) -> ir.Value:
+        """Products with the slots of `2 S` distances: `S - 1, S - 2, ...`, or their negatives."""
+        _, length = self.sizes()
+        end = self.op("Squeeze", self.op("Add", length, length))
+        column = self.op("Range", self.int32(0), self.int32_of(end), self.int32(1))
+        furthest = self.int32_of(self.op("Sub", length, self.ints([1])))
+        ends = (furthest, column) if falling else (column, furthest)
+        reach = self.shape.saturation
+        clipped = self.op("Clip", self.op("Sub", *ends), self.int32(-reach), self.int32(reach))
+        entry = self.op("Add", clipped, self.int32(reach))
+        slot = self.op("Gather", self.inputs["slots"], entry, axis=0)
+        rows = self.factor(name, self.op("Gather", table_HRD, slot, axis=1))
+        return self.wide(self.term(name, left_BHSD, self.op("Transpose", rows, perm=(0, 2, 1))))
+
+    def skewed(self, table: ir.Value) -> ir.Value:
+        """`(B, H, S, 2 S)` -> `(B, H, S, S)`: row i from its column `S - 1 - i` on.
+
+        From element `S - 1` of the flat table on, rows of `2 S - 1` begin just there.
+        """
+        batch, length = self.sizes()
+        one = self.ints([1])
+        furthest = self.op("Sub", length, one)
+        width = self.op("Add", length, furthest)
+        end = self.op("Add", self.op("Mul", length, width), furthest)
+        flat = self.op("Reshape", table, self.ints([0, 0, -1]))
+        cut = self.op("Slice", flat, furthest, end, self.ints([2]))
+        heads = self.ints([self.shape.num_heads])
+        sizes = self.op("Concat", batch, heads, length, width, axis=0)
+        rows = self.op("Reshape", cut, sizes)
+        return self.op("Slice", rows, self.ints([0]), length, self.ints([3]))
 
     def live(self, table_HRD: ir.Value, live: _LiveSlots) -> ir.Value:
         """The live slots of a table: `(H, L, D)`."""
@@ -226,7 +285,7 @@ class _Body:
     def slot_index(self, live: _LiveSlots) -> ir.Value:
         """Which live slot each query and key read: int32 `(B, H, S, S)`."""
         batch, length = self.sizes()
-        end = self.op("Cast", self.op("Squeeze", length), to=ir.DataType.INT32)
+        end = self.int32_of(self.op("Squeeze", length))
         position = self.op("Range", self.int32(0), end, self.int32(1))
         rows = self.op("Unsqueeze", position, self.ints([1]))
         columns = self.op("Unsqueeze", position, self.ints([0]))
@@ -281,6 +340,9 @@ class _Body:
 
     def int32(self, value: int) -> ir.Value:
         return self.op("Constant", value=ir.tensor(np.int32(value)))
+
+    def int32_of(self, value: ir.Value) -> ir.Value:
+        return self.op("Cast", value, to=ir.DataType.INT32)
 
     def ints(self, values: list[int]) -> ir.Value:
         return self.op("Constant", value=ir.tensor(np.array(values, dtype=np.int64)))

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from exporter.deberta.checkpoint import Checkpoint
 from exporter.deberta.modeling import encoder_of
-from exporter.graph.attention_function import AttentionShape, attention_function
+from exporter.graph.attention_function import AttentionShape, Reading, attention_function
 from exporter.graph.check import check_graph, count_attention_nodes
 from exporter.graph.export_form import export_form
 from exporter.graph.fold_transposes import fold_transposes
@@ -42,6 +42,7 @@ def export_onnx(
     *,
     external_data: bool | None = None,
     metadata: dict[str, str] | None = None,
+    reading: Reading = "gather",
     progress: Callable[[str], None] | None = None,
 ) -> GraphSummary:
     """Export a checkpoint to a portable fp32 graph with dynamic batch and length.
@@ -53,6 +54,7 @@ def export_onnx(
         path: the ONNX file to write.
         external_data: whether weights go to `<path>.data`; by default, when they exceed 1 GiB.
         metadata: entries to add to the model's metadata, such as the hash of the vocabulary.
+        reading: how the attention's body reads position terms; both are right for every length.
         progress: called with the name of each step.
 
     Raises:
@@ -74,6 +76,7 @@ def export_onnx(
         c2p=config.c2p,
         p2c=config.p2c,
         saturation=(slots.numel() - 1) // 2,
+        reading=reading,
     )
     function = attention_function(shape, OPSET)
     model.functions[function.identifier()] = function

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from exporter.graph.attention_function import AttentionShape, attention_function
+from exporter.graph.attention_function import AttentionShape, Reading, attention_function
 from exporter.graph.trace import OPSET
 from plugins.disentangled_attention import contract
 from plugins.disentangled_attention.oracle import disentangled_attention
@@ -64,11 +64,17 @@ def single_node_model(shape: AttentionShape, mask_type: ir.DataType) -> bytes:
 @pytest.mark.parametrize(("c2p", "p2c"), list(itertools.product([True, False], repeat=2)))
 @pytest.mark.parametrize(("buckets", "max_position"), [(16, 20), (-1, 16)])
 @pytest.mark.parametrize("mask_type", [ir.DataType.INT32, ir.DataType.BOOL])
+@pytest.mark.parametrize("reading", ["gather", "skew"])
 def test_the_body_computes_the_operator(
-    c2p: bool, p2c: bool, buckets: int, max_position: int, mask_type: ir.DataType
+    c2p: bool,
+    p2c: bool,
+    buckets: int,
+    max_position: int,
+    mask_type: ir.DataType,
+    reading: Reading,
 ) -> None:
     slots = slot_table(SPAN, buckets, max_position)
-    shape = AttentionShape(HEADS, SIZE, SCALE, c2p, p2c, len(slots) // 2)
+    shape = AttentionShape(HEADS, SIZE, SCALE, c2p, p2c, len(slots) // 2, reading)
     session = onnxruntime.InferenceSession(single_node_model(shape, mask_type))
     for batch, length in ((1, 1), (2, 2), (3, 17), (1, 63), (2, 130)):
         generator = torch.Generator().manual_seed(length)
