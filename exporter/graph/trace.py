@@ -61,11 +61,12 @@ def trace(form: ExportForm, task: Task, type_vocab_size: int) -> ir.Model:
     model = program.model
     model.opset_imports[contract.DOMAIN] = contract.VERSION
     for name, value in model.graph.initializers.items():
-        value.const_value = _lazy(name, value, form.recipes[name])
+        value.const_value = make_lazy(name, value, form.recipes[name])
     return model
 
 
-def _lazy(name: str, value: ir.Value, recipe: Recipe) -> ir.LazyTensor:
+def make_lazy(name: str, value: ir.Value, recipe: Recipe) -> ir.LazyTensor:
+    """The tensor of an initializer of the traced graph, made by its recipe when it is written."""
     if value.const_value is None:
         raise RuntimeError(f"the traced graph has an initializer without a value: {name}")
     return ir.LazyTensor(

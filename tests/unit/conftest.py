@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.checkpoints import write_checkpoint
 from support.exports import ExportCache
+from support.shared_traces import SharedTraces
 
 from exporter.config import BuildConfig
 from exporter.graph import export
@@ -35,6 +36,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keeps what the tests cache out of the user's own cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_traces() -> Iterator[None]:
+    """Exports of one configuration share its trace, which is most of the time of a small one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "trace", SharedTraces(export.trace).trace)
         yield
 
 

@@ -1,0 +1,45 @@
+"""Traces shared by tests: tracing takes most of the time of a small export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from exporter.deberta.tasks import Task
+from exporter.graph.export_form import ExportForm, PackedSelfAttention
+from exporter.graph.trace import make_lazy
+
+Trace: TypeAlias = Callable[[ExportForm, Task, int], ir.Model]
+
+
+class SharedTraces:
+    """`exporter.graph.trace.trace`, run once for each architecture.
+
+    A trace reads no weights, so that of one checkpoint is that of every other of its configuration;
+    what comes after it, from folding to the written file, runs in each export.
+
+    Args:
+        trace: the real one.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._kept: dict[str, ir.Model] = {}
+
+    def trace(self, form: ExportForm, task: Task, type_vocab_size: int) -> ir.Model:
+        """As the real one, with the tensors of this form."""
+        modules = form.model.modules()
+        attention = next(item for item in modules if isinstance(item, PackedSelfAttention))
+        shapes = {name: list(value.shape) for name, value in form.model.state_dict().items()}
+        key = json.dumps(
+            [attention.config.to_dict(), str(task), type_vocab_size, shapes], sort_keys=True
+        )
+        if key not in self._kept:
+            self._kept[key] = self._trace(form, task, type_vocab_size)
+        model = self._kept[key].clone()
+        for name, value in model.graph.initializers.items():
+            value.const_value = make_lazy(name, value, form.recipes[name])
+        return model
