@@ -46,7 +46,7 @@ def tile_candidates(spec: KernelSpec, capability: int) -> tuple[TileConfig, ...]
         # Three products of tf32 for each: with heads above 64 no tile does without spills.
         if spec.padded_head_size > 64:
             return (TileConfig(16, 16, 16, 4, 1),)
-        tall = spec.padded_head_size <= 32 and not 100 <= capability < 120
+        tall = spec.padded_head_size <= 32 and capability < 100
         return (TileConfig(32 if tall else 16, 16, 32, 4, 1),)
     if spec.padded_head_size > 128:
         return (TileConfig(16, 16, 16, 4, 1),)

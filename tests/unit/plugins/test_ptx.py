@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
+import math
 import re
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
-from plugins.disentangled_attention.assembler import assemble, find_assembler
-from plugins.disentangled_attention.launch import KernelSpec
+from plugins.disentangled_attention.assembler import SHARED_LIMITS, assemble, find_assembler
+from plugins.disentangled_attention.launch import DTYPES, KernelSpec, TileConfig
 from plugins.disentangled_attention.ptx import (
     PARAMETERS,
+    PTX_VERSIONS,
     CompiledKernel,
     KernelError,
     compile_ptx,
     strip_hidden_parameters,
 )
-from plugins.disentangled_attention.tuning import tile_candidates
+from plugins.disentangled_attention.tuning import CAPABILITIES, tile_candidates
 
 pytest.importorskip("triton")
 
@@ -48,7 +52,7 @@ def assembler() -> Path:
 
 @lru_cache
 def compiled(capability: int, dtype: str) -> CompiledKernel:
-    spec = KernelSpec(12, 64, 0.07, dtype=dtype, mask_dtype="bool")
+    spec = KernelSpec(12, 64, 1 / math.sqrt(3 * 64), dtype=dtype)
     return compile_ptx(spec, tile_candidates(spec, capability)[0], capability)
 
 
@@ -82,18 +86,57 @@ def test_another_number_of_entries_or_parameters_is_an_error() -> None:
         strip_hidden_parameters("", 2)
 
 
-def test_the_entry_takes_inputs_scalars_output() -> None:
-    kernel = compiled(80, "float16")
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_kernel_for_each_architecture(capability: int, assembler: Path) -> None:
+    """Parameters as TensorRT passes them, valid for `ptxas`, no spills, within the GPU's limits."""
+    kernel = compiled(capability, "float16")
     assert kernel.parameters == PARAMETERS
     types = [line.split()[1] for line in entry_of(kernel.ptx)]
     assert types == [".u64"] * 5 + [".u32"] * 4 + [".u64"]
     assert f".visible .entry {kernel.entry}(" in kernel.ptx
-    assert (kernel.target, kernel.ptx_version) == ("sm_80", "8.0")
     assert f".reqntid {kernel.threads}" in kernel.ptx
+    assert re.fullmatch(rf"sm_{capability}a?", kernel.target)
+    assert float(kernel.ptx_version) == PTX_VERSIONS[capability] / 10
+    found = assemble(kernel.ptx, kernel.target, assembler)
+    assert found.registers * kernel.threads <= 65536
+    assert kernel.shared_bytes <= SHARED_LIMITS[capability]
+    row = recorded()[capability, "float16", 64][0]
+    if kernel.triton_version == row["triton"]:  # the tiles were chosen with this compiler
+        assert found.spill_bytes == 0
+        assert kernel.shared_bytes == int(row["shared_bytes"])
+        if found.assembler == row["ptxas"]:
+            assert found.registers == int(row["registers"])
 
 
-def test_the_assembler_takes_it(assembler: Path) -> None:
+def test_the_assembler_refuses_what_is_not_ptx(assembler: Path) -> None:
     kernel = compiled(80, "float16")
-    assert 0 < assemble(kernel.ptx, kernel.target, assembler).registers <= 255
     with pytest.raises(ValueError, match="refuses the PTX for sm_80"):
         assemble(kernel.ptx.replace("ld.param", "ld.nonsense"), kernel.target, assembler)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_resources_are_recorded_for_every_configuration(capability: int) -> None:
+    """`benchmarks/kernel_resources.py` was run with the tuning table that is here."""
+    for dtype, size in itertools.product(DTYPES, (32, 64, 128)):
+        spec = KernelSpec(12, size, 1 / math.sqrt(3 * size), dtype=dtype)
+        rows = recorded()[capability, dtype, size]
+        names = ("block_m", "block_n", "far_n", "num_warps", "num_stages")
+        tiles = tuple(TileConfig(*(int(row[name]) for name in names)) for row in rows)
+        assert tiles == tile_candidates(spec, capability)
+        for row in rows:
+            assert int(row["registers"]) * 32 * int(row["num_warps"]) <= 65536
+            assert int(row["shared_bytes"]) <= SHARED_LIMITS[capability]
+            # Heads above 64 in fp32 spill in every tile (docs/attention-kernel.md).
+            assert int(row["spill_bytes"]) == 0 or (dtype, size) == ("float32", 128)
+
+
+@lru_cache
+def recorded() -> dict[tuple[int, str, int], list[dict[str, str]]]:
+    """Rows of the committed table, by capability, type and head size."""
+    found: dict[tuple[int, str, int], list[dict[str, str]]] = {}
+    path = Path(__file__).parents[3] / "benchmarks" / "results" / "kernel_resources.csv"
+    with path.open(encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            key = (int(row["capability"]), row["dtype"], int(row["head_size"]))
+            found.setdefault(key, []).append(row)
+    return found
