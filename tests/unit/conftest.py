@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from support.checkpoints import write_checkpoint
-from support.exports import ExportCache
 from support.shared_traces import SharedTraces
 
 from exporter.config import BuildConfig
@@ -68,19 +67,6 @@ def texts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("texts") / "texts.txt"
     path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="session")
-def export_cache(tmp_path_factory: pytest.TempPathFactory) -> ExportCache:
-    """Exports that tests of other stages share."""
-    return ExportCache(tmp_path_factory.mktemp("exports"))
-
-
-@pytest.fixture
-def reuse_exports(export_cache: ExportCache, monkeypatch: pytest.MonkeyPatch) -> ExportCache:
-    """Builds of a test take the export of an earlier build of the same checkpoint."""
-    monkeypatch.setattr(export, "export_onnx", export_cache.export)
-    return export_cache
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ import onnxruntime
 import pytest
 import torch
 import transformers
-from support.exports import ExportCache
 
 from exporter.cli import main
 from exporter.config import BuildConfig
@@ -164,7 +163,7 @@ def test_every_head_has_layers(
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_asking_for_the_layers_changes_no_output(
-    precision: str, checkpoint: Path, ours: Path, tmp_path: Path, reuse_exports: ExportCache
+    precision: str, checkpoint: Path, ours: Path, tmp_path: Path
 ) -> None:
     path = ours
     if precision != "fp32":
