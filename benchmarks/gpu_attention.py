@@ -52,6 +52,7 @@ from plugins.disentangled_attention.tuning import tile_candidates, tile_for
 
 RESULTS = Path(__file__).parent / "results" / "gpu_attention.csv"
 LIMITS = {"float32": 2e-5, "float16": 1e-2, "bfloat16": 6e-2}
+LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 KERNEL, BEST = "ours, kernel alone", "ours, best tile alone"
 
 
@@ -59,7 +60,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=16384, help="B * S")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 256, 512, 1024, 4096, 8192])
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--no-batch-one", action="store_true", help="leave batch 1 out")
     parser.add_argument("--dtype", choices=sorted(LIMITS), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=30)
