@@ -235,7 +235,12 @@ def measure(
     files: Mapping[str, Path], shape: ModelShape, arguments: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """Compare, then time; a row for each contender and shape."""
-    contenders = CONTENDERS[arguments.runtime]
+    wanted = arguments.graph or [item.graph for item in CONTENDERS[arguments.runtime]]
+    contenders = [
+        item
+        for number, item in enumerate(CONTENDERS[arguments.runtime])
+        if not number or item.graph in wanted
+    ]
     compared = compared_batches()
     with ExitStack() as stack:
         sessions: dict[str, ModelSession] = {}
@@ -319,6 +324,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--shape", action="append", help="BATCHxLENGTH; the issue's four if none")
+    parser.add_argument("--graph", action="append", help="only these beside the first; all if none")
     parser.add_argument("--profile", action="store_true", help="operators of ONNX Runtime's graphs")
     parser.add_argument("--scratch", type=Path, help="folder of graphs to make, or to use again")
     arguments = parser.parse_args()

@@ -25,8 +25,8 @@ def profile_rows(
 ) -> Iterator[dict[str, Any]]:
     """Rows for every batch: each operator's nodes, milliseconds and share of the sum.
 
-    A node counts with the least time of all nodes of its operator and input shapes, over all layers
-    and runs: ONNX Runtime's clock is the wall's, and what else the machine does is to be left out.
+    A node counts with the least time of all nodes of its operator and shapes, over all layers and
+    runs: ONNX Runtime's clock is the wall's, and what else the machine does is to be left out.
 
     Args:
         graph: an .onnx file.
@@ -86,6 +86,8 @@ def node_times(
         if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
             name, facts = event["name"], event["args"]
             kinds[name] = facts["op_name"]
-            alike[name] = f"{facts['op_name']} {facts.get('input_type_shape')}"
+            # Packed weights are not among the inputs: the output tells products apart.
+            sizes = facts.get("input_type_shape"), facts.get("output_type_shape")
+            alike[name] = f"{facts['op_name']} {sizes}"
             least[alike[name]] = min(least.get(alike[name], float("inf")), 1e-3 * event["dur"])
     return {name: least[key] for name, key in alike.items()}, kinds
