@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,21 +68,34 @@ def export(checkpoint: Path, path: Path) -> None:
 
 def onnx_logits(path: Path, rows: Sequence[Ids], batch: int = BATCH) -> Logits:
     """Logits `(N, classes)` of an ONNX file in ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Exact int8 products on any processor, ours and the peers' alike.
-    for key, value in EXACT_INTEGERS.items():
-        options.add_session_config_entry(key, value)
-    options.intra_op_num_threads = 1  # the models are small; more threads mostly wait
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = _session(path)
     logits: list[Logits] = [np.zeros(0, np.float32)] * len(rows)
     for indices, feeds in batches(rows, batch):
         (values,) = session.run(["logits"], feeds)
         for index, value in zip(indices, values, strict=True):
             logits[index] = np.asarray(value, np.float32)
     return np.stack(logits)
+
+
+def _session(path: Path) -> Any:
+    """Exact int8 products on any processor, ours and the peers' alike.
+
+    ONNX Runtime 1.32 fails to open some graphs with the option for it. Those run as they are
+    written, each Q/DQ pair in fp32, which is exact too.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1  # the models are small; more threads mostly wait
+    providers = ["CPUExecutionProvider"]
+    for key, value in EXACT_INTEGERS.items():
+        options.add_session_config_entry(key, value)
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except onnxruntime.capi.onnxruntime_pybind11_state.Fail:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
 
 
 def versions() -> dict[str, str]:
