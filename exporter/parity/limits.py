@@ -121,7 +121,8 @@ _FP32 = (
     Limit(
         Metric.MIN_COSINE,
         0.999999,
-        "an error of 1e-5 turns even a vector of a hundredth of the usual length by 5e-7 only",
+        "an error of 1e-5 turns the shortest row that counts, a fifth of the usual length, by "
+        "1e-9; the largest one permitted by 3e-8",
     ),
     Limit(Metric.AGREEMENT, 1.0, "fp32 changes no decision but a tie within the permitted error"),
     Limit(
@@ -158,7 +159,7 @@ _FP16 = (
     Limit(
         Metric.MIN_COSINE,
         0.999,
-        "a row of a few logits, of a hundredth of the usual length, is turned by up to 3e-4",
+        "an error of 5e-3 turns the shortest row that counts, a fifth of the usual length, by 3e-4",
     ),
     Limit(Metric.AGREEMENT, 1.0, "fp16 changes no decision but a tie within the permitted error"),
     Limit(Metric.MEAN_KL, 1e-5, "an error of 1e-3 in logits of 4 gives (4e-3)^2 / 2 = 8e-6 nats"),
@@ -179,7 +180,7 @@ _BF16 = (
     Limit(
         Metric.MIN_COSINE,
         0.98,
-        "a row of a few logits, of a hundredth of the usual length, is turned by up to 8e-3",
+        "an error of 4e-2 turns the shortest row that counts, a fifth of the usual length, by 2e-2",
     ),
     Limit(
         Metric.AGREEMENT,
@@ -193,8 +194,8 @@ _BF16 = (
 # up to a deviation of 0.05: at most 4.6e-2, 3.3e-2 and 8.3e-2 for the three relative errors, 5.2e-4
 # nats. At 0.1, more than trained weights have, it is 0.16, 7.3e-2, 0.1 and 1.4e-3 nats: 2 of 8
 # builds leave the limits. The demo has 5e-3, 3e-3, 3e-3, 1.4e-6 nats.
-# There is no limit on the cosine: a row of a few logits, of a hundredth of the usual length, is
-# turned by any angle.
+# There is no limit on the cosine of outputs: `rms_relative` and the decisions judge a row of two or
+# three logits. That of hidden states is limited.
 _INT8 = (
     Limit(Metric.NON_FINITE, 0, "a NaN or infinity is never an answer"),
     Limit(

@@ -23,8 +23,9 @@ Observer = Callable[["Rows", Decided], None]
 _CHUNK_ELEMENTS = 1 << 17
 """Float64 copies of a piece stay in the processor's second cache."""
 _LEAST_SPREAD = 1e-2
-_SMALL_ROW = 1e-2
-"""A row below this share of the usual norm has no direction worth comparing."""
+_SMALL_ROW = 0.2
+"""A row below this share of the usual norm has no direction worth comparing: an error that
+`rms_relative` may have turns it by more than the limits on the cosine permit."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from exporter.parity.limits import Limit, Metric, limits_for
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_limits_every_metric_with_a_reason(precision: str) -> None:
     limits = limits_for(precision).limits
-    # 8 bits turn a row of a few logits, of a hundredth of the usual length, by any angle.
+    # With 8 bits, the decisions and the relative errors judge rows of a few logits.
     unlimited = {Metric.MIN_COSINE} if precision in QUANTIZED_PRECISIONS else set()
     assert [limit.metric for limit in limits] == [m for m in Metric if m not in unlimited]
     assert all(len(limit.reason) > 20 for limit in limits)

@@ -110,6 +110,14 @@ def test_distances_beyond_512_with_the_published_buckets(run: Run) -> None:
     assert error(case, run(case)) < 1e-5
 
 
+@pytest.mark.slow
+def test_a_long_sequence(run: Run) -> None:
+    tile = TileConfig(128, 128, 256, 8, 1)
+    case = Case(2048, tile, size=64, heads=1, batch=1, mask="holes", span=256, buckets=256)
+    case = replace(case, max_position=512)
+    assert error(case, run(case)) < 1e-5
+
+
 def test_a_table_that_is_not_monotone_is_exact(run: Run) -> None:
     """Tiles index distances, not slots; an unusual table of buckets has slots going back."""
     case = Case(40, SMALL, span=2, buckets=3, max_position=4, batch=1)
