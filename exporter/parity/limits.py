@@ -193,7 +193,9 @@ _BF16 = (
 # int8 rounds the inputs of linear layers to 127 steps up to their largest value. Measured as above
 # up to a deviation of 0.05: at most 4.6e-2, 3.3e-2 and 8.3e-2 for the three relative errors, 5.2e-4
 # nats. At 0.1, more than trained weights have, it is 0.16, 7.3e-2, 0.1 and 1.4e-3 nats: 2 of 8
-# builds leave the limits. The demo has 5e-3, 3e-3, 3e-3, 1.4e-6 nats.
+# builds leave the limits. v3-base with random weights and two labels has 6.4e-2, 7e-2, 0.14 and
+# 3.4e-5 nats, where its hidden states differ by 3.2e-2: the logits of such a head can be small. The
+# demo has 5e-3, 3e-3, 3e-3, 1.4e-6 nats.
 # There is no limit on the cosine of outputs: `rms_relative` and the decisions judge a row of two or
 # three logits. That of hidden states is limited.
 _INT8 = (
@@ -206,9 +208,9 @@ _INT8 = (
     ),
     Limit(
         Metric.RMS_RELATIVE,
-        6e-2,
-        "rounding errors are independent, so that their mean stays well below the largest; twice "
-        "the largest seen",
+        1e-1,
+        "half as much again as the largest seen, of a head without training whose few logits are "
+        "small beside the hidden states they come from",
     ),
     Limit(
         Metric.SPREAD_RELATIVE,
