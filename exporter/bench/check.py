@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.deberta.tasks import Task
+from exporter.parity.decisions import Decision
 from exporter.parity.limits import Metric, limits_for
+from exporter.parity.metrics import add, measure, rows_of, scale_of
 from exporter.runtime.feeds import Ids, ModelShape
 from exporter.runtime.session import Session
 
@@ -78,35 +80,20 @@ def agreement(
         precisions: names of those whose limits count.
     """
     bounds = bounds_of(precisions)
-    worst, mean = 0.0, 0.0
+    task, worst, mean = shape.task, 0.0, 0.0
     for name in shape.outputs:
-        ours, theirs = [], []
+        pairs = []
         for feeds, one, other in zip(compared, expected, found, strict=True):
             wanted = shape.output_shape(feeds["input_ids"].shape)
             if other[name].shape != wanted:
                 problem = f"{name} has shape {other[name].shape}, expected {wanted}"
                 return Agreement(precisions, np.inf, np.inf, bounds, problem)
-            mask = _valid(shape, feeds)
-            ours.append(one[name][mask].astype(np.float64).ravel())
-            theirs.append(other[name][mask].astype(np.float64).ravel())
-        reference, candidate = np.concatenate(ours), np.concatenate(theirs)
-        if not np.isfinite(candidate).all() or not np.isfinite(reference).all():
+            mask = np.not_equal(feeds["attention_mask"], 0)
+            pairs.append((rows_of(task, one[name], mask), rows_of(task, other[name], mask)))
+        scale = scale_of(reference for reference, _ in pairs)
+        figures = reduce(add, (measure(a, b, scale, Decision.NONE, 0.0) for a, b in pairs))
+        if scale.non_finite or figures.non_finite:
             return Agreement(precisions, np.inf, np.inf, bounds, f"{name} has NaN or infinity")
-        error = np.abs(candidate - reference)
-        worst = max(worst, _ratio(error.max(), np.abs(reference).max()))
-        mean = max(mean, _ratio(np.sqrt(np.mean(error**2)), np.sqrt(np.mean(reference**2))))
+        worst = max(worst, figures.max_relative)
+        mean = max(mean, figures.rms_relative)
     return Agreement(precisions, worst, mean, bounds)
-
-
-def _valid(shape: ModelShape, feeds: Mapping[str, Ids]) -> NDArray[np.bool_]:
-    """Which elements of an output's first dimensions count; padded positions mean nothing."""
-    mask: NDArray[np.bool_] = np.not_equal(feeds["attention_mask"], 0)
-    if shape.task in (Task.SEQUENCE_CLASSIFICATION, Task.MULTIPLE_CHOICE):
-        return np.ones(mask.shape[:1], np.bool_)
-    return mask
-
-
-def _ratio(error: float, scale: float) -> float:
-    if scale > 0:
-        return float(error / scale)
-    return float("inf") if error > 0 else 0.0
