@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+
+from exporter.runtime.quantized_product import quantized_product
 
 FLOAT_PRODUCTS = {"LP_TRANSFORMS_MODE": "NO"}
 """Settings with which OpenVINO rounds as Q/DQ says and multiplies in fp32, which is exact here: the
@@ -39,36 +40,7 @@ def exact_integers(core: Any, device: str, weight_bits: int = 8) -> bool:
     rows = generator.choice([-127, 127], (_ROWS, _CHANNELS))
     rows[0] = 127
     weight = np.full((_CHANNELS, _COLUMNS), _LARGEST[weight_bits])
-    compiled = core.compile_model(core.read_model(_product(weight)), device, {})
+    content = quantized_product(weight.astype(np.int8))
+    compiled = core.compile_model(core.read_model(content), device, {})
     found = compiled({"x": rows.astype(np.float32)})[0]
     return bool(np.array_equal(found, (rows @ weight).astype(np.float32)))
-
-
-def _product(weight: np.ndarray[Any, Any]) -> bytes:
-    """A graph of one quantized product, all scales 1."""
-    node = helper.make_node
-    nodes = [
-        node("QuantizeLinear", ["x", "one", "zero"], ["stored"]),
-        node("DequantizeLinear", ["stored", "one", "zero"], ["restored"]),
-        node("DequantizeLinear", ["weight", "ones", "zeros"], ["factor"], axis=1),
-        node("MatMul", ["restored", "factor"], ["y"]),
-    ]
-    constants = {
-        "one": np.float32(1),
-        "zero": np.int8(0),
-        "weight": weight.astype(np.int8),
-        "ones": np.ones(_COLUMNS, np.float32),
-        "zeros": np.zeros(_COLUMNS, np.int8),
-    }
-    graph = helper.make_graph(
-        nodes,
-        "product",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", _CHANNELS])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", _COLUMNS])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    opset = helper.make_opsetid("", 20)
-    content: bytes = helper.make_model(
-        graph, opset_imports=[opset], ir_version=10
-    ).SerializeToString()
-    return content

@@ -29,6 +29,7 @@ from exporter.runtime.feeds import ModelShape
 from exporter.runtime.load import load, text_encoder
 from exporter.runtime.openvino_session import OpenVinoSession
 from exporter.runtime.options import RuntimeOptions
+from exporter.runtime.quantized_product import quantized_product
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
@@ -148,8 +149,8 @@ def test_the_check_of_products_finds_what_is_computed(weight_bits: int) -> None:
     # Whatever this processor does, the check must not call a saturated sum exact.
     core = openvino.Core()
     largest = {8: 127, 7: 64}[weight_bits]
-    weight = np.full((256, 64), largest)
-    compiled = core.compile_model(core.read_model(openvino_integers._product(weight)), "CPU", {})
+    content = quantized_product(np.full((256, 64), largest, np.int8))
+    compiled = core.compile_model(core.read_model(content), "CPU", {})
     rows = np.full((2, 256), 127.0, np.float32)
     right = bool((compiled({"x": rows})[0] == 127.0 * largest * 256).all())
     assert right or not openvino_integers.exact_integers(core, "CPU", weight_bits)
