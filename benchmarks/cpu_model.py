@@ -56,16 +56,17 @@ from exporter.bench.inputs import Workload
 from exporter.bench.measure import time_in_turn
 from exporter.deberta.checkpoint import Checkpoint, open_checkpoint
 from exporter.environment import processor_name
-from exporter.graph.attention_function import SKEW_UP_TO
+from exporter.graph.attention_body import SKEW_UP_TO
 from exporter.graph.export import export_onnx
-from exporter.graph.precision.calibrate import CalibrationConfig, calibrate, recipes_of
-from exporter.graph.precision.candidates import Candidates
-from exporter.graph.precision.quantized_file import SHORT_TEXTS
-from exporter.graph.serialize import write_model
-from exporter.runtime.feeds import Ids, ModelShape
-from exporter.runtime.onnx_session import OnnxSession
-from exporter.runtime.openvino_session import OpenVinoSession
+from exporter.graph.write import write_model
+from exporter.model.feeds import Ids
+from exporter.model.model_shape import ModelShape
+from exporter.precision.quantized.calibrate import CalibrationConfig, calibrate, recipes_of
+from exporter.precision.quantized.candidates import Candidates
+from exporter.precision.quantized.quantized_file import SHORT_TEXTS
 from exporter.runtime.options import RuntimeOptions
+from exporter.runtime.providers.onnx_session import OnnxSession
+from exporter.runtime.providers.openvino_session import OpenVinoSession
 from exporter.runtime.session import ModelSession
 
 RESULTS = Path(__file__).parent / "results"
@@ -134,7 +135,7 @@ OPENVINO = (
 CONTENDERS = {"onnxruntime": ONNX_RUNTIME, "openvino": OPENVINO}
 
 
-def make_graphs(folder: Path, wanted: set[str]) -> tuple[dict[str, Path], ModelShape]:
+def make_graphs(folder: Path, wanted: set[str]) -> tuple[dict[str, Path], Checkpoint]:
     """The files of all contenders, those that are there already left alone."""
     export.COMMON["vocab_size"] = VOCABULARY
     source = folder / "checkpoint"
@@ -163,7 +164,7 @@ def make_graphs(folder: Path, wanted: set[str]) -> tuple[dict[str, Path], ModelS
             _run_peer(script, method, stock, files[name].parent)
     if not all(path.is_file() for name, path in files.items() if name.startswith("ours")):
         make_ours(checkpoint, files)
-    return files, ModelShape(checkpoint.config, checkpoint.task)
+    return files, checkpoint
 
 
 def make_ours(checkpoint: Checkpoint, files: Mapping[str, Path]) -> None:
@@ -178,7 +179,7 @@ def make_ours(checkpoint: Checkpoint, files: Mapping[str, Path]) -> None:
         source, sites, batches, CalibrationConfig(), model_hash="a" * 64, data_hash="b" * 64
     )
     recipes = recipes_of(table, placement.quantized)
-    shape = ModelShape(checkpoint.config, checkpoint.task)
+    shape = checkpoint.shape
     for end in ("", SHORT):
         exact = files["ours fp32" + end]
         for name, weights in (
@@ -232,7 +233,7 @@ def open_contender(
 
 
 def measure(
-    files: Mapping[str, Path], shape: ModelShape, arguments: argparse.Namespace
+    files: Mapping[str, Path], checkpoint: Checkpoint, arguments: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """Compare, then time; a row for each contender and shape."""
     wanted = arguments.graph or [item.graph for item in CONTENDERS[arguments.runtime]]
@@ -241,6 +242,7 @@ def measure(
         for number, item in enumerate(CONTENDERS[arguments.runtime])
         if not number or item.graph in wanted
     ]
+    shape, config = checkpoint.shape, checkpoint.config
     compared = compared_batches()
     with ExitStack() as stack:
         sessions: dict[str, ModelSession] = {}
@@ -274,7 +276,7 @@ def measure(
             for contender in timed:
                 timing = timings[contender.name]
                 rates = {name: 1e-3 * timings[name].latency_ms for name in GEMMS}
-                ideal = ideal_ms(shape.config, batch, length, contender.gemm, rates)
+                ideal = ideal_ms(config, batch, length, contender.gemm, rates)
                 check = checks[contender.name]
                 yield {
                     "date": datetime.now(timezone.utc).date().isoformat(),
@@ -334,7 +336,7 @@ def main() -> None:
         folder = arguments.scratch or Path(temporary)
         folder.mkdir(exist_ok=True)
         wanted = {contender.graph for contender in CONTENDERS[arguments.runtime]}
-        files, shape = make_graphs(folder, wanted)
+        files, checkpoint = make_graphs(folder, wanted)
         if arguments.profile:
             rows = [
                 {**row, **machine()}
@@ -352,7 +354,7 @@ def main() -> None:
             ]
             write(RESULTS / "cpu_model_profile.csv", rows)
             return
-        for row in measure(files, shape, arguments):
+        for row in measure(files, checkpoint, arguments):
             write(RESULTS / "cpu_model.csv", [row])
             print(
                 f"{row['batch']}x{row['length']:<4} {row['contender']:28} {row['runtime']:12} "

@@ -10,8 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from exporter.runtime.feeds import Ids
-from exporter.runtime.onnx_session import EXACT_INTEGERS
+from exporter.model.feeds import Ids
+from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
 
 
 def profile_rows(

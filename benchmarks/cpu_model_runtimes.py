@@ -10,8 +10,9 @@ import int8_forms
 import numpy as np
 
 from exporter.deberta.configuration import DebertaConfig
-from exporter.runtime.feeds import Ids, ModelShape
-from exporter.runtime.onnx_session import EXACT_INTEGERS
+from exporter.model.feeds import Ids
+from exporter.model.model_shape import ModelShape
+from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
 from exporter.runtime.session import Floats, ModelSession
 from plugins.disentangled_attention.slots import slot_table
 

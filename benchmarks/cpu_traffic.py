@@ -34,18 +34,17 @@ from export import COMMON, SHAPES, processor
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import make_model
-from exporter.deberta.tasks import Task
 from exporter.demo import checkpoint_folder
 from exporter.graph.export import export_onnx
+from exporter.inputs.encode import collate
+from exporter.model.task import Task
 from exporter.runtime.batching import Batching, batches
-from exporter.runtime.feeds import ModelShape
 from exporter.runtime.load import text_encoder
-from exporter.runtime.onnx_session import OnnxSession
-from exporter.runtime.openvino_session import OpenVinoSession
 from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.predictions import Prediction, decode
+from exporter.runtime.providers.onnx_session import OnnxSession
+from exporter.runtime.providers.openvino_session import OpenVinoSession
 from exporter.runtime.session import ModelSession
-from exporter.runtime.text import collate
 
 RESULTS = Path(__file__).parent / "results" / "cpu_traffic.csv"
 TASK = Task.SEQUENCE_CLASSIFICATION
@@ -155,7 +154,7 @@ def main() -> None:
         checkpoint = open_checkpoint(folder, TASK)
         graph = Path(scratch) / "model.onnx"
         export_onnx(checkpoint, graph)
-        shape = ModelShape(checkpoint.config, TASK)
+        shape = checkpoint.config.shape(TASK)
         encoder = text_encoder(folder, TASK, 512)
         options = RuntimeOptions(threads=arguments.threads)
         with RUNTIMES[arguments.provider](graph, shape, encoder, options) as session:

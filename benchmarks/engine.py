@@ -18,14 +18,14 @@ import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 
+from exporter.artifact.describe import describe_graph
+from exporter.artifact.engine_options import EngineOptions
 from exporter.engine.backend import TENSORRT_RTX
 from exporter.engine.build import build_engine
 from exporter.engine.layers import KernelSummary, from_json
 from exporter.engine.memory import expected_bytes, graph_bytes
-from exporter.engine.options import EngineOptions
-from exporter.engine.profiles import ShapeProfile
 from exporter.environment import processor_name, usable_processors
-from exporter.inspection import describe_graph
+from exporter.model.profile import ShapeProfile
 
 RESULTS = Path(__file__).parent / "results" / "engine.csv"
 GIB = 1 << 30

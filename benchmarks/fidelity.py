@@ -37,7 +37,7 @@ from fidelity.rows import Row, make_row, table, write_rows
 from fidelity.sentences import Sentences, read_sentences
 
 from exporter.demo import checkpoint_folder
-from exporter.demo.split import load_split
+from tools.demo_training.split import load_split
 
 RESULTS = Path(__file__).parent / "results" / "fidelity.csv"
 CHECKPOINTS = ("demo", "rescaled", "held-gains")

@@ -41,7 +41,7 @@ from gpu_bench.timing import (
 
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import make_model
-from exporter.deberta.tasks import Task
+from exporter.model.task import Task
 
 RESULTS = Path(__file__).parent / "results" / "gpu_model.csv"
 # Of the hidden states' largest value, after all layers, in the type's own rounding.

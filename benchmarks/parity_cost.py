@@ -38,14 +38,15 @@ from export import processor
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.demo import calibration_file
 from exporter.graph.export import export_onnx
-from exporter.parity.data_sets import DataOptions, make_data_sets
-from exporter.parity.inputs import ParityCase
+from exporter.inputs.cases import ParityCase
+from exporter.inputs.data_sets import DataOptions, make_data_sets
+from exporter.model.model_shape import ModelShape
+from exporter.parity.check import CompareOptions, compare_sides
 from exporter.parity.result import ParityResult
-from exporter.parity.sources import Side, checkpoint_side, onnx_side
-from exporter.runtime.feeds import ModelShape
+from exporter.parity.side import Side
+from exporter.parity.sides import checkpoint_side, onnx_side
 from exporter.runtime.load import text_encoder
 from exporter.runtime.options import THREADS_VARIABLE
-from exporter.verification import CompareOptions, compare_sides
 
 RESULTS = Path(__file__).parent / "results" / "parity_cost.csv"
 MODEL = "v3-base fp32, random weights, the demo's vocabulary"
@@ -102,8 +103,8 @@ def measure(folder: Path, rounds: int, sentences: int) -> Iterator[dict[str, obj
     sides = checkpoint_side(checkpoint), onnx_side(graph)
     shape = sides[0].shape
     assert shape is not None
-    encoder = text_encoder(checkpoint, shape.task, shape.config.max_position_embeddings)
-    sets = make_data_sets(shape, encoder, data, shape.config.max_position_embeddings)
+    encoder = text_encoder(checkpoint, shape.task, shape.max_position_embeddings)
+    sets = make_data_sets(shape, encoder, data, shape.max_position_embeddings)
     cases = [case for item in sets for case in item.cases]
     for index in range(rounds):
         options = CompareOptions(data, cache=folder / f"cache-{index}")

@@ -33,12 +33,12 @@ from safetensors.torch import load_file, save_file
 import exporter
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import make_model
-from exporter.deberta.tasks import Task
 from exporter.demo import checkpoint_folder
+from exporter.model.task import Task
+from exporter.parity.check import compare_sides
 from exporter.parity.limits import HIGHER_IS_BETTER, Metric, limits_for
 from exporter.parity.result import ParityResult
-from exporter.parity.sources import checkpoint_side
-from exporter.verification import compare_sides
+from exporter.parity.sides import checkpoint_side
 
 RESULTS = Path(__file__).parent / "results" / "parity_noise.csv"
 PRECISIONS = ("fp16", "bf16", "int8", "fp8")

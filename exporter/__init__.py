@@ -10,20 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from exporter.config import BuildConfig, Range
-    from exporter.manifest import Manifest
-    from exporter.pipeline import build
+    from exporter.artifact.manifest import Manifest
+    from exporter.model.profile import Range
+    from exporter.pipeline.build import build
+    from exporter.pipeline.config import BuildConfig
     from exporter.runtime.load import load
     from exporter.runtime.options import RuntimeOptions
     from exporter.runtime.session import Session
 
 _HOMES = {
-    "BuildConfig": "exporter.config",
-    "Manifest": "exporter.manifest",
-    "Range": "exporter.config",
+    "BuildConfig": "exporter.pipeline.config",
+    "Manifest": "exporter.artifact.manifest",
+    "Range": "exporter.pipeline.config",
     "RuntimeOptions": "exporter.runtime.options",
     "Session": "exporter.runtime.session",
-    "build": "exporter.pipeline",
+    "build": "exporter.pipeline.build",
     "load": "exporter.runtime.load",
 }
 

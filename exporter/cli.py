@@ -21,9 +21,9 @@ import click
 
 from exporter.commands.bench import bench
 from exporter.commands.build import build
-from exporter.commands.common import Settings, debug_option
 from exporter.commands.doctor import doctor
 from exporter.commands.inspect import inspect
+from exporter.commands.options.shared import Settings, debug_option
 from exporter.commands.package import package
 from exporter.commands.parity import parity
 from exporter.commands.run import run

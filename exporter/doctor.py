@@ -15,11 +15,11 @@ from exporter.environment import (
     processor_name,
     usable_processors,
 )
-from exporter.processors import cpu_quota, default_threads
-from exporter.runtime.integer_products import default_products_are_exact
 from exporter.runtime.load import OPENVINO
-from exporter.runtime.onnx_providers import NAMES as PROVIDERS
-from exporter.runtime.openvino_session import CAPABILITIES, DEVICE, INSTALL
+from exporter.runtime.providers.integer_products import default_products_are_exact
+from exporter.runtime.providers.onnx_providers import NAMES as PROVIDERS
+from exporter.runtime.providers.openvino_session import CAPABILITIES, DEVICE, INSTALL
+from exporter.threads import cpu_quota, default_threads
 
 _INSTALL_CPU = 'pip install "deb-export[cpu]"'
 _INSTALL_GPU = 'pip install "deb-export[gpu]"'

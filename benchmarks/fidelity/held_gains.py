@@ -23,10 +23,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import DebertaV2ForSequenceClassification
 
-from exporter.demo.batches import Encoder, index_batches, pad, rated_sequences
-from exporter.demo.split import Split, load_split
-from exporter.demo.training import accuracy
-from exporter.demo.training_attention import use_training_attention
+from tools.demo_training.batches import Encoder, index_batches, pad, rated_sequences
+from tools.demo_training.split import Split, load_split
+from tools.demo_training.training import accuracy
+from tools.demo_training.training_attention import use_training_attention
 
 FACTOR = 16.0
 CHANNELS = 3

@@ -13,9 +13,9 @@ import numpy as np
 
 import exporter
 from exporter.errors import DebExportError
-from exporter.graph.precision.quantization_options import QuantizationOptions
+from exporter.precision.quantized.options import QuantizationOptions
 from exporter.runtime.load import MODEL_FILE, artifact_shape
-from exporter.runtime.rounded_session import open_rounded
+from exporter.runtime.providers.rounded_session import open_rounded
 from exporter.runtime.session import Session
 from fidelity.metrics import Logits
 from fidelity.result import Result, Unavailable

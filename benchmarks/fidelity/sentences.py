@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.deberta.tokenization import Tokenizer, load_tokenizer
-from exporter.demo.split import Example, load_split
+from tools.demo_training.split import Example, load_split
 
 Ids = NDArray[np.int64]
 
@@ -49,7 +49,7 @@ def read_sentences(tsv: Path, checkpoint: Path, limit: int | None = None) -> Sen
     """Sample the calibration sentences and tokenize both parts with the checkpoint's tokenizer.
 
     Args:
-        tsv: the rated sentences, see `exporter.demo.split`.
+        tsv: the rated sentences, see `tools.demo_training.split`.
         checkpoint: folder with `spm.model` or `tokenizer.json`.
         limit: take only so many test sentences, to try things out; all by default.
 

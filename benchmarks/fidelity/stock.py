@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import DebertaV2ForSequenceClassification
 
-from exporter.runtime.onnx_session import EXACT_INTEGERS
+from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
 from fidelity.metrics import Logits
 from fidelity.sentences import Ids, batches
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import DebertaModel, SelfAttention, make_model
-from exporter.deberta.tasks import Task
+from exporter.model.task import Task
 from plugins.disentangled_attention.torch_operator import disentangled_attention
 
 OURS = "ours fused"

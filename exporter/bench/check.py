@@ -9,10 +9,11 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.parity.decisions import Decision
+from exporter.metrics.decisions import Decision
+from exporter.metrics.figures import add, measure, rows_of, scale_of
+from exporter.model.feeds import Ids
+from exporter.model.model_shape import ModelShape
 from exporter.parity.limits import Metric, limits_for
-from exporter.parity.metrics import add, measure, rows_of, scale_of
-from exporter.runtime.feeds import Ids, ModelShape
 from exporter.runtime.session import Session
 
 Outputs = Mapping[str, NDArray[np.floating]]

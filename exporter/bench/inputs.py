@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from exporter.artifact.manifest import Manifest
 from exporter.bench.config import BenchConfig
 from exporter.errors import InputError
-from exporter.manifest import Manifest
-from exporter.parity.input_files import read_texts
-from exporter.parity.inputs import ExampleSource, random_examples, text_examples
+from exporter.inputs.cases import ExampleSource, random_examples, text_examples
+from exporter.inputs.encode import TextEncoder, TextInput, collate
+from exporter.inputs.labelled import read_texts
+from exporter.model.feeds import Ids
+from exporter.model.model_shape import ModelShape
 from exporter.runtime.batching import Batching, batches
-from exporter.runtime.feeds import Ids, ModelShape
-from exporter.runtime.text import TextEncoder, TextInput, collate
 
 COMPARED_TEXTS = 64
 _COMPARED_TOKENS = 2048

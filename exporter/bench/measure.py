@@ -10,10 +10,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import TypeAlias
 
+from exporter.artifact.manifest import Manifest, read_manifest
 from exporter.bench.check import Agreement, agreement, run_all
 from exporter.bench.config import BenchConfig, Contender
 from exporter.bench.inputs import BenchInputs, Workload, make_inputs
-from exporter.manifest import Manifest, read_manifest
 from exporter.runtime.load import (
     OPENVINO,
     artifact_shape,

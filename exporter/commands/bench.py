@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from exporter.commands.common import artifact_argument, debug_option, write_json
-from exporter.commands.runtime import runtime_options, take_runtime_options
+from exporter.commands.options.runtime import runtime_options, take_runtime_options
+from exporter.commands.options.shared import artifact_argument, debug_option, write_json
 from exporter.errors import InputError
 from exporter.progress import Progress
 

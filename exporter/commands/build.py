@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 
-from exporter.commands.common import debug_option, size_text
-from exporter.commands.engine import engine_options, take_engine_options
-from exporter.commands.quantization import quantization_options, take_quantization_options
-from exporter.config import PRECISIONS, TARGETS, BuildConfig, Range
-from exporter.deberta.tasks import Task
+from exporter.commands.options.engine import engine_options, take_engine_options
+from exporter.commands.options.quantization import quantization_options, take_quantization_options
+from exporter.commands.options.shared import debug_option
+from exporter.console import size_text
+from exporter.model.profile import Range
+from exporter.model.task import Task
+from exporter.pipeline.config import PRECISIONS, TARGETS, BuildConfig
 from exporter.progress import Progress
 
 _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(BuildConfig)}
@@ -99,9 +101,9 @@ def build(
         **options,
     )
     from exporter.engine.targets import skipped_text
-    from exporter.parity.report_table import to_table
-    from exporter.pipeline import build_and_judge
-    from exporter.quantization_report import quantization_lines
+    from exporter.parity.report.table import to_table
+    from exporter.pipeline.build import build_and_judge
+    from exporter.precision.quantized.report import quantization_lines
 
     with Progress() as progress:
         manifest, result = build_and_judge(config, progress)

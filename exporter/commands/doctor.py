@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from exporter.commands.common import debug_option
+from exporter.commands.options.shared import debug_option
 
 
 @click.command()

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.commands.common import debug_option, size_text, write_json
+from exporter.commands.options.shared import debug_option, write_json
+from exporter.console import size_text
 
 if TYPE_CHECKING:
-    from exporter.inspection import ArtifactDescription, GraphDescription
+    from exporter.artifact.describe import GraphDescription
+    from exporter.engine.inspect_path import ArtifactDescription
 
 _MODEL_FIELDS = (
     "num_hidden_layers",
@@ -33,8 +35,8 @@ def inspect(path: Path, as_json: bool) -> int:
 
     Exits with 1 when a file of an artifact is missing or has changed.
     """
-    from exporter.engine.inspection import PlanDescription, plan_lines
-    from exporter.inspection import ArtifactDescription, inspect_path
+    from exporter.engine.describe_plan import PlanDescription, plan_lines
+    from exporter.engine.inspect_path import ArtifactDescription, inspect_path
 
     found = inspect_path(path)
     if isinstance(found, ArtifactDescription):
@@ -67,7 +69,7 @@ def _graph_json(graph: GraphDescription) -> dict[str, Any]:
 
 def _artifact_lines(found: ArtifactDescription) -> Iterator[str]:
     from exporter.engine.targets import skipped_text
-    from exporter.quantization_report import quantization_lines
+    from exporter.precision.quantized.report import quantization_lines
 
     manifest = found.manifest
     yield f"artifact   {found.folder}"

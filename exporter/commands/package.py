@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from exporter.commands.common import artifact_argument, debug_option
+from exporter.commands.options.shared import artifact_argument, debug_option
 from exporter.errors import InputError
 
 
@@ -47,7 +47,7 @@ def package(
     """
     if repository is None:
         raise InputError("nothing to write; give --triton DIR")
-    from exporter.manifest import read_manifest
+    from exporter.artifact.manifest import read_manifest
     from exporter.packaging.triton import TritonOptions, package_triton
 
     options = TritonOptions(name, version, instances, queue_delay)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.commands.common import debug_option
+from exporter.commands.options.shared import debug_option
 from exporter.errors import InputError
 from exporter.progress import Progress
 
 if TYPE_CHECKING:
+    from exporter.parity.check import CompareOptions
     from exporter.parity.result import ParityResult
-    from exporter.verification import CompareOptions
 
 _FILE = click.Path(path_type=Path)
 _REPORT = click.Path(path_type=Path, allow_dash=True)
@@ -91,9 +91,9 @@ def parity(artifact: Path | None, **options: Any) -> int:
 
     Exits with 0 within the limits and 1 outside.
     """
-    from exporter.parity.report_files import ReportFiles, check_writable
-    from exporter.parity.report_table import to_table
-    from exporter.parity.saved_run import SavedRun
+    from exporter.parity.report.files import ReportFiles, check_writable
+    from exporter.parity.report.saved_run import SavedRun
+    from exporter.parity.report.table import to_table
 
     reports = ReportFiles(
         options["json_file"], options["junit"], options["markdown"], options["html"]
@@ -118,10 +118,10 @@ def _compare(
     artifact: Path | None, options: dict[str, Any], how: CompareOptions, progress: Progress
 ) -> ParityResult:
     """Run the check on the two sides that were named."""
-    from exporter.deberta.tasks import Task
-    from exporter.manifest import MANIFEST, read_manifest
-    from exporter.parity.sources import open_side, source_side
-    from exporter.verification import compare_sides
+    from exporter.artifact.manifest import MANIFEST, read_manifest
+    from exporter.model.task import Task
+    from exporter.parity.check import compare_sides
+    from exporter.parity.sides import open_side, source_side
 
     reference, candidate = options["reference"], options["candidate"]
     if (artifact is None) == (candidate is None):
@@ -147,9 +147,9 @@ def _compare(
 
 def _compare_options(options: dict[str, Any], observe: Any) -> CompareOptions:
     """How to compare, from the options of the command."""
-    from exporter.parity.data_sets import DataOptions
-    from exporter.parity.reference_store import default_folder
-    from exporter.verification import CompareOptions, LimitOptions
+    from exporter.inputs.data_sets import DataOptions
+    from exporter.parity.check import CompareOptions, LimitOptions
+    from exporter.parity.store import default_folder
 
     cache = options["reference_cache"]
     if options["no_reference_cache"] and cache is not None:

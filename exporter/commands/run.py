@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.commands.common import artifact_argument, debug_option
-from exporter.commands.runtime import runtime_options, take_runtime_options
+from exporter.commands.options.runtime import runtime_options, take_runtime_options
+from exporter.commands.options.shared import artifact_argument, debug_option
 from exporter.errors import InputError
 
 if TYPE_CHECKING:
+    from exporter.inputs.encode import TextInput
     from exporter.runtime.predictions import Prediction
-    from exporter.runtime.text import TextInput
 
 
 @click.command()
@@ -82,7 +82,7 @@ def _join(texts: Sequence[str], pairs: Sequence[str], several: bool) -> list[Tex
 
 
 def _stdin() -> Iterator[TextInput]:
-    from exporter.runtime.text import parse_line
+    from exporter.inputs.encode import parse_line
 
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:

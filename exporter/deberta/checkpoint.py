@@ -12,9 +12,10 @@ from torch import nn
 
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import AttentionKind, make_model
-from exporter.deberta.tasks import ARCHITECTURES, Task
 from exporter.deberta.weights import WeightStore, open_weights
 from exporter.errors import InputError
+from exporter.model.model_shape import ModelShape
+from exporter.model.task import ARCHITECTURES, Task
 
 # Tensors that a checkpoint may carry for another head, or for code that no longer reads them.
 _OTHER_HEADS = re.compile(
@@ -36,6 +37,11 @@ class Checkpoint:
     """Name of each of the model's tensors -> name under which the files store it."""
     ignored: tuple[str, ...]
     """Stored tensors that the task does not use: other heads, buffers of older versions."""
+
+    @property
+    def shape(self) -> ModelShape:
+        """What the model takes and gives."""
+        return self.config.shape(self.task)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import InputError
+from exporter.model.model_shape import ModelShape
+from exporter.model.task import Task
 
 ACTIVATIONS = (
     "gelu gelu_10 gelu_accurate gelu_fast gelu_new gelu_python gelu_python_tanh gelu_pytorch_tanh "
@@ -249,6 +251,11 @@ class DebertaConfig:
     def num_labels(self) -> int:
         """Number of labels of a classification head."""
         return len(self.id2label)
+
+    def shape(self, task: Task) -> ModelShape:
+        """What this model takes and gives with the head `task`."""
+        names = (item.name for item in fields(ModelShape) if item.name != "task")
+        return ModelShape(task=task, **{name: getattr(self, name) for name in names})
 
     def to_dict(self) -> dict[str, Any]:
         """Every field but `unknown` as JSON values, which `from_dict` reads back."""

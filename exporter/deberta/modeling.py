@@ -17,8 +17,8 @@ from torch import nn
 
 from exporter.deberta.activations import fixed_activation, make_activation
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.tasks import Task
 from exporter.errors import InputError
+from exporter.model.task import Task
 from plugins.disentangled_attention.oracle import disentangled_attention
 from plugins.disentangled_attention.slots import slot_table
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
-from exporter.engine.options import EngineOptions
+from exporter.artifact.engine_options import EngineOptions
 from exporter.environment import gpus, package_version
 from exporter.errors import InputError, MissingDependencyError
 from plugins.disentangled_attention import tensorrt_plugin

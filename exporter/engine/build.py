@@ -11,80 +11,20 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import exporter
+from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineRecord
 from exporter.engine.backend import Backend
 from exporter.engine.layers import KernelSummary, from_json
 from exporter.engine.memory import available_bytes, check_memory, graph_bytes
 from exporter.engine.messages import died, translate
-from exporter.engine.options import EngineOptions
-from exporter.engine.profiles import ShapeProfile
 from exporter.errors import InputError
+from exporter.model.profile import ShapeProfile
 
 _MEMORY = re.compile(r"(?P<name>[A-Z][\w ]* Memory): (?P<bytes>\d+) bytes")
 _GRACE_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class EngineRecord:
-    """A built engine, as the manifest records it.
-
-    Attributes:
-        target: what built it, "tensorrt" or "tensorrt-rtx".
-        file: name of the plan in the artifact.
-        layers: name of the file that lists its kernels.
-        version: the builder's version.
-        profiles: shapes that it takes.
-        options: options of the build.
-        bytes: size of the plan.
-        activation_bytes: device memory for a run at the largest shapes, None where unknown.
-        weight_bytes: device memory for the weights, None where unknown.
-        attention: how the attention is computed: "plugin", "fused", "expanded" or "unknown".
-        kernels: kernels by kind.
-        dtypes: kernels by the type they write.
-        seconds: duration of the build.
-        host_peak_bytes: memory that the build took at its peak.
-        body: the form of the attention that was built: "plugin", "graph" or "standard".
-    """
-
-    target: str
-    file: str
-    layers: str
-    version: str
-    profiles: tuple[ShapeProfile, ...]
-    options: EngineOptions
-    bytes: int
-    activation_bytes: int | None
-    weight_bytes: int | None
-    attention: str
-    kernels: Mapping[str, int]
-    dtypes: Mapping[str, int]
-    seconds: float
-    host_peak_bytes: int
-    body: str = "graph"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as JSON takes it."""
-        return {
-            **asdict(self),
-            "profiles": [profile.to_dict() for profile in self.profiles],
-            "options": self.options.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> EngineRecord:
-        """The record that `to_dict` gave.
-
-        Raises:
-            KeyError, TypeError, ValueError, InputError: a field is missing or malformed.
-        """
-        values = dict(fields)
-        values["profiles"] = tuple(ShapeProfile.from_dict(item) for item in values["profiles"])
-        values["options"] = EngineOptions.from_dict(values["options"])
-        return cls(**values)
 
 
 def build_engine(
@@ -160,7 +100,7 @@ def _bodies(backend: Backend, onnx: Path, options: EngineOptions) -> tuple[str, 
     """The forms of the attention to build with, in order."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    from exporter.engine.standard_attention import pays
+    from exporter.graph.transforms.standard_attention import pays
 
     try:
         better = options.attention == "auto" and pays(onnx)
@@ -199,7 +139,7 @@ def _graph_of(onnx: Path, body: str) -> Iterator[Path]:
     if body != "standard":
         yield onnx
         return
-    from exporter.engine.standard_attention import swap_body
+    from exporter.graph.transforms.standard_attention import swap_body
 
     # Beside the graph, whose weights may lie in a file that it names.
     swapped = onnx.with_name(f".{onnx.stem}.{secrets.token_hex(4)}.onnx")
@@ -247,7 +187,7 @@ def _run(
 
 def _start(stderr: IO[bytes], folder: Path) -> subprocess.Popen[str]:
     # The worker must find this package, also where it is not installed.
-    root = str(Path(exporter.__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     paths = [root, *(str(Path(path).absolute()) for path in given)]
     return subprocess.Popen(

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.config import BuildConfig, Range
+from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineRecord
 from exporter.engine.backend import BACKENDS, Backend
-from exporter.engine.build import EngineRecord, build_engine
-from exporter.engine.profiles import ShapeProfile, profiles_for
+from exporter.engine.build import build_engine
 from exporter.errors import DebExportError
+from exporter.model.profile import ShapeProfile
 
 if TYPE_CHECKING:
-    from exporter.runtime.feeds import ModelShape
+    pass
 
 
 @dataclass(frozen=True)
@@ -55,22 +56,26 @@ class BuiltTargets:
         return ("onnx", *(engine.target for engine in self.engines))
 
 
-def plan_targets(config: BuildConfig) -> TargetPlan:
-    """What can be built here of what `config` asks for, before any work is done.
+def plan_targets(targets: Sequence[str] | None, options: EngineOptions) -> TargetPlan:
+    """What can be built here, before any work is done.
+
+    Args:
+        targets: what was asked for; None is all that this machine can build.
+        options: how engines are built.
 
     Raises:
         MissingDependencyError: software or hardware of a target that was asked for is missing.
         InputError: an option that its builder does not have.
     """
-    if config.targets is not None:
-        named = tuple(BACKENDS[name] for name in dict.fromkeys(config.targets) if name in BACKENDS)
+    if targets is not None:
+        named = tuple(BACKENDS[name] for name in dict.fromkeys(targets) if name in BACKENDS)
         for backend in named:
-            backend.check(config.engine)
+            backend.check(options)
         return TargetPlan(named, named=True)
     found, skipped = [], {}
     for backend in BACKENDS.values():
         try:
-            backend.check(config.engine)
+            backend.check(options)
         except DebExportError as error:
             skipped[backend.target] = _reason(backend, error)
         else:
@@ -78,28 +83,9 @@ def plan_targets(config: BuildConfig) -> TargetPlan:
     return TargetPlan(tuple(found), named=False, skipped=skipped)
 
 
-def engine_profiles(
-    plan: TargetPlan, config: BuildConfig, shape: ModelShape, seq: Range
-) -> tuple[ShapeProfile, ...]:
-    """The profiles of the engines of `plan`; none where it has none.
-
-    Args:
-        plan: what is built.
-        config: options of the build.
-        shape: the model.
-        seq: lengths in tokens that the artifact is meant for.
-
-    Raises:
-        InputError: a profile that does not suit the model or the artifact.
-    """
-    if not plan.backends:
-        return ()
-    return profiles_for(config.profiles, config.batch, seq, shape)
-
-
 def build_targets(
     plan: TargetPlan,
-    config: BuildConfig,
+    options: EngineOptions,
     onnx: Path,
     inputs: Sequence[str],
     profiles: Sequence[ShapeProfile],
@@ -109,7 +95,7 @@ def build_targets(
 
     Args:
         plan: what to build.
-        config: options of the build.
+        options: how to build.
         onnx: the graph.
         inputs: names of its inputs.
         profiles: the shapes to build for.
@@ -122,7 +108,7 @@ def build_targets(
     for backend in plan.backends:
         path = onnx.with_name(backend.plan_file)
         try:
-            made = build_engine(backend, onnx, path, inputs, profiles, config.engine, progress)
+            made = build_engine(backend, onnx, path, inputs, profiles, options, progress)
         except DebExportError as error:
             if plan.named:
                 raise

@@ -17,10 +17,10 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any, TextIO
 
+from exporter.artifact.engine_options import EngineOptions
 from exporter.engine.backend import BACKENDS, Backend
 from exporter.engine.layers import Kernel, from_inspector, from_log, to_json
-from exporter.engine.options import EngineOptions
-from exporter.engine.profiles import ShapeProfile
+from exporter.model.profile import ShapeProfile
 
 _REPORT_SECONDS = 0.2
 _MIB = 1 << 20
@@ -169,7 +169,7 @@ def _register_plugin(options: EngineOptions) -> None:
 
     CI does not execute this: the GPU is asked.
     """
-    from exporter.runtime.cuda import find_gpu
+    from exporter.engine.cuda import find_gpu
     from plugins.disentangled_attention.tensorrt_plugin import register_plugin
 
     # For every GPU from Ampere on: PTX for the first of them runs on the others.
@@ -178,7 +178,7 @@ def _register_plugin(options: EngineOptions) -> None:
 
 def _check_plugins(trt: Any, network: Any, onnx: str) -> None:
     """Refuse a network in which not every attention has become the plugin."""
-    from exporter.inspection import describe_graph
+    from exporter.artifact.describe import describe_graph
 
     expected = describe_graph(Path(onnx)).attention_nodes
     layers = (network.get_layer(index) for index in range(network.num_layers))

@@ -12,13 +12,13 @@ import onnx_ir as ir
 
 from exporter.deberta.checkpoint import Checkpoint
 from exporter.deberta.modeling import encoder_of
-from exporter.graph.attention_function import AttentionShape, Reading, attention_function
+from exporter.graph.attention_body import AttentionShape, Reading, attention_function
 from exporter.graph.check import check_graph, count_attention_nodes
 from exporter.graph.export_form import export_form
-from exporter.graph.fold_transposes import fold_transposes
-from exporter.graph.residual_sums import write_residual_sums
-from exporter.graph.serialize import write_model
 from exporter.graph.trace import OPSET, trace
+from exporter.graph.transforms.fold_transposes import fold_transposes
+from exporter.graph.transforms.residual_sums import write_residual_sums
+from exporter.graph.write import write_model
 
 IR_VERSION = 10
 """Read by ONNX Runtime 1.20 and newer, and by onnx 1.16."""

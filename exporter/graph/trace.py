@@ -12,8 +12,8 @@ import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from exporter.deberta.tasks import Task, input_names, output_names
 from exporter.graph.export_form import ExportForm, Recipe
+from exporter.model.task import Task, input_names, output_names
 from plugins.disentangled_attention import contract
 
 OPSET = 20

@@ -14,15 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.config import Range
-from exporter.deberta.tasks import Task
+from exporter.artifact.describe import GraphDescription, Value, describe_graph
+from exporter.artifact.engine_record import EngineRecord
+from exporter.artifact.files import storage_error, sync, verify_files
+from exporter.artifact.manifest import Manifest
 from exporter.engine.backend import TENSORRT
-from exporter.engine.build import EngineRecord
-from exporter.engine.profiles import CHOICES, ShapeProfile
 from exporter.errors import InputError
-from exporter.files import storage_error, sync, verify_files
-from exporter.inspection import GraphDescription, Value, describe_graph
-from exporter.manifest import Manifest
+from exporter.model.profile import CHOICES, Range, ShapeProfile
+from exporter.model.task import Task
 from exporter.packaging.pbtxt import Name, write
 from exporter.packaging.pbtxt import Value as Field
 from exporter.runtime.load import MODEL_FILE

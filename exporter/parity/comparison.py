@@ -12,27 +12,18 @@ from typing import TypeAlias
 
 import numpy as np
 
-from exporter.deberta.tasks import Task
 from exporter.errors import InputError
-from exporter.graph.hidden_states import layer_names
-from exporter.parity.decisions import Decided, Decision
+from exporter.graph.transforms.hidden_states import layer_names
+from exporter.inputs.cases import DataSet, ParityCase
+from exporter.metrics.decisions import Decided, Decision, decision_of
+from exporter.metrics.figures import Figures, Floats, Rows, Scale, ScaleSum, measure, rows_of
+from exporter.metrics.tally import Tally, merge, tally
+from exporter.model.model_shape import ModelShape
+from exporter.model.task import Task
 from exporter.parity.error_spread import ErrorSpread
-from exporter.parity.input_files import decision_of
-from exporter.parity.inputs import DataSet, ParityCase
-from exporter.parity.metrics import (
-    Figures,
-    Floats,
-    Rows,
-    Scale,
-    ScaleSum,
-    measure,
-    rows_of,
-)
-from exporter.parity.reference_store import ReferenceStore, entry_key
 from exporter.parity.result import CaseResult, Errors
 from exporter.parity.runners import Layers, Observation, Runner
-from exporter.parity.tally import Tally, merge, tally
-from exporter.runtime.feeds import ModelShape
+from exporter.parity.store import ReferenceStore, entry_key
 
 Progress: TypeAlias = Callable[[str], None]
 
@@ -114,8 +105,7 @@ def plan_batches(
     shape: ModelShape, data_sets: Sequence[DataSet], layers: bool, most: int = LAYER_BYTES
 ) -> tuple[Batch, ...]:
     """The batches of data sets, layers on as many of the first as `most` bytes of them allow."""
-    config = shape.config
-    token = 4 * config.hidden_size * (config.num_hidden_layers + 1)
+    token = 4 * shape.hidden_size * (shape.num_hidden_layers + 1)
     batches, used = [], 0
     for data_set in data_sets:
         for case in data_set.cases:
@@ -325,7 +315,7 @@ class _Measurer:
             return {}, None
         found: dict[str, Figures] = {}
         mask = _token_mask(batch.case)
-        size = self.reference.shape.config.hidden_size
+        size = self.reference.shape.hidden_size
         for name, values in zip(self.layers.names, actual.layers, strict=True):
             if values.shape != (*mask.shape, size):
                 return {}, f"{name} is of shape {values.shape}; expected {(*mask.shape, size)}"

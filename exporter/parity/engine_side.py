@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.engine.build import EngineRecord
-from exporter.engine.options import EngineOptions
+from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineRecord
+from exporter.artifact.files import record, verify_files
+from exporter.artifact.manifest import MANIFEST, read_manifest
 from exporter.engine.plan_file import PlanHeader, read_header
-from exporter.files import record, verify_files
-from exporter.manifest import MANIFEST, read_manifest
+from exporter.model.model_shape import ModelShape
 from exporter.parity.result import SideInfo
 from exporter.parity.runners import Layers, Runner, SessionRunner
-from exporter.parity.sources import Side
-from exporter.runtime.feeds import ModelShape
+from exporter.parity.side import Side
 from exporter.runtime.load import artifact_shape
 
 REASON = "a TensorRT engine gives its outputs only"
@@ -85,6 +85,6 @@ def _bare_record(path: Path, header: PlanHeader) -> EngineRecord:
 
 
 def _open(path: Path, engine: EngineRecord, shape: ModelShape) -> Runner:
-    from exporter.runtime.tensorrt_session import TensorRtSession
+    from exporter.runtime.providers.tensorrt_session import TensorRtSession
 
     return SessionRunner(TensorRtSession(path, engine, shape), Layers(reason=REASON))

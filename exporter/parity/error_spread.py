@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from exporter.parity.decisions import Doubles, Ints
-from exporter.parity.metrics import Floats, Rows, Scale
+from exporter.metrics.decisions import Doubles, Ints
+from exporter.metrics.figures import Floats, Rows, Scale
 from exporter.parity.result import Errors
 
 LOWEST, HIGHEST = -9.0, 1.0

@@ -16,12 +16,13 @@ import numpy as np
 import onnx
 
 from exporter.errors import InputError
-from exporter.graph.hidden_states import find_hidden_states, with_outputs
-from exporter.parity.metrics import Floats
+from exporter.graph.transforms.hidden_states import find_hidden_states, with_outputs
+from exporter.metrics.figures import Floats
+from exporter.model.feeds import Ids
+from exporter.model.model_shape import ModelShape
 from exporter.parity.runners import Layers, Observation
-from exporter.runtime.feeds import Ids, ModelShape
-from exporter.runtime.onnx_session import first_line, is_runtime_error, open_graph
 from exporter.runtime.options import RuntimeOptions
+from exporter.runtime.providers.onnx_session import first_line, is_runtime_error, open_graph
 
 _TYPES = {
     "tensor(int64)": np.int64,
@@ -54,7 +55,7 @@ class GraphRunner:
         path: the .onnx file; external data lies beside it.
         shape: the model that it should be.
         rounded: run it with half's rounding in every half value, see
-            `exporter.runtime.rounded_session`.
+            `exporter.runtime.providers.rounded_session`.
 
     Raises:
         InputError: the file is missing or broken, or is not a graph of such a model.
@@ -137,7 +138,7 @@ class GraphRunner:
 
 def _content(path: Path, rounded: bool) -> bytes:
     if rounded:
-        from exporter.runtime.rounded_session import widened_content
+        from exporter.runtime.providers.rounded_session import widened_content
 
         return widened_content(path)
     try:
@@ -194,8 +195,8 @@ def _check_sizes(path: Path, outputs: Sequence[Any], shape: ModelShape) -> None:
     for item in outputs:
         last = item.shape[-1] if item.shape else None
         wrong = isinstance(last, int) and len(expected) == 3 and last != expected[-1]
-        if shape.output_shape((2,) * shape.rank)[1:] == (shape.config.num_labels,):
-            wrong = isinstance(last, int) and last != shape.config.num_labels
+        if shape.output_shape((2,) * shape.rank)[1:] == (shape.num_labels,):
+            wrong = isinstance(last, int) and last != shape.num_labels
         if len(item.shape) not in (0, len(expected)) or wrong:
             raise InputError(
                 f"{path}: output {item.name} has shape {item.shape}; the model's {shape.task} has "
@@ -212,7 +213,7 @@ def _padded(name: str, feeds: Mapping[str, Ids], length: int | None, shape: Mode
         return array
     if array.shape[-1] > length:
         raise InputError(f"inputs of {array.shape[-1]} tokens; the graph is fixed to {length}")
-    fill = shape.config.pad_token_id if name == "input_ids" else 0
+    fill = shape.pad_token_id if name == "input_ids" else 0
     widths = [(0, 0)] * (array.ndim - 1) + [(0, length - array.shape[-1])]
     return np.pad(array, widths, constant_values=fill)
 

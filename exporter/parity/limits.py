@@ -1,6 +1,6 @@
 """The limits of a parity check, by precision and metric, each with its reason.
 
-`docs/parity.md` explains the metrics; `exporter.parity.metrics` computes them.
+`docs/parity.md` explains the metrics; `exporter.metrics.figures` computes them.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter.artifact.describe import CONFIG_KEY
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.tasks import Task
 from exporter.errors import InputError
-from exporter.inspection import CONFIG_KEY
+from exporter.model.model_shape import ModelShape
+from exporter.model.task import Task
 from exporter.parity.limits import PRECISIONS
-from exporter.runtime.feeds import ModelShape
 
 if TYPE_CHECKING:
     import onnx
@@ -86,7 +86,7 @@ def _shape(metadata: Mapping[str, str]) -> ModelShape | None:
     try:
         raw = json.loads(metadata[CONFIG_KEY])
         config = DebertaConfig.from_dict({"model_type": "deberta-v2", **raw})
-        return ModelShape(config, Task(metadata[_TASK_KEY]))
+        return config.shape(Task(metadata[_TASK_KEY]))
     except (KeyError, ValueError, TypeError, InputError):
         return None
 

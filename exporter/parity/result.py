@@ -8,13 +8,13 @@ from enum import Enum
 
 import numpy as np
 
-from exporter.files import FileRecord
-from exporter.parity.decisions import Decision
+from exporter.artifact.files import FileRecord
+from exporter.metrics.decisions import Decision
+from exporter.metrics.figures import Figures
+from exporter.metrics.tally import Tally
+from exporter.model.model_shape import ModelShape
 from exporter.parity.limits import HIGHER_IS_BETTER, Limit, Limits
-from exporter.parity.metrics import Figures
 from exporter.parity.runners import Layers
-from exporter.parity.tally import Tally
-from exporter.runtime.feeds import ModelShape
 
 FIRST_LAYER = "first layer outside its limits"
 

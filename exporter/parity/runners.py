@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from exporter.errors import InputError
-from exporter.graph.hidden_states import layer_names
-from exporter.parity.metrics import Floats
-from exporter.parity.polygraphy_format import Iteration, read_outputs
-from exporter.runtime.feeds import Ids, ModelShape
+from exporter.graph.transforms.hidden_states import layer_names
+from exporter.inputs.polygraphy_json import Iteration, read_outputs
+from exporter.metrics.figures import Floats
+from exporter.model.feeds import Ids
+from exporter.model.model_shape import ModelShape
 from exporter.runtime.session import Session
 
 

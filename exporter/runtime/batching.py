@@ -8,9 +8,9 @@ from itertools import islice
 from math import prod
 from typing import TypeVar
 
-from exporter.runtime.feeds import ModelShape
+from exporter.inputs.encode import Example
+from exporter.model.model_shape import ModelShape
 from exporter.runtime.options import RuntimeOptions
-from exporter.runtime.text import Example
 
 _MAX_BATCH_ELEMENTS = 1 << 26
 """Bound on the tokens of a batch times the values that the model gives for each: 256 MiB."""

@@ -6,20 +6,20 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+from exporter.artifact.files import FileRecord, record
+from exporter.artifact.manifest import Manifest, read_manifest
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.tasks import Task
 from exporter.deberta.tokenization import load_tokenizer
 from exporter.engine.backend import BACKENDS
-from exporter.engine.profiles import CHOICES, ShapeProfile
 from exporter.errors import InputError, MissingDependencyError
-from exporter.files import FileRecord, record
-from exporter.manifest import Manifest, read_manifest
+from exporter.inputs.encode import TextEncoder
+from exporter.model.model_shape import ModelShape
+from exporter.model.profile import CHOICES, ShapeProfile
+from exporter.model.task import Task
 from exporter.runtime.batching import Batching
-from exporter.runtime.feeds import ModelShape
-from exporter.runtime.onnx_providers import NAMES, cache_folder, make_providers
 from exporter.runtime.options import DEFAULTS, RuntimeOptions
+from exporter.runtime.providers.onnx_providers import NAMES, cache_folder, make_providers
 from exporter.runtime.session import ModelSession, Session
-from exporter.runtime.text import TextEncoder
 
 MODEL_FILE = "model.onnx"
 OPENVINO = "openvino"
@@ -133,15 +133,15 @@ def open_session(
     bits = _weight_bits(manifest) if graph is None else 8
     path = folder / MODEL_FILE if graph is None else graph
     if provider == OPENVINO:
-        from exporter.runtime.openvino_session import OpenVinoSession
+        from exporter.runtime.providers.openvino_session import OpenVinoSession
 
         return OpenVinoSession(path, shape, text, options, half=half, weight_bits=bits)
     if provider == "cpu" and half == "bf16":
         # Its CPU provider has no kernels for bf16.
-        from exporter.runtime.rounded_session import open_rounded
+        from exporter.runtime.providers.rounded_session import open_rounded
 
         return open_rounded(path, shape, text, options)
-    from exporter.runtime.onnx_session import OnnxSession
+    from exporter.runtime.providers.onnx_session import OnnxSession
 
     hashes = {item.path: item.sha256 for item in manifest.files}
     key = hashes.get(MODEL_FILE, "unknown") if graph is None else record(graph).sha256
@@ -177,7 +177,7 @@ def _open_engine(
     batching: Batching,
 ) -> ModelSession:
     """The artifact's engine of a target."""
-    from exporter.runtime.tensorrt_session import TensorRtSession
+    from exporter.runtime.providers.tensorrt_session import TensorRtSession
 
     engine = next((item for item in manifest.engines if item.target == target), None)
     if engine is None:
@@ -195,7 +195,7 @@ def artifact_shape(folder: Path, manifest: Manifest) -> ModelShape:
         task = Task(manifest.task)
     except ValueError:
         raise InputError(f"{folder}: the manifest's task {manifest.task!r} is unknown") from None
-    return ModelShape(DebertaConfig.from_folder(folder), task)
+    return DebertaConfig.from_folder(folder).shape(task)
 
 
 def text_encoder(folder: Path, task: Task, max_length: int) -> TextEncoder | None:
@@ -239,7 +239,7 @@ def open_reference(
     """
     require_torch()
     from exporter.deberta.checkpoint import open_checkpoint
-    from exporter.runtime.torch_session import TorchSession
+    from exporter.runtime.providers.torch_session import TorchSession
 
     return TorchSession(open_checkpoint(folder, task), text, options)
 

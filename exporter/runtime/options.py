@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from exporter.errors import InputError
-from exporter.processors import cpu_quota, default_threads
+from exporter.threads import cpu_quota, default_threads
 
 THREADS_VARIABLE = "DEB_EXPORT_THREADS"
 TOKENS_VARIABLE = "DEB_EXPORT_TOKENS"

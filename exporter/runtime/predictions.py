@@ -9,10 +9,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.deberta.tasks import Task
 from exporter.deberta.tokenization import Tokenizer
-from exporter.runtime.feeds import ModelShape
-from exporter.runtime.text import Example
+from exporter.inputs.encode import Example
+from exporter.model.model_shape import ModelShape, label_kind
+from exporter.model.task import Task
 
 Doubles = NDArray[np.float64]
 
@@ -159,17 +159,8 @@ def _labels(shape: ModelShape, example: Example, values: Mapping[str, Doubles]) 
     if kind != "value":
         scores = softmax(logits) if kind == "softmax" else sigmoid(logits)
     order = np.argsort(-scores, kind="stable") if kind != "value" else np.arange(len(scores))
-    labels = tuple(Label(shape.config.id2label[int(i)], float(scores[i])) for i in order)
+    labels = tuple(Label(shape.id2label[int(i)], float(scores[i])) for i in order)
     return LabelPrediction(example.text, _pair(example), kind, labels)
-
-
-def label_kind(shape: ModelShape) -> str:
-    """What the logits of a sequence classifier mean: "softmax", "sigmoid" or "value"."""
-    if shape.config.problem_type == "multi_label_classification":
-        return "sigmoid"
-    if shape.config.problem_type == "regression" or shape.config.num_labels == 1:
-        return "value"
-    return "softmax"
 
 
 def _tokens(shape: ModelShape, example: Example, values: Mapping[str, Doubles]) -> Prediction:
@@ -182,7 +173,7 @@ def _tokens(shape: ModelShape, example: Example, values: Mapping[str, Doubles]) 
         source = example.second[0] if sequence else example.text
         start, end = _trim(source, *row.offsets[index])
         best = int(probabilities[index].argmax())
-        label, score = shape.config.id2label[best], float(probabilities[index, best])
+        label, score = shape.id2label[best], float(probabilities[index, best])
         tokens.append(TokenLabel(source[start:end], start, end, sequence == 1, label, score))
     return TokenPrediction(example.text, _pair(example), tuple(tokens))
 

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exporter.errors import InputError
+from exporter.inputs.encode import TextEncoder, TextInput, collate
+from exporter.model.feeds import Ids, make_feeds
+from exporter.model.model_shape import ModelShape
 from exporter.runtime.batching import ON_GPU, Batching, batches, windows
-from exporter.runtime.feeds import Ids, ModelShape, make_feeds
 from exporter.runtime.predictions import Prediction, decode
-from exporter.runtime.text import TextEncoder, TextInput, collate
 
 Floats = NDArray[np.floating]
 
@@ -160,7 +161,7 @@ class ModelSession(ABC):
             token_type_ids: same shape; zeros by default, ignored by models without token types.
 
         Returns:
-            float32 arrays; see `exporter.deberta.tasks` for names and shapes. Values at padded
+            float32 arrays; see `exporter.model.task` for names and shapes. Values at padded
             positions mean nothing.
 
         Raises:

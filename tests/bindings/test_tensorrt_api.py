@@ -10,11 +10,11 @@ import pytest
 import tensorrt as trt
 from support.tensorrt_names import BUILDER, PARAMETERS, RUNTIME, missing_names, parameters
 
+from exporter.artifact.engine_options import EngineOptions
 from exporter.engine import worker
 from exporter.engine.backend import TENSORRT
-from exporter.engine.options import EngineOptions
-from exporter.engine.profiles import ShapeProfile
-from exporter.runtime import tensorrt_session
+from exporter.model.profile import ShapeProfile
+from exporter.runtime.providers import tensorrt_session
 
 INPUTS = ["input_ids", "attention_mask"]
 PROFILES = [ShapeProfile.parse("1,2,4x1,9,33"), ShapeProfile.parse("8x64")]

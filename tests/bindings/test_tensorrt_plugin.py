@@ -22,9 +22,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 import tensorrt.plugin as trtp
 
-from exporter.engine import worker
-from exporter.engine.options import EngineOptions
-from exporter.runtime import cuda
+from exporter.artifact.engine_options import EngineOptions
+from exporter.engine import cuda, worker
 from plugins.disentangled_attention import contract, tensorrt_plugin
 from plugins.disentangled_attention.launch import KernelSpec, TileConfig
 from plugins.disentangled_attention.ptx import CompiledKernel

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import exporter
-from exporter.verification import verify_artifact
+from exporter.parity.check import verify_artifact
 
 V3: dict[str, Any] = {
     "vocab_size": 128100,

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 import exporter
-from exporter.config import BuildConfig, Range
+from exporter.artifact.engine_options import EngineOptions
 from exporter.engine.backend import BACKENDS
-from exporter.engine.options import EngineOptions
+from exporter.engine.cuda import find_gpu
 from exporter.errors import InputError, MissingDependencyError
-from exporter.runtime.cuda import find_gpu
+from exporter.model.profile import Range
+from exporter.pipeline.config import BuildConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.checkpoints import write_checkpoint

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import make_model
-from exporter.deberta.tasks import Task
+from exporter.model.task import Task
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizer"
 VOCABULARY = 1616

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from calibration.ranges import ValueRange
-from exporter.graph.precision.half import HalfReport, convert_to_half
-from exporter.graph.precision.half_types import HalfName
-from exporter.graph.precision.widen import widen
-from exporter.graph.serialize import write_model
+from exporter.graph.transforms.widen import widen
+from exporter.graph.write import write_model
+from exporter.precision.half.convert import HalfReport, convert_to_half
+from exporter.precision.half.types import HalfName
 from support.site_graphs import exact_options
 
 Feeds = Mapping[str, NDArray[np.int64]]

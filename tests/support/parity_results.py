@@ -9,19 +9,20 @@ from types import MappingProxyType
 
 import numpy as np
 
+from exporter.artifact.files import FileRecord
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.tasks import Task
-from exporter.files import FileRecord
-from exporter.graph.hidden_states import layer_names
-from exporter.parity.inputs import DataSet, ParityCase
+from exporter.graph.transforms.hidden_states import layer_names
+from exporter.inputs.cases import DataSet, ParityCase
+from exporter.metrics.figures import Floats
+from exporter.model.feeds import Ids
+from exporter.model.model_shape import ModelShape
+from exporter.model.task import Task
+from exporter.parity.check import check_sides
 from exporter.parity.limits import Limits, limits_for
-from exporter.parity.metrics import Floats
-from exporter.parity.reference_store import ReferenceStore
 from exporter.parity.result import Known, ParityResult, SideInfo
 from exporter.parity.runners import Layers, Observation
-from exporter.parity.sources import Side
-from exporter.runtime.feeds import Ids, ModelShape
-from exporter.verification import check_sides
+from exporter.parity.side import Side
+from exporter.parity.store import ReferenceStore
 
 LAYERS = 3
 WIDTH = 8
@@ -37,7 +38,7 @@ def shape_of(task: Task = Task.SEQUENCE_CLASSIFICATION) -> ModelShape:
         num_hidden_layers=LAYERS,
         id2label=MappingProxyType({0: "bad", 1: "good"}),
     )
-    return ModelShape(config, task)
+    return config.shape(task)
 
 
 class Arrays:

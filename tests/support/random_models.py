@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from exporter.deberta.configuration import ACTIVATIONS
-from exporter.deberta.tasks import Task
+from exporter.model.task import Task
 
 HF_CLASSES = {
     Task.BASE: transformers.DebertaV2Model,

@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from exporter.deberta.tasks import Task
 from exporter.graph.export_form import ExportForm, PackedSelfAttention
 from exporter.graph.trace import make_lazy
+from exporter.model.task import Task
 
 Trace: TypeAlias = Callable[[ExportForm, Task, int], ir.Model]
 

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from exporter.deberta.checkpoint import open_checkpoint
-from exporter.deberta.tasks import Task
 from exporter.graph.export import export_onnx
-from exporter.graph.serialize import write_model
-from exporter.runtime.onnx_session import EXACT_INTEGERS
+from exporter.graph.write import write_model
+from exporter.model.task import Task
+from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
 from support.random_models import random_config, random_inputs, random_model
 
 Feeds = dict[str, NDArray[np.int64]]

@@ -11,9 +11,9 @@ import pytest
 from support.checkpoints import write_checkpoint
 from support.shared_traces import SharedTraces
 
-from exporter.config import BuildConfig
 from exporter.graph import export
-from exporter.pipeline import build
+from exporter.pipeline.build import build
+from exporter.pipeline.config import BuildConfig
 
 MakeCheckpoint = Callable[..., Path]
 

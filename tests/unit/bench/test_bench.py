@@ -30,10 +30,9 @@ from exporter.bench.plot import to_svg
 from exporter.bench.report import to_json, to_table
 from exporter.cli import main
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.tasks import Task
 from exporter.errors import InputError, MissingDependencyError
+from exporter.model.task import Task
 from exporter.parity.limits import Metric, limits_for
-from exporter.runtime.feeds import ModelShape
 from exporter.runtime.options import RuntimeOptions
 
 MakeArtifact = Callable[[str], Path]
@@ -207,7 +206,7 @@ def test_figures_against_their_definitions() -> None:
 def judge(
     expected: Any, found: Any, mask: NDArray[Any], task: Task = Task.QUESTION_ANSWERING
 ) -> Any:
-    shape = ModelShape(DebertaConfig.from_dict({"model_type": "deberta-v2"}), task)
+    shape = DebertaConfig.from_dict({"model_type": "deberta-v2"}).shape(task)
     feeds = {"input_ids": np.ones_like(mask), "attention_mask": mask}
     outputs = [{name: np.asarray(value) for name in shape.outputs} for value in (expected, found)]
     return agreement(shape, [feeds], [outputs[0]], [outputs[1]], ("fp32",))

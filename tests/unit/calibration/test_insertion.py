@@ -19,8 +19,8 @@ from calibration import initializers
 from calibration.formats import NumberFormat, quantize, round_trip, scale_of
 from calibration.insertion import SiteScales, insert
 from calibration.sites import find_sites
-from exporter.deberta.tasks import Task
-from exporter.graph.serialize import write_model
+from exporter.graph.write import write_model
+from exporter.model.task import Task
 
 TASK = Task.SEQUENCE_CLASSIFICATION
 

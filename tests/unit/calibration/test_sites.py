@@ -13,8 +13,8 @@ from support.site_graphs import export_random, feeds, values_of
 
 from calibration.sites import SiteKind, by_layer, find_sites, matmul_of
 from exporter.deberta.checkpoint import open_checkpoint
-from exporter.deberta.tasks import Task
 from exporter.graph.export import export_onnx
+from exporter.model.task import Task
 
 ORDER = [SiteKind.QKV, SiteKind.ATTENTION_OUTPUT, SiteKind.INTERMEDIATE, SiteKind.OUTPUT]
 

@@ -21,7 +21,7 @@ from calibration.smoothing import (
     search,
     smoothing_factors,
 )
-from exporter.deberta.tasks import Task
+from exporter.model.task import Task
 
 TASK = Task.SEQUENCE_CLASSIFICATION
 Exported = tuple[Path, dict[str, Any]]

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from support.random_models import random_config, random_inputs, random_model
 
 from exporter.deberta.checkpoint import load_model, open_checkpoint
-from exporter.deberta.tasks import Task
 from exporter.errors import InputError
+from exporter.model.task import Task
 
 SEED = 2  # sequence classification
 

@@ -12,7 +12,7 @@ from exporter.deberta.activations import FUNCTIONS
 from exporter.deberta.checkpoint import load_model, open_checkpoint
 from exporter.deberta.configuration import ACTIVATIONS
 from exporter.deberta.modeling import make_model
-from exporter.deberta.tasks import output_names
+from exporter.model.task import output_names
 
 CONFIGURATIONS = 216
 LENGTHS = (1, 2, 63, 77, 129, 300, 600)

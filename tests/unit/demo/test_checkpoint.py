@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from exporter.demo import calibration_file, checkpoint_folder
-from exporter.demo.split import load_split, part_of
+from tools.demo_training.split import load_split, part_of
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = checkpoint_folder()

@@ -14,13 +14,13 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 
 import exporter
+from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.manifest import read_manifest
 from exporter.cli import main
-from exporter.config import BuildConfig, Range
 from exporter.engine import inspection
-from exporter.engine.options import EngineOptions
-from exporter.engine.profiles import ShapeProfile
 from exporter.errors import InputError, MissingDependencyError
-from exporter.manifest import read_manifest
+from exporter.model.profile import Range, ShapeProfile
+from exporter.pipeline.config import BuildConfig
 
 MakeCheckpoint = Callable[..., Path]
 SEQ = Range(1, 16, 40)
@@ -116,7 +116,7 @@ def test_inspect_without_a_manifest_on_a_gpu(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from exporter.runtime import tensorrt_session
+    from exporter.runtime.providers import tensorrt_session
 
     def load(backend: object, trt: object, path: Path) -> tuple[object, object]:
         if refuse:
@@ -176,7 +176,8 @@ def test_a_manifest_that_leads_outside_its_folder(copy: Path) -> None:
 
 
 def test_providers_that_are_missing_here(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from exporter.runtime import cuda, tensorrt_session
+    from exporter.engine import cuda
+    from exporter.runtime.providers import tensorrt_session
 
     def no_driver(**options: object) -> cuda.Gpu:
         return find_gpu("libno_such_driver.so.1")

@@ -17,19 +17,18 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 
-from exporter.config import Range
+from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineRecord
 from exporter.deberta.checkpoint import open_checkpoint
-from exporter.deberta.tasks import Task
 from exporter.engine import build as engine_build
 from exporter.engine.backend import TENSORRT_RTX
-from exporter.engine.build import EngineRecord, build_engine
+from exporter.engine.build import build_engine
 from exporter.engine.layers import KernelSummary, from_json
-from exporter.engine.options import EngineOptions
 from exporter.engine.plan_file import read_header
-from exporter.engine.profiles import CHOICES, ShapeProfile
 from exporter.errors import InputError, MissingDependencyError
 from exporter.graph.export import export_onnx
-from exporter.runtime.feeds import ModelShape
+from exporter.model.profile import CHOICES, Range, ShapeProfile
+from exporter.model.task import Task
 
 MakeCheckpoint = Callable[..., Path]
 ADA = EngineOptions(compute_capabilities=(89,))
@@ -51,7 +50,7 @@ def test_every_head_builds(task: Task, make_checkpoint: MakeCheckpoint, tmp_path
         make_checkpoint(task.value, type_vocab_size=2, num_hidden_layers=1), None
     )
     export_onnx(checkpoint, tmp_path / "model.onnx")
-    shape = ModelShape(checkpoint.config, task)
+    shape = checkpoint.config.shape(task)
     profile = PROFILE
     if shape.rank == 3:
         profile = ShapeProfile(PROFILE.batch, PROFILE.seq, CHOICES)

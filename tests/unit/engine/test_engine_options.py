@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from exporter.config import Range
+from exporter.artifact.engine_options import EngineOptions
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.tasks import Task
 from exporter.engine import backend as backends
 from exporter.engine.backend import TENSORRT, TENSORRT_RTX, Backend, release
-from exporter.engine.options import EngineOptions
-from exporter.engine.profiles import CHOICES, ShapeProfile, profiles_for
 from exporter.errors import InputError, MissingDependencyError
-from exporter.runtime.feeds import ModelShape
+from exporter.model.model_shape import ModelShape
+from exporter.model.profile import CHOICES, Range, ShapeProfile, profiles_for
+from exporter.model.task import Task
 from plugins.disentangled_attention import tensorrt_plugin
 
 FIELDS = {
@@ -30,7 +29,7 @@ FIELDS = {
 
 
 def shape(task: Task = Task.BASE, **changes: object) -> ModelShape:
-    return ModelShape(DebertaConfig.from_dict({**FIELDS, **changes}), task)
+    return DebertaConfig.from_dict({**FIELDS, **changes}).shape(task)
 
 
 @pytest.mark.parametrize(

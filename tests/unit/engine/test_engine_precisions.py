@@ -12,12 +12,13 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 
 import exporter
+from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.manifest import read_manifest
 from exporter.cli import main
-from exporter.config import PRECISIONS, BuildConfig, Range
-from exporter.deberta.tasks import Task
 from exporter.engine.layers import from_json
-from exporter.engine.options import EngineOptions
-from exporter.manifest import read_manifest
+from exporter.model.profile import Range
+from exporter.model.task import Task
+from exporter.pipeline.config import PRECISIONS, BuildConfig
 
 # What TensorRT calls each type.
 TYPES = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}

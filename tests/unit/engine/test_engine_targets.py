@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from exporter import BuildConfig, Range
+from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.manifest import read_manifest
 from exporter.cli import main
 from exporter.engine import backend as backends
 from exporter.engine import build as engine_build
 from exporter.engine import targets as targets_module
 from exporter.engine.backend import TENSORRT, TENSORRT_RTX, Backend
-from exporter.engine.options import EngineOptions
 from exporter.engine.targets import BuiltTargets, build_targets, plan_targets, skipped_text
 from exporter.errors import InputError, MissingDependencyError
-from exporter.manifest import read_manifest
-from exporter.pipeline import build
+from exporter.pipeline.build import build
 
 MakeCheckpoint = Callable[..., Path]
 
@@ -81,7 +81,8 @@ def made(named: bool, folder: Path) -> BuiltTargets:
     graph.write_bytes(b"graph")
     targets = ("tensorrt-rtx",) if named else None
     config = BuildConfig(targets=targets)
-    return build_targets(plan_targets(config), config, graph, ("input_ids",), (), lambda said: None)
+    plan = plan_targets(config.targets, config.engine)
+    return build_targets(plan, config.engine, graph, ("input_ids",), (), lambda said: None)
 
 
 def test_an_engine_that_would_not_fit_is_left_out(
@@ -110,21 +111,21 @@ def test_an_engine_that_fails_leaves_nothing_of_itself(
 
 
 def test_options_of_one_builder_leave_the_other_out(rtx: None) -> None:
-    plan = plan_targets(BuildConfig(engine=EngineOptions(timing_cache=Path("cache"))))
+    plan = plan_targets(None, EngineOptions(timing_cache=Path("cache")))
     assert plan.backends == ()
     assert "--timing-cache: TensorRT-RTX has no such option" in plan.skipped["tensorrt-rtx"]
 
 
 def test_targets_that_are_named_are_built_or_refused(rtx: None) -> None:
-    plan = plan_targets(BuildConfig(targets=("tensorrt-rtx", "onnx", "tensorrt-rtx")))
+    plan = plan_targets(("tensorrt-rtx", "onnx", "tensorrt-rtx"), EngineOptions())
     assert (plan.backends, plan.named, plan.skipped) == ((TENSORRT_RTX,), True, {})
     with pytest.raises(MissingDependencyError, match="--target tensorrt: builds on a GPU"):
-        plan_targets(BuildConfig(targets=("onnx", "tensorrt")))
+        plan_targets(("onnx", "tensorrt"), EngineOptions())
 
 
 def test_both_are_built_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Backend, "problem", lambda self: None)
-    plan = plan_targets(BuildConfig())
+    plan = plan_targets(None, EngineOptions())
     assert (plan.backends, plan.skipped) == ((TENSORRT, TENSORRT_RTX), {})
 
 

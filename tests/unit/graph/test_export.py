@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from support.random_models import random_config, random_inputs, random_model, valid_outputs
 
 from exporter.deberta.checkpoint import open_checkpoint
-from exporter.deberta.tasks import Task, input_names, output_names
 from exporter.errors import InputError
 from exporter.graph.check import check_graph
 from exporter.graph.export import export_onnx
 from exporter.graph.export_form import export_form
 from exporter.graph.trace import trace
+from exporter.model.task import Task, input_names, output_names
 from plugins.disentangled_attention import contract
 
 SHAPES = ((1, 1), (2, 2), (3, 33), (1, 130), (2, 77))

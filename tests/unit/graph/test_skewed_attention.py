@@ -12,10 +12,10 @@ import pytest
 from support.site_graphs import export_random, feeds, run
 
 import exporter
-from exporter.config import Range
 from exporter.deberta.checkpoint import open_checkpoint
-from exporter.deberta.tasks import Task
 from exporter.graph.export import export_onnx
+from exporter.model.profile import Range
+from exporter.model.task import Task
 
 TASK = Task.TOKEN_CLASSIFICATION
 

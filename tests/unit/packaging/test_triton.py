@@ -12,18 +12,17 @@ import onnx
 import pytest
 from google.protobuf import text_format
 
-from exporter.config import Range
+from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineRecord
+from exporter.artifact.files import record
+from exporter.artifact.manifest import Manifest, ParitySummary, Source
 from exporter.deberta.checkpoint import open_checkpoint
-from exporter.deberta.tasks import Task
-from exporter.engine.build import EngineRecord
-from exporter.engine.options import EngineOptions
-from exporter.engine.profiles import ShapeProfile
 from exporter.errors import InputError
-from exporter.files import record
 from exporter.graph.export import export_onnx
-from exporter.manifest import Manifest, ParitySummary, Source
+from exporter.model.model_shape import ModelShape
+from exporter.model.profile import Range, ShapeProfile
+from exporter.model.task import Task
 from exporter.packaging.triton import TritonOptions, package_triton
-from exporter.runtime.feeds import ModelShape
 
 MakeCheckpoint = Callable[..., Path]
 BATCH, SEQ = Range(1, 4, 16), Range(1, 32, 128)
@@ -50,7 +49,7 @@ def graphs(
             folder = make_checkpoint(task, num_hidden_layers=1, type_vocab_size=2)
             checkpoint = open_checkpoint(folder, None)
             export_onnx(checkpoint, path)
-            made[task] = path, ModelShape(checkpoint.config, checkpoint.task)
+            made[task] = path, checkpoint.shape
         return made[task]
 
     return make
@@ -79,7 +78,7 @@ def artifact(
             outputs=shape.outputs,
             batch=BATCH,
             seq=SEQ,
-            labels=dict(shape.config.id2label),
+            labels=dict(shape.id2label),
             model={},
             graph={},
             environment={},

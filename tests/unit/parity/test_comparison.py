@@ -10,23 +10,24 @@ import numpy as np
 import pytest
 import torch
 
+from exporter.artifact.files import record
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import encoder_of
-from exporter.deberta.tasks import Task
-from exporter.files import record
-from exporter.parity.decisions import Decision
-from exporter.parity.input_files import decision_of, read_texts
-from exporter.parity.inputs import CaseMaker, DataSet, text_examples
+from exporter.inputs.cases import CaseMaker, DataSet, text_examples
+from exporter.inputs.labelled import read_texts
+from exporter.metrics.decisions import Decision, decision_of
+from exporter.metrics.figures import Floats
+from exporter.model.feeds import Ids
+from exporter.model.task import Task
+from exporter.parity.check import check_sides
 from exporter.parity.limits import Metric, limits_for
-from exporter.parity.metrics import Floats
-from exporter.parity.reference_store import ReferenceStore
 from exporter.parity.result import Known, ParityResult, SideInfo
 from exporter.parity.runners import Observation, Runner, TorchRunner
-from exporter.parity.sources import Side, reference_side
-from exporter.runtime.feeds import Ids, ModelShape
+from exporter.parity.side import Side
+from exporter.parity.sides import reference_side
+from exporter.parity.store import ReferenceStore
 from exporter.runtime.load import text_encoder
-from exporter.verification import check_sides
 
 LONGEST = 150
 TASKS = ("sequence-classification", "token-classification", "multiple-choice", "base")
@@ -43,7 +44,7 @@ class Prepared:
     def __init__(self, folder: Path, texts: Path, store: Path) -> None:
         self.folder = folder
         checkpoint = open_checkpoint(folder)
-        self.shape = ModelShape(checkpoint.config, checkpoint.task)
+        self.shape = checkpoint.shape
         encoder = text_encoder(folder, self.shape.task, LONGEST)
         assert encoder is not None
         source = text_examples(encoder, read_texts(texts))
@@ -296,5 +297,5 @@ def test_the_reference_is_closed_before_the_candidate_is_made(
 )
 def test_decisions_follow_the_problem_type(changes: dict[str, object], expected: Decision) -> None:
     raw = {"model_type": "deberta-v2", "hidden_size": 8, "num_attention_heads": 2, **changes}
-    shape = ModelShape(DebertaConfig.from_dict(raw), Task.SEQUENCE_CLASSIFICATION)
+    shape = DebertaConfig.from_dict(raw).shape(Task.SEQUENCE_CLASSIFICATION)
     assert decision_of(shape) is expected

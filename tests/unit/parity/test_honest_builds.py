@@ -11,9 +11,10 @@ import pytest
 from support.checkpoints import VOCABULARY, write_checkpoint
 from support.random_models import random_config
 
-from exporter.config import PRECISIONS, BuildConfig, Range
 from exporter.demo import calibration_file
-from exporter.pipeline import build_and_judge
+from exporter.model.profile import Range
+from exporter.pipeline.build import build_and_judge
+from exporter.pipeline.config import PRECISIONS, BuildConfig
 
 CONFIGURATIONS = 20
 FAST = 1

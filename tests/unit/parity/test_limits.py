@@ -4,9 +4,9 @@ from math import inf, nan
 
 import pytest
 
-from exporter.config import PRECISIONS, QUANTIZED_PRECISIONS
 from exporter.errors import InputError
 from exporter.parity.limits import Limit, Metric, limits_for
+from exporter.pipeline.config import PRECISIONS, QUANTIZED_PRECISIONS
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -14,15 +14,15 @@ from onnx.numpy_helper import from_array, to_array
 from safetensors.torch import load_file, save_file
 from support.half_models import convert
 
-from exporter.config import BuildConfig
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.export import export_onnx
-from exporter.parity.data_sets import DataOptions
+from exporter.inputs.data_sets import DataOptions
+from exporter.parity.check import CompareOptions, compare_sides
 from exporter.parity.limits import Metric
 from exporter.parity.result import Level, ParityResult
-from exporter.parity.sources import checkpoint_side, onnx_side
-from exporter.pipeline import build
-from exporter.verification import CompareOptions, compare_sides
+from exporter.parity.sides import checkpoint_side, onnx_side
+from exporter.pipeline.build import build
+from exporter.pipeline.config import BuildConfig
 
 LAYERS = 4
 ENCODER = "deberta.encoder.layer"

@@ -17,17 +17,17 @@ import torch
 import transformers
 
 from exporter.cli import main
-from exporter.config import BuildConfig
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.errors import InputError
 from exporter.graph.export import export_onnx
-from exporter.graph.hidden_states import find_hidden_states, with_outputs
-from exporter.parity.data_sets import DataOptions
+from exporter.graph.transforms.hidden_states import find_hidden_states, with_outputs
+from exporter.inputs.data_sets import DataOptions
+from exporter.parity.check import CompareOptions, compare_sides
 from exporter.parity.engine_side import REASON
 from exporter.parity.result import ParityResult
-from exporter.parity.sources import open_side
-from exporter.pipeline import build
-from exporter.verification import CompareOptions, compare_sides
+from exporter.parity.sides import open_side
+from exporter.pipeline.build import build
+from exporter.pipeline.config import BuildConfig
 
 MakeCheckpoint = Callable[..., Path]
 
@@ -210,7 +210,7 @@ class Engine:
     name = "tensorrt-rtx"
 
     def __init__(self, path: Path, record: Any, shape: Any) -> None:
-        from exporter.runtime.torch_session import TorchSession
+        from exporter.runtime.providers.torch_session import TorchSession
 
         self.inner = TorchSession(open_checkpoint(path.parent / "source", shape.task))
 
@@ -226,7 +226,7 @@ def test_an_engine_is_judged_by_its_outputs(
 ) -> None:
     import struct
 
-    from exporter.runtime import tensorrt_session
+    from exporter.runtime.providers import tensorrt_session
 
     shutil.copytree(checkpoint, tmp_path / "source")
     plan = tmp_path / "bare.plan"

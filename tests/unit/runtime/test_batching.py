@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.tasks import Task
 from exporter.deberta.tokenization import Encoding
 from exporter.errors import InputError
+from exporter.inputs.encode import Example
+from exporter.model.model_shape import ModelShape
+from exporter.model.task import Task
 from exporter.runtime.batching import Batching, batches, windows
-from exporter.runtime.feeds import ModelShape
 from exporter.runtime.load import load
 from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.session import TruncationWarning
-from exporter.runtime.text import Example
 
 MakeArtifact = Callable[[str], Path]
 
 
 def shape(task: Task = Task.SEQUENCE_CLASSIFICATION, vocabulary: int = 1000) -> ModelShape:
     config = {"model_type": "deberta-v2", "vocab_size": vocabulary}
-    return ModelShape(DebertaConfig.from_dict(config), task)
+    return DebertaConfig.from_dict(config).shape(task)
 
 
 def example(length: int, rows: int = 1) -> Example:

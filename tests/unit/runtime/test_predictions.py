@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.tasks import Task
 from exporter.deberta.tokenization import Encoding
-from exporter.runtime.feeds import ModelShape
+from exporter.inputs.encode import Example
+from exporter.model.task import Task
 from exporter.runtime.predictions import (
     MAX_ANSWER_TOKENS,
     Answer,
@@ -24,7 +24,6 @@ from exporter.runtime.predictions import (
     VectorPrediction,
     decode,
 )
-from exporter.runtime.text import Example
 
 
 class Names:
@@ -46,7 +45,7 @@ def row(ids: list[int], offsets: list[tuple[int, int]], sequences: list[int | No
 
 def run(task: Task, example: Example, outputs: dict[str, Any], **changes: Any) -> Prediction:
     fields = {"model_type": "deberta-v2", "hidden_size": 8, "num_attention_heads": 2, **changes}
-    shape = ModelShape(DebertaConfig.from_dict(fields), task)
+    shape = DebertaConfig.from_dict(fields).shape(task)
     arrays = {name: np.asarray(values, np.float32) for name, values in outputs.items()}
     return decode(shape, Names(), example, arrays)  # type: ignore[arg-type]
 

@@ -14,8 +14,8 @@ import onnx
 import pytest
 
 import exporter
-from exporter.deberta.tasks import Task
 from exporter.errors import InputError, MissingDependencyError
+from exporter.model.task import Task
 from exporter.runtime.batching import Batching, batches
 from exporter.runtime.load import load
 from exporter.runtime.session import ModelSession, TruncationWarning
@@ -201,7 +201,7 @@ def test_a_corrupted_graph_is_one_message(copy: Path) -> None:
 
 def test_a_graph_with_other_inputs_is_refused(copy: Path) -> None:
     from exporter.runtime.load import artifact_shape, read_manifest
-    from exporter.runtime.onnx_session import OnnxSession
+    from exporter.runtime.providers.onnx_session import OnnxSession
 
     model = onnx.load(copy / "model.onnx")
     model.graph.output[0].name = "other"

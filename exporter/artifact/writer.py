@@ -1,0 +1,140 @@
+"""The only writer of artifact folders.
+
+A folder is written beside its place under a hidden name and renamed when whole, so what carries
+the final name is always complete.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from exporter.artifact.files import FileRecord, record, storage_error, sync
+from exporter.artifact.manifest import MANIFEST, Manifest, is_artifact
+from exporter.errors import InputError
+
+
+class ArtifactWriter:
+    """Writes an artifact folder: context manager around everything that puts files in it.
+
+    Files go into `folder`, a hidden sibling of `output` on the same file system. `finish` gives it
+    the final name. Leaving the block in any other way, by an error or an interrupt, removes it.
+
+    Raises:
+        InputError: `output` exists and `force` is off, or it is not an artifact; or it cannot be
+            written (permission, disk full), also when that shows within the block.
+    """
+
+    def __init__(self, output: Path, *, force: bool = False) -> None:
+        # Through a link, the folder it points to is the one that is replaced.
+        self._output = output.resolve()
+        self._force = force
+        self._finished = False
+        self._made: list[Path] = []
+        token = secrets.token_hex(4)
+        self.folder = self._output.with_name(f".{self._output.name}.partial-{token}")
+        self._aside = self._output.with_name(f".{self._output.name}.old-{token}")
+
+    def __enter__(self) -> ArtifactWriter:
+        self._check_output()
+        try:
+            self._make_parents(self._output.parent)
+            self.folder.mkdir()
+        except OSError as error:
+            self._remove()
+            raise storage_error(error, self._output) or InputError(
+                f"{self._output}: cannot be written ({error.strerror}); choose another --output"
+            ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._finished:
+            return
+        self._remove()
+        if isinstance(error, Exception) and not isinstance(error, InputError):
+            translated = storage_error(error, self._output, self.folder)
+            if translated is not None:
+                raise translated from error
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
+        """Write `content` to the file `name`, with sorted-as-given keys and no NaN."""
+        path = self.folder / name
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+        return path
+
+    def copy(self, source: Path) -> Path:
+        """Copy the content of the file `source` under its own name."""
+        return Path(shutil.copyfile(source, self.folder / source.name))
+
+    def records(self) -> tuple[FileRecord, ...]:
+        """Every file written so far but the manifest, by path."""
+        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return tuple(
+            record(path, path.relative_to(self.folder).as_posix())
+            for path in paths
+            if path.name != MANIFEST
+        )
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest and give the folder its final name.
+
+        Raises:
+            InputError: the output appeared meanwhile, or cannot be replaced.
+        """
+        self.write_json(MANIFEST, manifest.to_dict())
+        for path in [*self.folder.rglob("*"), self.folder]:
+            sync(path)
+        self._check_output()
+        try:
+            if self._output.exists():
+                self._output.rename(self._aside)
+            self.folder.rename(self._output)
+        except BaseException:
+            if self._aside.exists() and not self._output.exists():
+                self._aside.rename(self._output)
+            raise
+        self._finished = True
+        sync(self._output.parent)
+        if self._aside.exists():
+            shutil.rmtree(self._aside, ignore_errors=True)
+
+    def _check_output(self) -> None:
+        """Refuse an output that must not be replaced."""
+        output = self._output
+        if not output.exists():
+            return
+        if not self._force:
+            raise InputError(f"{output}: exists; choose another --output, or add --force")
+        if not output.is_dir():
+            raise InputError(f"{output}: is a file, which --force does not replace")
+        if not is_artifact(output) and any(output.iterdir()):
+            raise InputError(
+                f"{output}: is not an artifact (no {MANIFEST}), so --force does not replace it"
+            )
+
+    def _make_parents(self, folder: Path) -> None:
+        """Make the missing folders down to `folder` and remember them."""
+        if folder.is_dir():
+            return
+        self._make_parents(folder.parent)
+        folder.mkdir()
+        self._made.append(folder)
+
+    def _remove(self) -> None:
+        """Remove the partial folder, and the parents made for it where they are empty."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # someone else has put something there
+            for made in reversed(self._made):
+                made.rmdir()

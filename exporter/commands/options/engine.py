@@ -1,0 +1,87 @@
+"""The options of engine builds, for `deb-export build`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from exporter.artifact.engine_options import ATTENTIONS, EngineOptions
+from exporter.model.profile import ShapeProfile
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(EngineOptions)}
+_OPTIONS = (
+    click.option(
+        "--profile",
+        "profiles",
+        multiple=True,
+        metavar="BATCHxSEQ",
+        help="Shapes that engines are built for, as in 1,8,32x1,128,512; may be repeated.  "
+        "[default: one profile of --batch and --seq]",
+    ),
+    click.option(
+        "--compute-capability",
+        "compute_capabilities",
+        metavar="89,120",
+        help="GPUs that the TensorRT-RTX engine is for.  [default: those that it builds for]",
+    ),
+    click.option(
+        "--workspace",
+        "workspace_mib",
+        type=int,
+        metavar="MIB",
+        help="Limit of a kernel's scratch memory.  [default: the GPU's memory]",
+    ),
+    click.option(
+        "--optimization-level",
+        type=int,
+        metavar="0-5",
+        help="How long to look for fast kernels.  [default: the builder's choice]",
+    ),
+    click.option(
+        "--timing-cache",
+        type=click.Path(path_type=Path),
+        help="File that measured kernels are kept in between builds (tensorrt).",
+    ),
+    click.option("--version-compatible", is_flag=True, help="For newer versions too (tensorrt)."),
+    click.option("--hardware-compatible", is_flag=True, help="For GPUs from Ampere on (tensorrt)."),
+    click.option("--refittable", is_flag=True, help="Weights of the engine can be replaced."),
+    click.option("--strip-weights", is_flag=True, help="Leave the weights out of the engine."),
+    click.option(
+        "--attention",
+        default=_DEFAULTS["attention"],
+        show_default=True,
+        metavar="|".join(ATTENTIONS),
+        help="How the attention gets into the engine.",
+    ),
+    click.option("--tf32", is_flag=True, help="fp32 products may round their factors to 10 bits."),
+)
+
+
+def engine_options(command: Command) -> Command:
+    """Add the options of engine builds."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def take_engine_options(
+    options: dict[str, Any],
+) -> tuple[EngineOptions, tuple[ShapeProfile, ...]]:
+    """Take the options of engine builds out of a command's options.
+
+    Raises:
+        InputError: one of them cannot be read or is out of range.
+    """
+    profiles = tuple(ShapeProfile.parse(text) for text in options.pop("profiles"))
+    values = {name: options.pop(name) for name in _DEFAULTS}
+    numbers = values["compute_capabilities"]
+    values["compute_capabilities"] = (
+        () if numbers is None else EngineOptions.parse_capabilities(numbers)
+    )
+    return EngineOptions(**values), profiles

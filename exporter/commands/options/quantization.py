@@ -1,0 +1,108 @@
+"""The options of int8 and fp8 builds, for `deb-export build`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from calibration.methods import METHODS
+from exporter.precision.quantized.options import RESTS, WEIGHT_BITS, QuantizationOptions
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(QuantizationOptions)}
+_NAMES = {
+    "method": "calibration_method",
+    "layers": "quantize_layers",
+    "include": "quantize_include",
+    "exclude": "quantize_exclude",
+}
+"""Options whose names on the command line say more, since they stand among others there."""
+
+_OPTIONS = (
+    click.option(
+        "--calibration-method",
+        default=_DEFAULTS["method"],
+        show_default=True,
+        metavar="|".join(METHODS),
+        help="How thresholds of activations are chosen (int8).",
+    ),
+    click.option(
+        "--percentile",
+        type=float,
+        default=_DEFAULTS["percentile"],
+        show_default=True,
+        help="Of that method: percent of the values that are not clipped.",
+    ),
+    click.option(
+        "--scale-table",
+        type=click.Path(path_type=Path),
+        help="calibration.json of an earlier build of the model, to use as it is.",
+    ),
+    click.option(
+        "--quantize-layers",
+        metavar="0-5,8",
+        help="Encoder layers to quantize.  [default: all]",
+    ),
+    click.option(
+        "--quantize-include",
+        multiple=True,
+        metavar="REGEX",
+        help="Quantize only linear layers whose name contains a match; may be repeated.",
+    ),
+    click.option(
+        "--quantize-exclude",
+        multiple=True,
+        metavar="REGEX",
+        help="Keep linear layers whose name contains a match in float; may be repeated.",
+    ),
+    click.option(
+        "--accuracy-budget",
+        type=float,
+        metavar="SHARE",
+        help="Share of the decisions that quantization may change, as in 0.003; the most harmful "
+        "linear layers fall back to float.",
+    ),
+    click.option(
+        "--labels",
+        is_flag=True,
+        help="Each calibration text has a label; the budget is then one of accuracy.",
+    ),
+    click.option(
+        "--rest",
+        default=_DEFAULTS["rest"],
+        show_default=True,
+        metavar="|".join(RESTS),
+        help="Precision of what is not quantized (int8, fp8).",
+    ),
+    click.option(
+        "--weight-bits",
+        type=int,
+        default=_DEFAULTS["weight_bits"],
+        show_default=True,
+        metavar="|".join(map(str, WEIGHT_BITS)),
+        help="Of int8 weights. 7 cannot saturate in x86 processors without VNNI, whatever the "
+        "session's options, and rounds twice as coarsely.",
+    ),
+)
+
+
+def quantization_options(command: Command) -> Command:
+    """Add the options of quantized builds."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def take_quantization_options(options: dict[str, Any]) -> QuantizationOptions:
+    """Take the options of quantized builds out of a command's options.
+
+    Raises:
+        InputError: one of them is out of range.
+    """
+    names = (item.name for item in fields(QuantizationOptions))
+    return QuantizationOptions(**{name: options.pop(_NAMES.get(name, name)) for name in names})

@@ -1,0 +1,172 @@
+"""What is in a .plan: its header, what the manifest beside it records, and its kernels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from exporter.artifact.engine_record import EngineRecord
+from exporter.artifact.files import FileProblem, verify_files
+from exporter.artifact.manifest import Manifest, is_artifact, read_manifest
+from exporter.engine.layers import Kernel, KernelSummary, from_inspector, from_json
+from exporter.engine.plan_file import PlanHeader, read_header
+from exporter.environment import gpus
+from exporter.errors import DebExportError, InputError
+
+_MOST_FUSIONS = 12
+
+
+@dataclass(frozen=True)
+class PlanDescription:
+    """An engine.
+
+    Attributes:
+        path: the plan.
+        header: what its first bytes say.
+        precision: of the graph it was built from, None without a manifest.
+        record: what the manifest says, None without one.
+        kernels: its steps, none where nothing tells them.
+        problems: how the plan and the list of its kernels differ from the manifest.
+    """
+
+    path: Path
+    header: PlanHeader
+    precision: str | None
+    record: EngineRecord | None
+    kernels: tuple[Kernel, ...]
+    problems: tuple[FileProblem, ...]
+
+    @property
+    def summary(self) -> KernelSummary:
+        """What the kernels amount to."""
+        return KernelSummary.of(self.kernels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The description as JSON takes it."""
+        return {
+            "path": str(self.path),
+            "header": asdict(self.header),
+            "precision": self.precision,
+            "record": None if self.record is None else self.record.to_dict(),
+            "summary": asdict(self.summary),
+            "kernels": [asdict(kernel) for kernel in self.kernels],
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+
+def describe_plan(path: Path) -> PlanDescription:
+    """Describe a plan; neither TensorRT nor a GPU is needed where it lies in its artifact.
+
+    Raises:
+        InputError: no such file, not a plan or one that is cut short, or the manifest beside it is
+            broken.
+    """
+    header = read_header(path)
+    if not is_artifact(path.parent):
+        return _without_manifest(path, header)
+    manifest = read_manifest(path.parent)
+    record = next((item for item in manifest.engines if item.file == path.name), None)
+    if record is None:
+        return _without_manifest(path, header)
+    ours = [item for item in manifest.files if item.path in (record.file, record.layers)]
+    problems = verify_files(path.parent, ours)
+    kernels = _read_kernels(path.parent, record, manifest)
+    return PlanDescription(path, header, manifest.precision, record, kernels, problems)
+
+
+def _without_manifest(path: Path, header: PlanHeader) -> PlanDescription:
+    """What can be known of a plan alone: its kernels where its list or its GPU is at hand."""
+    layers = path.with_name(f"{path.name.removesuffix('.plan')}.layers.json")
+    kernels = _parse_kernels(layers) if layers.is_file() else _kernels_on_gpu(path, header)
+    return PlanDescription(path, header, None, None, kernels, ())
+
+
+def _kernels_on_gpu(path: Path, header: PlanHeader) -> tuple[Kernel, ...]:
+    """The kernels of an engine that can be loaded here; none where it cannot be.
+
+    CI has no GPU: there, a stand-in is loaded.
+    """
+    if not gpus():
+        return ()
+    from exporter.engine.deserialize import deserialize
+
+    try:
+        trt = header.backend.load()
+        _, engine = deserialize(header.backend, trt, path)
+    except DebExportError:
+        return ()
+    inspector = engine.create_engine_inspector()
+    return from_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _read_kernels(folder: Path, record: EngineRecord, manifest: Manifest) -> tuple[Kernel, ...]:
+    """The steps in the file beside the plan; none where it is missing."""
+    path = folder / record.layers
+    if not path.is_file() or record.layers not in {item.path for item in manifest.files}:
+        return ()
+    return _parse_kernels(path)
+
+
+def _parse_kernels(path: Path) -> tuple[Kernel, ...]:
+    try:
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: is malformed; build the artifact again") from None
+
+
+def plan_lines(found: PlanDescription) -> Iterator[str]:
+    """The description for people."""
+    title = found.header.backend.title
+    yield f"engine     {found.path}  {found.header.bytes / 2**20:.1f} MiB"
+    yield f"builder    {title} {found.header.version}"
+    record = found.record
+    if record is None:
+        yield "manifest   none beside it names this engine, so its precision and shapes are unknown"
+        if not found.kernels:
+            yield f"kernels    unknown: {title} lists them on the engine's GPU only"
+            return
+        yield f"attention  {found.summary.attention}"
+        yield from _kernel_lines(found)
+        return
+    yield f"precision  {found.precision}"
+    for index, profile in enumerate(record.profiles):
+        yield f"profile {index}  {profile}"
+    given = {name: value for name, value in record.options.to_dict().items() if value}
+    if record.options.compute_capabilities:
+        numbers = record.options.compute_capabilities
+        given["compute_capabilities"] = " and ".join(map(str, numbers))
+    if given:
+        yield "options    " + ", ".join(f"{name} {value}" for name, value in given.items())
+    for name, size in (("weights", record.weight_bytes), ("activation", record.activation_bytes)):
+        if size is not None:
+            yield f"memory     {name} {size / 2**20:.1f} MiB"
+    peak = record.host_peak_bytes / 2**30
+    yield f"build      {record.seconds:.1f} s, {peak:.2f} GiB of memory"
+    yield f"attention  {record.attention}, built from the form: {record.body}"
+    yield from _kernel_lines(found)
+    for problem in found.problems:
+        yield f"CHANGED    {problem.path} {problem.problem}"
+
+
+def _kernel_lines(found: PlanDescription) -> Iterator[str]:
+    """The kernels by kind and type, and what they fuse."""
+    summary = found.summary
+    for label, counts in (("kernels", summary.kinds), ("types", summary.dtypes)):
+        total = sum(counts.values())
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        yield f"{label:10} {total}: {listed}"
+    yield from _fusion_lines(found.kernels)
+
+
+def _fusion_lines(kernels: tuple[Kernel, ...]) -> Iterator[str]:
+    """The kernels that compute most ONNX nodes."""
+    fused = sorted((k for k in kernels if len(k.nodes) > 1), key=lambda k: -len(k.nodes))
+    for kernel in fused[:_MOST_FUSIONS]:
+        names = [node.partition(" | ")[0] for node in kernel.nodes]
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        yield f"fused      {kernel.kind}: {', '.join(names[:4])}{more}"
+    if len(fused) > _MOST_FUSIONS:
+        yield f"fused      {len(fused) - _MOST_FUSIONS} more kernels; see --json"

@@ -1,1 +1,0 @@
-"""The portable graph in another precision: passes over it, one transform per file."""

@@ -1,0 +1,325 @@
+"""Inputs of a parity check: real texts in batches of many shapes, padded and not.
+
+The shapes are those that break exports: one token, odd lengths, very different lengths in a batch,
+padding beyond the longest row, the largest length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.deberta.tokenization import Encoding
+from exporter.inputs.encode import Example, TextEncoder, TextInput, collate
+from exporter.model.feeds import Ids
+from exporter.model.model_shape import ModelShape
+from exporter.model.task import Task
+
+SEED = 20210117
+CHOICES = 3
+MASKED_SHARE = 0.15
+MAX_OUTPUT_BYTES = 3 << 28
+"""The reference's outputs are kept until the candidate has run: at most 768 MiB of them."""
+
+DEFAULT_TEXTS = 32
+"""Texts compared, beside the odd shapes, when a build does not say."""
+
+BATCH = 8
+"""Texts in a batch."""
+
+
+@dataclass(frozen=True)
+class ParityCase:
+    """One batch.
+
+    Attributes:
+        name: what is special about it.
+        feeds: int64 arrays by input name, `(B, S)` or `(B, C, S)`.
+        texts: the text behind each example; empty where the ids are random.
+        labels: class of each example, where the data says.
+    """
+
+    name: str
+    feeds: Mapping[str, Ids]
+    texts: tuple[str, ...]
+    labels: tuple[int, ...] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of every input."""
+        return self.feeds["input_ids"].shape
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """True at valid tokens; of the shape of the inputs."""
+        return np.not_equal(self.feeds["attention_mask"], 0)
+
+    @property
+    def padding(self) -> float:
+        """Share of padded positions, 0 to 1."""
+        return 1.0 - float(self.feeds["attention_mask"].mean())
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Batches that are judged together, under a name that reports show."""
+
+    name: str
+    cases: tuple[ParityCase, ...]
+
+    @property
+    def inputs(self) -> int:
+        """Number of examples."""
+        return sum(case.shape[0] for case in self.cases)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the right answers are known."""
+        return any(case.labels is not None for case in self.cases)
+
+
+ExampleSource: TypeAlias = Callable[[int, "int | None"], Example]
+"""Makes example number i: of its natural length for None, else of exactly or at most this many
+tokens per row."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A case to make: a batch with these lengths (None for natural ones), padded to a length."""
+
+    name: str
+    lengths: tuple[int | None, ...]
+    pad_to: int | None = None
+    pad_to_multiple_of: int = 1
+
+
+def text_examples(encoder: TextEncoder, texts: Sequence[TextInput]) -> ExampleSource:
+    """Examples from real texts, in order and from the start again.
+
+    What the task cannot take is made into what it can: neighbouring texts become a question's
+    context or a prompt's choices, and a wanted length is reached by joining texts.
+    """
+
+    def make(index: int, length: int | None) -> Example:
+        item = texts[index % len(texts)]
+        if length is not None:
+            example = encoder.encode(_long_item(encoder.task, texts, index, length), max(length, 3))
+            rows = tuple(_cut(row, length) for row in example.rows)
+            return Example(example.text, example.second, _mask_some(encoder, rows, index))
+        if not _fits(encoder.task, item):
+            item = _item(encoder.task, [_flat(texts[(index + k) % len(texts)]) for k in range(4)])
+        example = encoder.encode(item)
+        return Example(example.text, example.second, _mask_some(encoder, example.rows, index))
+
+    return make
+
+
+def random_examples(shape: ModelShape, longest: int) -> ExampleSource:
+    """Examples of seeded random ids, for a checkpoint without tokenizer."""
+
+    def make(index: int, length: int | None) -> Example:
+        generator = np.random.default_rng([SEED, index, length or 0])
+        count = CHOICES if shape.task is Task.MULTIPLE_CHOICE else 1
+        rows = []
+        for _ in range(count):
+            size = length or int(generator.integers(4, min(60, longest) + 1))
+            ids = generator.integers(0, shape.vocab_size, size)
+            types = (np.arange(size) > size // 2).astype(int)
+            rows.append(_encoding(ids.tolist(), types.tolist()))
+        return Example("", (), tuple(rows))
+
+    return make
+
+
+class CaseMaker:
+    """Makes batches from examples, in order, while their outputs take `MAX_OUTPUT_BYTES` together.
+
+    Args:
+        shape: the model.
+        source: makes the examples.
+        longest: largest length in tokens.
+    """
+
+    def __init__(self, shape: ModelShape, source: ExampleSource, longest: int) -> None:
+        self._shape, self._source, self._longest = shape, source, longest
+        self._used = self._index = 0
+
+    def shapes(self, lengths: Sequence[int] | None = None) -> DataSet:
+        """Batches of the lengths given, two texts each, or of those that break exports."""
+        plans = _odd_plans(self._longest)
+        if lengths is not None:
+            plans = tuple(_Plan(f"{n} tokens", (n, n)) for n in lengths)
+        return DataSet("generated lengths", tuple(self._make(plans, None)))
+
+    def texts(
+        self,
+        name: str,
+        count: int,
+        labels: Sequence[int] | None = None,
+        batch: int = BATCH,
+    ) -> DataSet:
+        """Batches of `count` examples as they come, the first of them alone.
+
+        Args:
+            name: of the data set.
+            count: number of examples.
+            labels: class of each of them.
+            batch: examples in a batch.
+        """
+        self._index = 0
+        plans = _text_plans(count, batch, alone=labels is None)
+        return DataSet(name, tuple(self._make(plans, labels)))
+
+    def _make(self, plans: Iterable[_Plan], labels: Sequence[int] | None) -> Iterator[ParityCase]:
+        for plan in plans:
+            numbers = [self._index + i for i in range(len(plan.lengths))]
+            self._index += len(numbers)
+            made = [self._source(i, n) for i, n in zip(numbers, plan.lengths, strict=True)]
+            width = plan.pad_to or max(example.length for example in made)
+            width = -(-width // plan.pad_to_multiple_of) * plan.pad_to_multiple_of
+            for part in _by_rows(made):
+                wanted = None if labels is None else tuple(labels[numbers[i]] for i in part)
+                case = self._case(plan.name, [made[i] for i in part], width, wanted)
+                if case is not None:
+                    yield case
+
+    def _case(
+        self, name: str, examples: Sequence[Example], width: int, labels: tuple[int, ...] | None
+    ) -> ParityCase | None:
+        shape = self._shape
+        feeds = collate(examples, shape, min(self._longest, width))
+        # Padded positions are not kept, and only outputs for each token are large.
+        tokens = int(feeds["attention_mask"].sum())
+        size = 4 * len(shape.outputs) * tokens * shape.output_shape((1,) * shape.rank)[-1]
+        if self._used and self._used + size > MAX_OUTPUT_BYTES:
+            return None
+        self._used += size
+        texts = tuple(" | ".join((e.text, *e.second)) for e in examples if e.text or e.second)
+        return ParityCase(name, feeds, texts, labels)
+
+
+def _odd_plans(longest: int) -> tuple[_Plan, ...]:
+    """Shapes that break exports; lengths beyond the largest are shortened to it."""
+    odd = (
+        _Plan("one token", (1,)),
+        _Plan("two tokens", (2, 2)),
+        _Plan("odd length, no padding", (7, 7, 7)),
+        _Plan("padded twice as long", (33, 33), pad_to=66),
+        _Plan("very different lengths", (1, 129, 5, 63, 2)),
+        _Plan("largest length", (longest,)),
+    )
+    return tuple(
+        replace(plan, lengths=tuple(None if n is None else min(n, longest) for n in plan.lengths))
+        for plan in odd
+    )
+
+
+def _text_plans(count: int, batch: int, *, alone: bool) -> Iterator[_Plan]:
+    if alone:
+        yield _Plan("one text", (None,))
+    for start in range(0, count, batch):
+        size = min(batch, count - start)
+        multiple = 64 if start == batch else 1
+        name = f"texts {start + 1} to {start + size}"
+        if multiple > 1:
+            name += ", padded to a multiple of 64"
+        yield _Plan(name, (None,) * size, pad_to_multiple_of=multiple)
+
+
+def _by_rows(examples: Sequence[Example]) -> list[list[int]]:
+    """Indices in groups of equal numbers of rows: prompts may have different counts of choices."""
+    groups: dict[int, list[int]] = {}
+    for index, example in enumerate(examples):
+        groups.setdefault(len(example.rows), []).append(index)
+    return list(groups.values())
+
+
+def _flat(item: TextInput) -> str:
+    """All parts of an item as one text."""
+    if isinstance(item, str):
+        return item
+    return " ".join((item[0], *((item[1],) if isinstance(item[1], str) else item[1])))
+
+
+def _fits(task: Task, item: TextInput) -> bool:
+    """Whether the task takes an item as it is."""
+    if isinstance(item, str):
+        return task not in (Task.MULTIPLE_CHOICE, Task.QUESTION_ANSWERING)
+    return isinstance(item[1], str) != (task is Task.MULTIPLE_CHOICE)
+
+
+def _item(task: Task, texts: Sequence[str]) -> TextInput:
+    """What the task takes, made of four texts."""
+    if task is Task.MULTIPLE_CHOICE:
+        return (texts[0], tuple(texts[1 : 1 + CHOICES]))
+    if task is Task.QUESTION_ANSWERING:
+        return (texts[0], " ".join(texts[1:]))
+    return texts[0]
+
+
+def _long_item(task: Task, texts: Sequence[TextInput], index: int, length: int) -> TextInput:
+    """An item of at least `length` tokens, provided that a text has one or more."""
+    # A token is at most a few words; one text a token is enough even for texts of one word.
+    characters = 12 * length
+    parts: list[str] = []
+    for start in range(4):
+        words: list[str] = []
+        size = 0
+        for offset in range(length + 1):
+            words.append(_flat(texts[(index + start + offset) % len(texts)]))
+            size += len(words[-1]) + 1
+            if size >= characters:
+                break
+        parts.append(" ".join(words))
+    return _item(task, parts)
+
+
+def _cut(row: Encoding, length: int) -> Encoding:
+    """The first `length` tokens of a row; a row of 1 or 2 tokens has no room for special ones."""
+    if len(row) <= length:
+        return row
+    return replace(
+        row,
+        input_ids=row.input_ids[:length],
+        token_type_ids=row.token_type_ids[:length],
+        attention_mask=row.attention_mask[:length],
+        special_tokens_mask=row.special_tokens_mask[:length],
+        offsets=row.offsets[:length],
+        sequence_ids=row.sequence_ids[:length],
+        truncated=True,
+    )
+
+
+def _mask_some(
+    encoder: TextEncoder, rows: tuple[Encoding, ...], index: int
+) -> tuple[Encoding, ...]:
+    """For masked LM, the rows with some tokens replaced by the mask, at least one if possible."""
+    if encoder.task is not Task.MASKED_LM:
+        return rows
+    (row,) = rows
+    places = [i for i, special in enumerate(row.special_tokens_mask) if not special]
+    if not places:
+        return rows
+    generator = np.random.default_rng([SEED, index, len(row)])
+    count = max(1, round(MASKED_SHARE * len(places)))
+    chosen = set(generator.choice(places, count, replace=False).tolist())
+    mask = encoder.tokenizer.mask_token_id
+    ids = tuple(mask if i in chosen else token for i, token in enumerate(row.input_ids))
+    return (replace(row, input_ids=ids),)
+
+
+def _encoding(ids: list[int], types: list[int]) -> Encoding:
+    size = len(ids)
+    return Encoding(
+        input_ids=tuple(ids),
+        token_type_ids=tuple(types),
+        attention_mask=(1,) * size,
+        special_tokens_mask=(0,) * size,
+        offsets=((0, 0),) * size,
+        sequence_ids=(0,) * size,
+        truncated=False,
+    )

@@ -1,0 +1,399 @@
+"""Distances between the outputs of a reference and a candidate, at valid positions only.
+
+Everything is accumulated in float64. `B` batch, `C` choices, `S` sequence; an output becomes rows:
+`N` decisions or vectors of `K` values each, with a mask where a row has padding inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from math import inf, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.metrics.decisions import Bools, Decided, Decision, Doubles, Ints, decide
+from exporter.model.task import Task
+
+Floats = NDArray[np.floating]
+Observer = Callable[["Rows", Decided], None]
+"""Told the decisions of each piece of an output, with the rows that they were read from."""
+
+_CHUNK_ELEMENTS = 1 << 17
+"""Float64 copies of a piece stay in the processor's second cache."""
+_LEAST_SPREAD = 1e-2
+_SMALL_ROW = 0.2
+"""A row below this share of the usual norm has no direction worth comparing: an error that
+`rms_relative` may have turns it by more than the limits on the cosine permit."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One output of one case, without padding.
+
+    Attributes:
+        values: float `(N, K)`.
+        valid: bool `(N, K)` where a row has padding inside, else None.
+        example: int64 `(N,)`, index in the batch that each row belongs to.
+        position: int64 `(N,)`, its token, or -1 where a row belongs to a whole text.
+    """
+
+    values: Floats
+    valid: Bools | None
+    example: Ints
+    position: Ints
+
+
+def rows_of(task: Task, values: Floats, mask: Bools) -> Rows:
+    """The rows of an output that count.
+
+    Args:
+        task: decides the layout, see `exporter.model.task`.
+        values: output array as the model gives it.
+        mask: bool `(B, S)`, or `(B, C, S)` for multiple choice: true at valid tokens.
+
+    Returns:
+        a row per valid token for `(B, S, K)`, else a row per example that has a valid token.
+    """
+    if task in (Task.BASE, Task.MASKED_LM, Task.TOKEN_CLASSIFICATION):
+        example, position = np.nonzero(mask)
+        return Rows(values[mask], None, example, position)
+    inside: Bools = np.any(mask, axis=2) if task is Task.MULTIPLE_CHOICE else mask
+    kept: Bools = np.any(inside, axis=1)
+    valid = None if task is Task.SEQUENCE_CLASSIFICATION else inside[kept]
+    example = np.flatnonzero(kept)
+    return Rows(values[kept], valid, example, np.full(len(example), -1, np.int64))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the reference's output is over all cases; errors are relative to it.
+
+    Attributes:
+        elements: values seen.
+        max: largest magnitude.
+        rms: root mean square.
+        spread: root mean square after the mean of each column (of everything, where rows have
+            padding inside) is taken off: the part that differs between inputs.
+        row_norm: root mean square of the rows' Euclidean norms.
+        non_finite: NaN and infinite values; they are left out of the rest.
+    """
+
+    elements: int
+    max: float
+    rms: float
+    spread: float
+    row_norm: float
+    non_finite: int
+
+
+class ScaleSum:
+    """Sums from which the scale of an output follows, case by case."""
+
+    def __init__(self) -> None:
+        self._elements = self._non_finite = self._rows = 0
+        self._largest = self._squares = self._total = 0.0
+        self._columns: Doubles | None = None
+        self._column_rows = 0
+
+    def add(self, output: Rows) -> None:
+        """Count the rows of one case."""
+        for chunk, _ in _chunks(output):
+            values = chunk.values.astype(np.float64)
+            counted = _counted(values, chunk.valid)
+            if counted is None:
+                self._elements += values.size
+            else:
+                self._non_finite += _bad(values, chunk.valid)
+                values = np.where(counted, values, 0.0)
+                self._elements += int(counted.sum())
+            self._rows += len(values)
+            self._largest = max(self._largest, _largest(values))
+            self._squares += float(np.vdot(values, values))
+            sums = values.sum(axis=0)
+            self._total += float(sums.sum())
+            if chunk.valid is None:
+                self._columns = sums if self._columns is None else self._columns + sums
+                self._column_rows += len(values)
+
+    def scale(self) -> Scale:
+        """The scale of what was counted."""
+        if not self._elements:
+            return Scale(0, 0.0, 0.0, 0.0, 0.0, self._non_finite)
+        if self._columns is not None:
+            explained = float((self._columns**2).sum()) / self._column_rows
+        else:
+            explained = self._total**2 / self._elements
+        return Scale(
+            elements=self._elements,
+            max=self._largest,
+            rms=sqrt(self._squares / self._elements),
+            spread=sqrt(max(0.0, self._squares - explained) / self._elements),
+            row_norm=sqrt(self._squares / self._rows),
+            non_finite=self._non_finite,
+        )
+
+
+def scale_of(outputs: Iterable[Rows]) -> Scale:
+    """The scale of one output of the reference, from its rows in every case."""
+    total = ScaleSum()
+    for output in outputs:
+        total.add(output)
+    return total.scale()
+
+
+@dataclass(frozen=True)
+class Worst:
+    """Where the largest error is: index in the batch, token (-1 for a whole text), both values."""
+
+    example: int
+    position: int
+    reference: float
+    candidate: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Distances of one output in one case, or in all cases together.
+
+    Sums are kept so that cases add up exactly; use the properties for the figures.
+
+    Attributes:
+        elements: finite values compared.
+        rows: rows compared.
+        non_finite: NaN or infinite values of the candidate at valid positions.
+        max_abs: largest absolute error.
+        sum_abs: sum of absolute errors.
+        sum_squares: sum of squared errors.
+        min_cosine: smallest cosine between a row of the reference and of the candidate; None
+            where rows have fewer than two values or are all too small.
+        decisions: decisions compared.
+        agreed: decisions that are the same.
+        tied: decisions that differ where the reference has two choices closer than the permitted
+            error; they count as agreement.
+        sum_kl: sum over the decisions of KL(reference || candidate) in nats.
+        max_kl: the largest of them.
+        scale: the reference's scale, over all cases.
+        worst: where the largest error is.
+    """
+
+    elements: int
+    rows: int
+    non_finite: int
+    max_abs: float
+    sum_abs: float
+    sum_squares: float
+    min_cosine: float | None
+    decisions: int
+    agreed: int
+    tied: int
+    sum_kl: float
+    max_kl: float
+    scale: Scale
+    worst: Worst | None
+
+    @property
+    def mean_abs(self) -> float:
+        """Mean absolute error."""
+        return self.sum_abs / self.elements if self.elements else 0.0
+
+    @property
+    def rms_abs(self) -> float:
+        """Root mean square of the error."""
+        return sqrt(self.sum_squares / self.elements) if self.elements else 0.0
+
+    @property
+    def max_relative(self) -> float:
+        """`max|error| / max|reference|`, the latter over all cases."""
+        return _ratio(self.max_abs, self.scale.max)
+
+    @property
+    def rms_relative(self) -> float:
+        """`rms(error) / rms(reference)`, the latter over all cases."""
+        return _ratio(self.rms_abs, self.scale.rms)
+
+    @property
+    def spread_relative(self) -> float:
+        """`rms(error) / rms(reference - its mean)`: the share of what tells inputs apart.
+
+        A head of random weights gives nearly the same logits for every input, so that a fault is
+        small beside them but large beside their differences. The denominator is at least 1 % of
+        the root mean square, since the rounding of floats is relative to the values themselves.
+        """
+        return _ratio(self.rms_abs, max(self.scale.spread, _LEAST_SPREAD * self.scale.rms))
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of decisions that are the same or tied, 0 to 1; None without decisions."""
+        return (self.agreed + self.tied) / self.decisions if self.decisions else None
+
+    @property
+    def mean_kl(self) -> float | None:
+        """Mean KL divergence in nats; None without decisions."""
+        return self.sum_kl / self.decisions if self.decisions else None
+
+
+def measure(
+    reference: Rows,
+    candidate: Rows,
+    scale: Scale,
+    decision: Decision,
+    tie: float,
+    observe: Observer | None = None,
+) -> Figures:
+    """The distances between two outputs of the same case and shape.
+
+    Args:
+        reference: rows of the reference.
+        candidate: rows of the candidate; `valid` and owners are taken from the reference.
+        scale: scale of the reference over all cases.
+        decision: what is read from a row.
+        tie: permitted absolute error; two choices closer than twice that are tied.
+        observe: told the decisions.
+    """
+    result: Figures | None = None
+    for chunk, where in _chunks(reference):
+        part = _measure_chunk(chunk, candidate.values[where], scale, decision, tie, observe)
+        result = part if result is None else add(result, part)
+    if result is None:
+        return Figures(0, 0, 0, 0.0, 0.0, 0.0, None, 0, 0, 0, 0.0, 0.0, scale, None)
+    return result
+
+
+def add(first: Figures, second: Figures) -> Figures:
+    """The figures of two parts of the same output together; `worst` is of the larger error."""
+    cosines = [c for c in (first.min_cosine, second.min_cosine) if c is not None]
+    return Figures(
+        elements=first.elements + second.elements,
+        rows=first.rows + second.rows,
+        non_finite=first.non_finite + second.non_finite,
+        max_abs=max(first.max_abs, second.max_abs),
+        sum_abs=first.sum_abs + second.sum_abs,
+        sum_squares=first.sum_squares + second.sum_squares,
+        min_cosine=min(cosines) if cosines else None,
+        decisions=first.decisions + second.decisions,
+        agreed=first.agreed + second.agreed,
+        tied=first.tied + second.tied,
+        sum_kl=first.sum_kl + second.sum_kl,
+        max_kl=max(first.max_kl, second.max_kl),
+        scale=first.scale,
+        worst=first.worst if first.max_abs >= second.max_abs else second.worst,
+    )
+
+
+def _ratio(error: float, scale: float) -> float:
+    """`error / scale`; an error against a reference that is zero throughout is infinite."""
+    if scale > 0:
+        return error / scale
+    return inf if error > 0 else 0.0
+
+
+def _chunks(rows: Rows) -> Iterator[tuple[Rows, slice]]:
+    """Pieces small enough that their float64 copies cost little memory, each with its place."""
+    count, width = rows.values.shape
+    step = max(1, _CHUNK_ELEMENTS // max(1, width))
+    for start in range(0, count, step):
+        where = slice(start, min(count, start + step))
+        valid = None if rows.valid is None else rows.valid[where]
+        yield (
+            Rows(rows.values[where], valid, rows.example[where], rows.position[where]),
+            where,
+        )
+
+
+def _counted(values: Doubles, valid: Bools | None) -> Bools | None:
+    """Where values are valid and finite; None for everywhere, which is found without a mask."""
+    # A sum is finite only where every value is: cheaper than to look at each.
+    with np.errstate(invalid="ignore", over="ignore"):
+        if valid is None and np.isfinite(values.sum()):
+            return None
+    finite: Bools = np.isfinite(values)
+    return finite if valid is None else finite & valid
+
+
+def _bad(values: Doubles, valid: Bools | None) -> int:
+    """Number of valid values that are not finite."""
+    bad = ~np.isfinite(values)
+    return int(bad.sum() if valid is None else (bad & valid).sum())
+
+
+def _largest(values: Doubles) -> float:
+    """Largest magnitude; 0 of nothing."""
+    return max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+
+
+def _measure_chunk(
+    reference: Rows,
+    candidate: Floats,
+    scale: Scale,
+    decision: Decision,
+    tie: float,
+    observe: Observer | None,
+) -> Figures:
+    ref = reference.values.astype(np.float64)
+    cand = candidate.astype(np.float64)
+    counted, broken = _counted_pair(ref, cand, reference.valid)
+    with np.errstate(invalid="ignore"):
+        error = cand - ref
+    if counted is not None:
+        error[~counted] = 0.0
+    worst = None
+    largest = _largest(error)
+    if error.size and (counted is None or counted.any()):
+        flat = int(error.argmax() if error.max() >= largest else error.argmin())
+        if counted is not None and not counted.flat[flat]:
+            flat = int(counted.argmax())  # no error at all: any value that counts
+        row, column = np.unravel_index(flat, error.shape)
+        place = (int(reference.example[row]), int(reference.position[row]))
+        worst = Worst(*place, float(ref[row, column]), float(cand[row, column]))
+    rows = reference
+    valid = np.ones(ref.shape, np.bool_) if reference.valid is None else reference.valid
+    if counted is not None:
+        # A row with NaN has neither direction nor decision; its count fails the output anyway.
+        whole = ~(valid & ~counted).any(axis=1)
+        ref, cand, valid = ref[whole], cand[whole], valid[whole]
+        rows = Rows(ref, valid, reference.example[whole], reference.position[whole])
+    decided = decide(ref, cand, valid, decision, tie)
+    if decided is not None and observe is not None:
+        observe(rows, decided)
+    return Figures(
+        elements=error.size if counted is None else int(counted.sum()),
+        rows=len(error),
+        non_finite=broken,
+        max_abs=largest,
+        sum_abs=float(np.abs(error).sum()),
+        sum_squares=float(np.vdot(error, error)),
+        min_cosine=_min_cosine(ref, cand, valid, scale.row_norm),
+        decisions=0 if decided is None else len(decided.kl),
+        agreed=0 if decided is None else int(decided.same.sum()),
+        tied=0 if decided is None else int(decided.tied.sum()),
+        sum_kl=0.0 if decided is None else float(decided.kl.sum()),
+        max_kl=0.0 if decided is None else float(decided.kl.max(initial=0.0)),
+        scale=scale,
+        worst=worst,
+    )
+
+
+def _counted_pair(ref: Doubles, cand: Doubles, valid: Bools | None) -> tuple[Bools | None, int]:
+    """Where both are valid and finite (None for everywhere), and how often the candidate is not."""
+    counted = _counted(cand, valid)
+    other = _counted(ref, valid)
+    broken = 0 if counted is None else _bad(cand, valid)
+    if counted is None or other is None:
+        return (other if counted is None else counted), broken
+    return counted & other, broken
+
+
+def _min_cosine(ref: Doubles, cand: Doubles, valid: Bools, usual: float) -> float | None:
+    """Smallest cosine of the rows that are long enough to have a direction."""
+    if not valid.all():
+        ref, cand = np.where(valid, ref, 0.0), np.where(valid, cand, 0.0)
+    norm_ref = np.sqrt(np.einsum("ij,ij->i", ref, ref))
+    norm_cand = np.sqrt(np.einsum("ij,ij->i", cand, cand))
+    kept = (norm_ref > _SMALL_ROW * usual) & (valid.sum(axis=1) > 1)
+    if not kept.any():
+        return None
+    dots = np.einsum("ij,ij->i", ref, cand)[kept]
+    norms = (norm_ref * norm_cand)[kept]
+    return float(np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0).min())

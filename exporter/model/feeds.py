@@ -1,0 +1,87 @@
+"""Token ids from a caller, checked and cast before a model sees them.
+
+`B` batch, `C` choices, `S` sequence.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from exporter.errors import InputError
+from exporter.model.model_shape import ModelShape
+
+Ids = NDArray[np.int64]
+
+
+def make_feeds(
+    shape: ModelShape,
+    input_ids: ArrayLike,
+    attention_mask: ArrayLike | None = None,
+    token_type_ids: ArrayLike | None = None,
+) -> dict[str, Ids]:
+    """The inputs of a model as int64 arrays by name, `(B, S)` or `(B, C, S)`.
+
+    Args:
+        shape: the model.
+        input_ids: token ids, below `vocab_size`.
+        attention_mask: 1 for a token, 0 for padding; all ones by default.
+        token_type_ids: below `type_vocab_size`; zeros by default. Ignored, as transformers does,
+            where the model has no embeddings for it.
+
+    Raises:
+        InputError: wrong rank, dtype, size or value; the message names the input.
+    """
+    ids = _integers("input_ids", input_ids)
+    if ids.ndim != shape.rank:
+        wanted = "(batch, choices, sequence)" if shape.rank == 3 else "(batch, sequence)"
+        raise InputError(f"input_ids: shape {ids.shape}; {shape.task} takes {wanted}")
+    if ids.size == 0:
+        raise InputError(f"input_ids: shape {ids.shape} is empty; give at least one token")
+    if shape.longest is not None and ids.shape[-1] > shape.longest:
+        raise InputError(
+            f"input_ids: {ids.shape[-1]} tokens, but the model has positions for {shape.longest}; "
+            "truncate the text"
+        )
+    _check_values("input_ids", ids, shape.vocab_size, "vocab_size")
+    mask = (
+        np.ones_like(ids)
+        if attention_mask is None
+        else _like(ids, "attention_mask", attention_mask)
+    )
+    _check_values("attention_mask", mask, 2, "2")
+    feeds = {"input_ids": ids, "attention_mask": mask}
+    if "token_type_ids" in shape.inputs:
+        types = (
+            np.zeros_like(ids)
+            if token_type_ids is None
+            else _like(ids, "token_type_ids", token_type_ids)
+        )
+        _check_values("token_type_ids", types, shape.type_vocab_size, "type_vocab_size")
+        feeds["token_type_ids"] = types
+    return feeds
+
+
+def _integers(name: str, values: ArrayLike) -> Ids:
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise InputError(f"{name}: rows of different lengths; pad them") from None
+    if array.dtype.kind not in "iub":
+        raise InputError(f"{name}: dtype {array.dtype}; expected whole numbers")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _like(ids: Ids, name: str, values: ArrayLike) -> Ids:
+    array = _integers(name, values)
+    if array.shape != ids.shape:
+        raise InputError(f"{name}: shape {array.shape}; input_ids has {ids.shape}")
+    return array
+
+
+def _check_values(name: str, array: Ids, bound: int, bound_name: str) -> None:
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= bound:
+        wrong = low if low < 0 else high
+        known = f" ({bound})" if bound_name != str(bound) else ""
+        raise InputError(f"{name}: value {wrong}; expected 0 up to below {bound_name}{known}")

@@ -1,0 +1,113 @@
+"""A parity result as JUnit XML: a suite for each data set, a case for each output, layer, decision.
+
+The elements and attributes are those of the schema that Jenkins publishes for JUnit
+(https://github.com/jenkinsci/xunit-plugin, junit-10.xsd), which the usual viewers read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+from exporter.parity.report.rows import compared, layer_line, number, permitted
+from exporter.parity.result import Check, DataSetResult, Level, ParityResult
+
+_NAME = "deb-export parity"
+# Characters that XML 1.0 has no way to write; see https://www.w3.org/TR/xml/#charsets.
+_FORBIDDEN = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+
+
+def to_junit(result: ParityResult) -> str:
+    """The result as an XML document."""
+    root = Element("testsuites", name=_NAME)
+    suites = [_general(root, result)]
+    suites += [_suite(root, result, item) for item in result.data_sets]
+    for key in ("tests", "failures"):
+        root.set(key, str(sum(int(suite.get(key, "0")) for suite in suites)))
+    root.set("errors", "0")
+    root.set("time", f"{sum(result.seconds.values()):.3f}")
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, "unicode") + "\n"
+
+
+def _general(root: Element, result: ParityResult) -> Element:
+    """The suite of what is not about a data set: files and shapes, whether there were layers."""
+    suite = SubElement(root, "testsuite", name=_NAME)
+    properties = SubElement(suite, "properties")
+    facts = {
+        "reference": f"{result.reference.name} ({result.reference.runtime})",
+        "candidate": f"{result.candidate.name} ({result.candidate.runtime})",
+        "limits": result.limits.precision,
+        "layers": layer_line(result),
+        **{f"environment.{name}": value for name, value in result.environment.items()},
+    }
+    for name, value in facts.items():
+        SubElement(properties, "property", name=name, value=_clean(value))
+    case = SubElement(suite, "testcase", classname=_NAME, name="files and shapes", time="0")
+    if result.problems:
+        _fail(case, result.problems)
+    layers = SubElement(suite, "testcase", classname=_NAME, name="layers compared", time="0")
+    if not result.layers.names:
+        SubElement(layers, "skipped", message=_clean(f"not available: {result.layers.reason}"))
+    return _counted(suite, 0.0)
+
+
+def _suite(root: Element, result: ParityResult, item: DataSetResult) -> Element:
+    suite = SubElement(root, "testsuite", name=_clean(f"{_NAME}: {item.name}"))
+    cases = [case for case in result.cases if case.data_set == item.name]
+    seconds = sum(case.seconds["candidate"] for case in cases)
+    suite.set("time", f"{seconds:.3f}")
+    for level, subjects in (
+        (Level.OUTPUT, item.outputs),
+        (Level.DECISION, item.outputs),
+        (Level.LAYER, item.layers),
+    ):
+        for subject in subjects:
+            checks = [
+                check
+                for check in item.checks
+                if (check.level, check.subject) == (level, subject) and check.value is not None
+            ]
+            if checks:
+                _case(suite, item, level, subject, checks)
+    out = SubElement(suite, "system-out")
+    out.text = _clean(compared(result))
+    return _counted(suite, seconds)
+
+
+def _case(
+    suite: Element, item: DataSetResult, level: Level, subject: str, checks: Sequence[Check]
+) -> None:
+    name = f"decisions of {subject}" if level is Level.DECISION else subject
+    classname = f"{_NAME}.{item.name.replace('.', '_')}.{level.value}s"
+    case = SubElement(suite, "testcase", classname=_clean(classname), name=name, time="0")
+    failed = [str(check) for check in checks if not check.passed]
+    if failed:
+        _fail(case, failed)
+    lines = (
+        f"{check.limit.metric.value} {number(check.value or 0.0)} {permitted(check)}"
+        for check in checks
+    )
+    SubElement(case, "system-out").text = _clean("\n".join(lines))
+
+
+def _fail(case: Element, lines: Sequence[str]) -> None:
+    element = SubElement(case, "failure", message=_clean(lines[0]), type="parity")
+    element.text = _clean("\n".join(lines))
+
+
+def _counted(suite: Element, seconds: float) -> Element:
+    cases: Iterable[Element] = suite.findall("testcase")
+    found = list(cases)
+    suite.set("tests", str(len(found)))
+    for name, tag in (("failures", "failure"), ("skipped", "skipped")):
+        suite.set(name, str(sum(case.find(tag) is not None for case in found)))
+    suite.set("errors", "0")
+    suite.set("time", f"{seconds:.3f}")
+    return suite
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\ufffd", text)

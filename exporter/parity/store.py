@@ -1,0 +1,193 @@
+"""What a reference gave, kept on disk by hash: so it runs once for each input.
+
+An entry is one batch. Its name is a hash of the model's files, of the software and of the token
+ids; its content carries a hash of its own, so a damaged one is no entry. Entries are written beside
+their place and renamed: two processes may share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporter.errors import InputError
+from exporter.metrics.figures import Floats
+from exporter.model.feeds import Ids
+from exporter.parity.runners import Observation
+
+LIMIT_BYTES = 4 << 30
+"""The folder's size after a run: entries that nobody has used for the longest time go first."""
+
+_MAGIC = b"deb-export reference 1\n"
+_SUFFIX = ".reference"
+_IN_USE_SECONDS = 3600.0
+"""An entry that was used within this time may be another process's and stays."""
+
+
+def default_folder() -> Path:
+    """Where entries are kept by default: below $XDG_CACHE_HOME."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    root = Path(base) if base else Path.home() / ".cache"
+    return root / "deb-export" / "parity"
+
+
+def entry_key(model: str, feeds: Mapping[str, Ids], layers: bool) -> str:
+    """The name of the entry of a batch.
+
+    Args:
+        model: identity of the model and of what runs it.
+        feeds: the batch.
+        layers: whether the hidden states are in it.
+    """
+    digest = hashlib.sha256(f"{model}\n{layers}\n".encode())
+    for name in sorted(feeds):
+        array = np.ascontiguousarray(feeds[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+@dataclass
+class ReferenceStore:
+    """A folder of entries.
+
+    Attributes:
+        folder: made when the first entry is written.
+        limit: bytes it may take after a run.
+        used: entries of this process.
+    """
+
+    folder: Path
+    limit: int = LIMIT_BYTES
+
+    def __post_init__(self) -> None:
+        self.used: set[str] = set()
+
+    def get(self, key: str) -> Observation | None:
+        """The entry, None where there is none or it is damaged; then it is removed."""
+        path = self._path(key)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        entry = _parse(content)
+        if entry is None:
+            with suppress(OSError):
+                path.unlink()
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        self.used.add(key)
+        return entry
+
+    def has(self, key: str) -> bool:
+        """Whether there is an entry, whole or not."""
+        return self._path(key).is_file()
+
+    def put(self, key: str, entry: Observation) -> None:
+        """Write an entry.
+
+        Raises:
+            InputError: it cannot be written; nothing is left of it.
+        """
+        path = self._path(key)
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as stream:
+                for part in _serialized(entry):
+                    stream.write(part)
+            partial.replace(path)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: outputs of the reference cannot be kept ({error.strerror}); "
+                "choose another --reference-cache"
+            ) from None
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+        self.used.add(key)
+
+    def trim(self) -> int:
+        """Remove entries until the folder is within its limit; the number removed."""
+        found = []
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            with suppress(OSError):  # another process may have removed it
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        total, removed = sum(size for _, size, _ in found), 0
+        newest = time.time() - _IN_USE_SECONDS
+        for used, size, path in sorted(found):
+            if total <= self.limit:
+                break
+            if used > newest and path.stem not in self.used:
+                continue
+            with suppress(OSError):
+                path.unlink()
+                total, removed = total - size, removed + 1
+        return removed
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}{_SUFFIX}"
+
+
+def _serialized(entry: Observation) -> Iterator[bytes | memoryview]:
+    names = [*entry.outputs, *(None for _ in entry.layers)]
+    arrays = [np.ascontiguousarray(array) for array in (*entry.outputs.values(), *entry.layers)]
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.data)
+    header = {
+        "arrays": [
+            {"name": name, "dtype": array.dtype.str, "shape": array.shape}
+            for name, array in zip(names, arrays, strict=True)
+        ],
+        "seconds": entry.seconds,
+        "sha256": digest.hexdigest(),
+    }
+    yield _MAGIC + json.dumps(header).encode() + b"\n"
+    for array in arrays:
+        yield array.data
+
+
+def _parse(content: bytes) -> Observation | None:
+    """The entry in a file; None where it is not whole."""
+    if not content.startswith(_MAGIC):
+        return None
+    end = content.find(b"\n", len(_MAGIC))
+    payload = memoryview(content)[end + 1 :]
+    try:
+        header = json.loads(content[len(_MAGIC) : max(end, 0)])
+        if hashlib.sha256(payload).hexdigest() != header["sha256"]:
+            return None
+        outputs: dict[str, Floats] = {}
+        layers: list[Floats] = []
+        start = 0
+        for item in header["arrays"]:
+            array, start = _array(payload, item, start)
+            if item["name"] is None:
+                layers.append(array)
+            else:
+                outputs[item["name"]] = array
+        return Observation(outputs, tuple(layers), float(header["seconds"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _array(payload: memoryview, item: Mapping[str, Any], start: int) -> tuple[Floats, int]:
+    dtype, shape = np.dtype(item["dtype"]), tuple(item["shape"])
+    count = int(np.prod(shape, dtype=np.int64))
+    array: Floats = np.frombuffer(payload, dtype, count, start).reshape(shape)
+    return array, start + count * dtype.itemsize

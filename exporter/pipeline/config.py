@@ -1,0 +1,116 @@
+"""What to build: one frozen configuration, validated where it is made.
+
+Every option has its one default here; the command line reads it from `BuildConfig`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.artifact.engine_options import EngineOptions
+from exporter.errors import InputError
+from exporter.model.profile import Range
+from exporter.model.task import Task
+from exporter.precision.quantized.options import QuantizationOptions
+
+if TYPE_CHECKING:
+    from exporter.model.profile import ShapeProfile
+
+QUANTIZED_PRECISIONS = ("int8", "fp8")
+
+PRECISIONS = ("fp32", "fp16", "bf16", *QUANTIZED_PRECISIONS)
+
+TARGETS = ("onnx", "tensorrt", "tensorrt-rtx")
+"""What can be built: the graph, which is always written, and engines from it."""
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Options of one build. All are checked here, before any work starts.
+
+    Attributes:
+        model: checkpoint folder in the Hugging Face format; None is the built-in demo.
+        output: folder to write; None is `artifacts/<model>-<precision>` below the current folder.
+        precision: storage and arithmetic of the graph, one of `PRECISIONS`.
+        targets: what to build, each one of `TARGETS`; None is what this machine can build: the
+            graph, and engines whose builder is installed and has what it needs.
+        task: head to export; None takes it from the checkpoint's `architectures`.
+        batch: batch sizes that the artifact is meant for.
+        seq: lengths in tokens that the artifact is meant for; None ends at the model's maximum.
+        data: text file for the parity check, one text a line; None takes the demo's texts.
+        calibration_data: texts that show the values in the model, which decide what fp16 can hold
+            and the scales of int8; text or JSONL, see docs/calibration.md. None takes the demo's.
+        external_data: weights in `model.onnx.data`; None puts them there above 1 GiB.
+        force: replace an existing artifact folder.
+        quantization: how an int8 or fp8 graph is quantized.
+        engine: how engines are built.
+        profiles: shapes that engines are built for; none is one profile of `batch` and `seq`.
+
+    Raises:
+        InputError: an option's value is not one that this version can build.
+    """
+
+    model: Path | None = None
+    output: Path | None = None
+    precision: str = "fp32"
+    targets: tuple[str, ...] | None = None
+    task: Task | None = None
+    batch: Range = field(default=Range(1, 8, 32))
+    seq: Range | None = None
+    data: Path | None = None
+    calibration_data: Path | None = None
+    external_data: bool | None = None
+    force: bool = False
+    quantization: QuantizationOptions = field(default=QuantizationOptions())
+    engine: EngineOptions = field(default=EngineOptions())
+    profiles: tuple[ShapeProfile, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("model", "output", "data", "calibration_data"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, Path(value))
+        _check_choice("--precision", self.precision, PRECISIONS)
+        if self.calibration_data is not None and self.precision == "fp32":
+            raise InputError("--calibration-data: fp32 has no use for it; give another --precision")
+        if self.quantization != QuantizationOptions() and not self.quantized:
+            raise InputError(
+                f"--precision {self.precision}: options of quantization are for "
+                f"{' and '.join(QUANTIZED_PRECISIONS)}; leave them out"
+            )
+        if self.targets is not None and not self.targets:
+            raise InputError("--target: give at least one target, as in --target onnx")
+        for target in self.targets or ():
+            _check_choice("--target", target, TARGETS)
+        if self.task is not None:
+            object.__setattr__(self, "task", _task(self.task))
+
+    @property
+    def quantized(self) -> bool:
+        """Whether linear layers are quantized."""
+        return self.precision in QUANTIZED_PRECISIONS
+
+    @property
+    def output_folder(self) -> Path:
+        """Folder to write, absolute."""
+        if self.output is not None:
+            return self.output.absolute()
+        name = "demo" if self.model is None else self.model.resolve().name or "model"
+        return Path.cwd() / "artifacts" / f"{name}-{self.precision}"
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise an `InputError` that names the choices unless `value` is one of them."""
+    if value not in choices:
+        raise InputError(f"{option} {value!r}: unknown; choose from {', '.join(choices)}")
+
+
+def _task(value: str) -> Task:
+    """The task named `value`."""
+    try:
+        return Task(value)
+    except ValueError:
+        known = ", ".join(task.value for task in Task)
+        raise InputError(f"--task {value!r}: unknown; choose from {known}") from None

@@ -1,0 +1,147 @@
+"""The precision step of a build: the exported fp32 graph becomes the one that is delivered."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
+
+from calibration.errors import CalibrationError
+from calibration.texts import read_examples
+from exporter.errors import InputError
+from exporter.inputs.cases import DEFAULT_TEXTS, ParityCase
+from exporter.inputs.data_sets import demo_texts, parity_cases
+from exporter.inputs.encode import TextEncoder, TextInput
+from exporter.inputs.labelled import read_texts
+from exporter.model.model_shape import ModelShape
+
+if TYPE_CHECKING:
+    from exporter.graph.export import GraphSummary
+    from exporter.precision.half.types import HalfName
+
+Progress: TypeAlias = Callable[[str], None]
+
+HALF_PRECISIONS = ("fp16", "bf16")
+RANGE_TEXTS = 128
+"""Texts that ranges are measured on, beside the odd shapes of a parity check."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A graph in the precision asked for.
+
+    Attributes:
+        summary: what the graph has now.
+        facts: what the step did, for the manifest.
+        problems: what fails whatever the parity check says, such as an accuracy budget.
+    """
+
+    summary: GraphSummary
+    facts: dict[str, Any]
+    problems: tuple[str, ...] = ()
+
+
+def calibration_texts(path: Path | None) -> tuple[TextInput, ...]:
+    """The texts of a calibration file, or the demo's.
+
+    The demo's begin with those that a parity check does not use by default.
+
+    Raises:
+        InputError: the file is unusable.
+    """
+    if path is None:
+        texts = read_texts(demo_texts())
+        return (*texts[DEFAULT_TEXTS:], *texts[:DEFAULT_TEXTS])
+    try:
+        examples = read_examples(path).examples
+    except CalibrationError as error:
+        raise InputError(f"--calibration-data: {error}") from None
+    return tuple(item.text if item.pair is None else (item.text, item.pair) for item in examples)
+
+
+def range_cases(
+    shape: ModelShape,
+    encoder: TextEncoder | None,
+    texts: tuple[TextInput, ...],
+    longest: int,
+) -> tuple[ParityCase, ...]:
+    """Inputs to measure ranges on: the texts, and every kind of shape and padding.
+
+    Args:
+        shape: the model.
+        encoder: its tokenizer; without one the ids are random.
+        texts: the texts, of which the first are used.
+        longest: largest length in tokens.
+    """
+    if encoder is None:
+        warnings.warn(
+            "no tokenizer: ranges are measured on random token ids, which may reach less far than "
+            "texts do",
+            stacklevel=2,
+        )
+    return parity_cases(shape, encoder, texts, RANGE_TEXTS, longest)
+
+
+def to_half(
+    source: Path,
+    target: Path,
+    precision: str,
+    cases: tuple[ParityCase, ...],
+    summary: GraphSummary,
+    external_data: bool | None,
+    say: Progress,
+    label: str | None = None,
+) -> Converted:
+    """Write the graph `source` in fp16 or bf16.
+
+    Args:
+        source: the exported fp32 graph.
+        target: the file to write.
+        precision: one of `HALF_PRECISIONS`.
+        cases: inputs to measure ranges on.
+        summary: what the export made.
+        external_data: see `BuildConfig`.
+        say: told what is going on.
+        label: precision that the file says it has, where this is only that of a part of it.
+
+    Raises:
+        InputError: a value of the fp32 graph is NaN.
+    """
+    from exporter.precision.half.half_file import write_half
+    from exporter.precision.half.types import HalfName
+
+    if precision not in get_args(HalfName):
+        raise ValueError(f"{precision} is not a half precision")
+    try:
+        made = write_half(
+            source,
+            target,
+            cast("HalfName", precision),
+            [case.feeds for case in cases],
+            external_data=external_data,
+            metadata={"deb_export.precision": label or precision},
+            progress=lambda message: say(f"{precision}: {message}"),
+        )
+    except CalibrationError as error:
+        raise InputError(str(error)) from None
+    report = made.report
+    if report.recommend_bf16:
+        warnings.warn(
+            f"{report.kept_share:.0%} of the weights stay in fp32, since their values come near "
+            "the limits of fp16; --precision bf16 halves all of them",
+            stacklevel=2,
+        )
+    facts = asdict(report)
+    facts["kept_fp32"] = [asdict(item) for item in report.kept_fp32]
+    return Converted(
+        summary=replace(
+            summary,
+            nodes=made.nodes,
+            initializers=made.initializers,
+            weight_bytes=made.written.weight_bytes,
+            files=made.written.files,
+        ),
+        facts={"half": facts},
+    )

@@ -1,0 +1,116 @@
+"""Quantized variants of one fp32 graph, which share the weights that they have in common.
+
+A variant is a graph of some hundred kilobytes whose weights lie in two files: that of the fp32
+graph, and one beside it to which every changed weight is written when it is first needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration.formats import NumberFormat
+from calibration.placement import Placement
+from calibration.recipes import Recipes
+from exporter.model.feeds import Ids
+from exporter.model.model_shape import ModelShape
+from exporter.precision.quantized.passes import QuantizationReport, quantize_graph, solve_sites
+from exporter.runtime.providers.onnx_session import OnnxSession
+from exporter.runtime.session import Floats
+
+_GRAPH = "candidate.onnx"
+_DATA = "candidate.onnx.data"
+_ALIGNMENT = 4096
+_EMBEDDED_BELOW = 1024
+
+
+class Candidates:
+    """Makes and runs variants; a context manager that removes its files.
+
+    Args:
+        source: the fp32 graph, its weights in a data file beside it.
+        shape: the model.
+        placement: what may be quantized; a variant keeps more in float.
+        recipes: for every site that may be quantized.
+        number: the format of activations.
+        weights: the format of weights; None for the same.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        shape: ModelShape,
+        placement: Placement,
+        recipes: Recipes,
+        number: NumberFormat,
+        weights: NumberFormat | None = None,
+    ) -> None:
+        self._source = source
+        self._shape = shape
+        self._recipes = recipes
+        self._number = number
+        self._solved = solve_sites(ir.load(source), placement, recipes, number, weights)
+        self._graph = source.with_name(_GRAPH)
+        self._file = source.with_name(_DATA)
+        self._stored: dict[str, ir.ExternalTensor] = {}
+
+    def __enter__(self) -> Candidates:
+        self._file.touch()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stored.clear()
+        self._file.unlink(missing_ok=True)
+        self._graph.unlink(missing_ok=True)
+
+    def make(self, placement: Placement) -> tuple[ir.Model, QuantizationReport]:
+        """The graph with the placement's sites quantized; no weight of it is lazy any more.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        model = ir.load(self._source)
+        report = quantize_graph(model, placement, self._recipes, self._solved, self._number)
+        with self._file.open("ab") as stream:
+            for value in model.graph.initializers.values():
+                tensor = value.const_value
+                if isinstance(tensor, ir.LazyTensor) and tensor.nbytes >= _EMBEDDED_BELOW:
+                    value.const_value = self._store(value.name or "", tensor, stream)
+        return model, report
+
+    def run(
+        self, placement: Placement, batches: Sequence[Mapping[str, Ids]]
+    ) -> Iterator[dict[str, Floats]]:
+        """Outputs by name of the variant with the placement's sites quantized, batch by batch."""
+        model, _ = self.make(placement)
+        self._graph.write_bytes(ir.to_proto(model).SerializeToString())
+        with OnnxSession(self._graph, self._shape) as session:
+            for feeds in batches:
+                yield session.run(**feeds)
+
+    def _store(self, name: str, tensor: ir.TensorProtocol, stream: BinaryIO) -> ir.ExternalTensor:
+        """The tensor in the file; a name stands for the same numbers in every variant."""
+        if name not in self._stored:
+            offset = -(-stream.tell() // _ALIGNMENT) * _ALIGNMENT
+            stream.write(b"\0" * (offset - stream.tell()))
+            stream.write(np.ascontiguousarray(tensor.numpy()).view(np.uint8).data)
+            self._stored[name] = ir.ExternalTensor(
+                location=_DATA,
+                offset=offset,
+                length=tensor.nbytes,
+                dtype=tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=name,
+                base_dir=self._file.parent,
+            )
+        return self._stored[name]

@@ -1,0 +1,145 @@
+"""What a quantized build did: its part of the manifest, and the same for a reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from exporter.console import aligned
+from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
+
+if TYPE_CHECKING:
+    from calibration.sensitivity import Damage, SensitivityReport
+    from exporter.precision.quantized.passes import QuantizationReport
+    from exporter.precision.quantized.quantized_file import QuantizedFile
+
+TABLE_FILE = "calibration.json"
+
+
+def quantization_facts(made: QuantizedFile, data_hash: str) -> dict[str, Any]:
+    """The quantization in a manifest; docs/manifest.md describes every field.
+
+    Args:
+        made: what was written.
+        data_hash: identity of the texts that the build had.
+    """
+    report = made.report
+    facts: dict[str, Any] = {
+        "format": report.number.value,
+        "scale_table": TABLE_FILE,
+        "scale_table_reused": made.reused,
+        "data_hash": data_hash,
+        "method": made.table.method,
+        "smoothed_by_folding": list(report.smoothing.folded),
+        "smoothed_by_node": list(report.smoothing.multiplied),
+        "clipped_columns": report.clipped,
+        "corrected_biases": report.corrected,
+        "weight_bits": report.weight_bits,
+        "weight_bytes_before": report.insertion.float_bytes,
+        "weight_bytes": report.insertion.stored_bytes,
+        "layers": _layers(made),
+        "onnxruntime_session": dict(EXACT_INTEGERS) if _can_saturate(report) else {},
+    }
+    if made.sensitivity is not None:
+        facts["accuracy_budget"] = _sensitivity_facts(made.sensitivity)
+    return facts
+
+
+def quantization_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """The same as text: a summary, and a table of every linear layer with its choice and cost."""
+    layers = facts["layers"]
+    number = facts["format"]
+    quantized = [layer for layer in layers if layer["choice"] == number]
+    before, after = facts["weight_bytes_before"] / 2**20, facts["weight_bytes"] / 2**20
+    yield (
+        f"{number}: {len(quantized)} of {len(layers)} linear layers, {after:.1f} MiB in place of "
+        f"{before:.1f}, thresholds by {facts['method']}"
+    )
+    measured = any(layer["cost"] is not None for layer in layers)
+    unit = "cost" if measured else ""
+    rows = [("linear layer", "choice", "output error", unit, "")]
+    for layer in layers:
+        error, cost = layer["output_error"], layer["cost"]
+        rows.append(
+            (
+                layer["name"],
+                layer["choice"],
+                "-" if error is None else f"{error:.1e}",
+                "" if cost is None else f"{cost:+.1e}",
+                layer["reason"] or "",
+            )
+        )
+    yield from aligned(rows)
+    for key, value in facts["onnxruntime_session"].items():
+        yield f"ONNX Runtime on x86 without VNNI: set {key} to {value}, as deb-export's sessions do"
+    budget = facts.get("accuracy_budget")
+    if budget is not None:
+        verdict = "within" if budget["within"] else "NOT within"
+        yield (
+            f"accuracy budget {budget['budget']:g}: {verdict}; {_damage_text(budget['before'])} "
+            f"with all selected layers in {number}, {_damage_text(budget['after'])} as built"
+        )
+
+
+def _can_saturate(report: QuantizationReport) -> bool:
+    return report.number.is_integer and report.weight_bits == 8
+
+
+def _layers(made: QuantizedFile) -> list[dict[str, Any]]:
+    """Every linear layer in order: what was chosen, why, and what is known of its cost."""
+    report = made.report
+    quantized, kept = set(report.insertion.sites), dict(report.kept)
+    units = () if made.sensitivity is None else made.sensitivity.units
+    costs = {site: unit for unit in units for site in unit.sites}
+    found = []
+    for name, entry in made.table.sites.items():
+        unit = costs.get(name)
+        found.append(
+            {
+                "name": name,
+                "choice": report.number.value if name in quantized else "float",
+                "reason": kept.get(name),
+                "smoothing_strength": entry.get("strength"),
+                "output_error": entry.get("int8_error"),
+                "cost": None if unit is None else unit.cost,
+                "cost_unit": None if unit is None else unit.unit,
+            }
+        )
+    return found
+
+
+def _sensitivity_facts(report: SensitivityReport) -> dict[str, Any]:
+    return {
+        "budget": report.budget.share,
+        "within": report.within,
+        "before": _damage_facts(report.before),
+        "after": _damage_facts(report.after),
+        "models_run": report.measurements,
+        "units": [
+            {
+                "name": unit.unit,
+                "cost": unit.cost,
+                "fallback": unit.fallback,
+                "without": _damage_facts(unit.without),
+            }
+            for unit in report.units
+        ],
+    }
+
+
+def _damage_facts(damage: Damage) -> dict[str, Any]:
+    return {
+        **asdict(damage),
+        "disagreement": damage.disagreement,
+        "accuracy_loss": damage.accuracy_loss,
+    }
+
+
+def _damage_text(damage: Mapping[str, Any]) -> str:
+    if not damage["decisions"]:
+        return f"relative error {damage['error']:.2g}"
+    text = f"{damage['changed']} of {damage['decisions']} decisions changed"
+    if damage["lost"] is not None:
+        text += f", {damage['lost']} correct ones lost"
+    return f"{text}, KL {damage['kl']:.1e}"

@@ -1,0 +1,119 @@
+"""Calibration texts as inputs of the model: tokenized, batched by length, with their identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from calibration.batches import TOKEN_BUDGET, TokenSequence, data_hash, token_warnings
+from calibration.texts import Example as CalibrationExample
+from exporter.errors import InputError
+from exporter.inputs.cases import text_examples
+from exporter.inputs.encode import Example, TextEncoder, TextInput, collate
+from exporter.metrics.decisions import Decision, decision_of
+from exporter.model.feeds import Ids
+from exporter.model.model_shape import ModelShape
+from exporter.model.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class TextBatches:
+    """Texts in padded batches, longest first.
+
+    Attributes:
+        feeds: int64 inputs by name, of each batch.
+        rows: numbers of the texts of each batch, in the order of its first axis.
+        data_hash: SHA-256 of all token ids in whatever order.
+        warnings: what the tokens say against the text, one sentence each.
+    """
+
+    feeds: tuple[Mapping[str, Ids], ...]
+    rows: tuple[tuple[int, ...], ...]
+    data_hash: str
+    warnings: tuple[str, ...]
+
+
+def batch_texts(
+    encoder: TextEncoder,
+    shape: ModelShape,
+    examples: Sequence[CalibrationExample],
+    lengths: Sequence[int] = (),
+) -> TextBatches:
+    """Tokenize texts and batch them.
+
+    Single texts become what the task takes, as in the parity check: neighbours are a question's
+    context or a prompt's choices, and masked LM gets masks.
+
+    Args:
+        encoder: the tokenizer.
+        shape: the model.
+        examples: the texts.
+        lengths: adds texts of exactly so many tokens, made of these; their numbers come after the
+            others'.
+
+    Raises:
+        CalibrationError: no text has a token that the model knows.
+        InputError: a pair or text that the task cannot take.
+    """
+    texts: list[TextInput] = [
+        item.text if item.pair is None else (item.text, item.pair) for item in examples
+    ]
+    source = text_examples(encoder, texts)
+    made = [source(index, None) for index in range(len(texts))]
+    made += [source(index, length) for index, length in enumerate(lengths)]
+    sequences = [
+        TokenSequence(row.input_ids, row.token_type_ids) for item in made for row in item.rows
+    ]
+    tokenizer = encoder.tokenizer
+    special = {
+        token
+        for item in made
+        for row in item.rows
+        for token, is_special in zip(row.input_ids, row.special_tokens_mask, strict=True)
+        if is_special
+    }
+    batches = list(_batches(made))
+    return TextBatches(
+        feeds=tuple(collate([made[row] for row in rows], shape) for rows in batches),
+        rows=tuple(batches),
+        data_hash=data_hash(sequences),
+        warnings=token_warnings(sequences, unknown_id=tokenizer.unk_token_id, special_ids=special),
+    )
+
+
+def label_indices(shape: ModelShape, examples: Sequence[CalibrationExample]) -> Ids | None:
+    """The class of each text `(N,)`, or None where the texts have no labels.
+
+    Raises:
+        InputError: a label that the model does not have, or a task that has not one class for
+            each text.
+    """
+    if any(example.label is None for example in examples):
+        return None
+    if shape.task is not Task.SEQUENCE_CLASSIFICATION or decision_of(shape) is not Decision.ARGMAX:
+        raise InputError(f"labels: {shape.task} has not one class for each text; leave them out")
+    known = {name.casefold(): index for index, name in shape.id2label.items()}
+    known |= {str(index): index for index in shape.id2label}
+    indices = []
+    for example in examples:
+        label = (example.label or "").casefold()
+        if label not in known:
+            names = ", ".join(shape.id2label.values())
+            raise InputError(f"label {example.label!r}: the model's labels are {names}")
+        indices.append(known[label])
+    return np.array(indices, np.int64)
+
+
+def _batches(examples: Sequence[Example]) -> Iterator[tuple[int, ...]]:
+    """Numbers of the examples of each batch: alike in rows, longest first, within the budget."""
+    order = sorted(range(len(examples)), key=lambda i: (len(examples[i].rows), -examples[i].length))
+    start = 0
+    while start < len(order):
+        first = examples[order[start]]
+        size = max(1, TOKEN_BUDGET // (first.length * len(first.rows)))
+        chosen = order[start : start + size]
+        alike = [i for i in chosen if len(examples[i].rows) == len(first.rows)]
+        yield tuple(alike)
+        start += len(alike)

@@ -1,0 +1,206 @@
+"""An ONNX graph in OpenVINO, on the processor, as a session."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto
+
+from exporter.errors import InputError, MissingDependencyError
+from exporter.inputs.encode import TextEncoder
+from exporter.model.feeds import Ids
+from exporter.model.model_shape import ModelShape
+from exporter.runtime.batching import Batching
+from exporter.runtime.options import DEFAULTS, RuntimeOptions
+from exporter.runtime.providers.openvino_weights import Weight, attach, detach
+from exporter.runtime.session import Floats, ModelSession, check_names
+
+INSTALL = 'pip install "deb-export[openvino]"'
+
+DEVICE = "CPU"
+
+_NATIVE = {None: "f32", "fp16": "f16", "bf16": "bf16"}
+"""Arithmetic for the half type of an artifact, where the options name none."""
+
+CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
+"""OpenVINO's name for what a processor has instructions for."""
+
+
+class OpenVinoSession(ModelSession):
+    """A graph that `deb-export build` wrote, on OpenVINO's CPU device.
+
+    The arithmetic is never left to OpenVINO, which computes fp32 graphs in bf16 where the processor
+    has it: it is the artifact's own, or that of `options.precision`. Q/DQ of int8 runs on integers
+    where OpenVINO multiplies those right on this processor, else in floats on the same rounded
+    values. fp8 is refused. `notes` says where the processor lacks what was asked for.
+
+    Args:
+        path: the .onnx file; external data lies beside it.
+        shape: the model's configuration and task, from the artifact.
+        text: the artifact's tokenizer.
+        options: threads, batches, arithmetic, hint and cache.
+        half: "fp16" or "bf16" where the graph has values of that type.
+        weight_bits: that int8 weights use: 8, or 7.
+
+    Raises:
+        InputError: the file is missing, broken, has something that OpenVINO cannot run, or has
+            other inputs and outputs than `shape`.
+        MissingDependencyError: OpenVINO is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shape: ModelShape,
+        text: TextEncoder | None = None,
+        options: RuntimeOptions = DEFAULTS,
+        *,
+        half: str | None = None,
+        weight_bits: int = 8,
+    ) -> None:
+        options = options.resolved()
+        super().__init__("openvino", shape, text, Batching.on_cpu(options))
+        wanted = options.precision or _NATIVE[half]
+        self._path = path
+        self._compiled, able, self._weights = _compile(path, wanted, options, weight_bits)
+        check_names(
+            path,
+            shape,
+            [item.any_name for item in self._compiled.inputs],
+            [item.any_name for item in self._compiled.outputs],
+        )
+        self.precision: str = self._compiled.get_property(
+            "INFERENCE_PRECISION_HINT"
+        ).get_type_name()
+        self.name = f"openvino {self.precision}"
+        self.notes = _notes(options.precision, self.precision, able)
+        count = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._requests = [self._compiled.create_infer_request() for _ in range(count)]
+        self._lock = threading.Lock()
+
+    def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
+        (outputs,) = self._execute_all([feeds])
+        return outputs
+
+    def _execute_all(self, batches: Iterable[Mapping[str, Ids]]) -> Iterator[dict[str, Floats]]:
+        """As many batches at the same time as there are requests; one for the hint "latency"."""
+        with self._lock:
+            if self._compiled is None:
+                raise InputError("the session is closed")
+            running: deque[tuple[Any, tuple[int, ...]]] = deque()
+            try:
+                for number, feeds in enumerate(batches):
+                    if len(running) == len(self._requests):
+                        yield self._outputs(*running.popleft())
+                    request = self._requests[number % len(self._requests)]
+                    request.start_async({name: feeds[name] for name in self.input_names})
+                    running.append((request, feeds["input_ids"].shape))
+                while running:
+                    yield self._outputs(*running.popleft())
+            finally:
+                for request, _ in running:
+                    request.cancel()
+                    with suppress(RuntimeError):  # it has been cancelled
+                        request.wait()
+
+    def _outputs(self, request: Any, shape: tuple[int, ...]) -> dict[str, Floats]:
+        try:
+            request.wait()
+        except RuntimeError as error:
+            raise InputError(
+                f"{self._path}: OpenVINO fails on inputs of shape {shape}: {_reason(error)}"
+            ) from error
+        return {
+            name: np.array(request.get_tensor(name).data, np.float32) for name in self.output_names
+        }
+
+    def close(self) -> None:
+        """Free the graph and its weights."""
+        with self._lock:
+            self._requests, self._compiled, self._weights = [], None, {}
+
+
+def _compile(
+    path: Path, precision: str, options: RuntimeOptions, weight_bits: int
+) -> tuple[Any, frozenset[str], dict[str, Weight]]:
+    """The compiled model, what the processor has instructions for, and the weights it refers to."""
+    try:
+        import openvino
+    except ImportError:
+        raise MissingDependencyError(f"OpenVINO is not installed; {INSTALL}") from None
+    from exporter.graph.transforms.inline_functions import inlined
+    from exporter.runtime.providers.openvino_integers import (
+        FLOAT_PRODUCTS,
+        exact_integers,
+        is_quantized,
+    )
+
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": (options.hint or "latency").upper(),
+    }
+    if options.threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = options.threads
+    if options.cache is not None:
+        settings["CACHE_DIR"] = _cache(options.cache)
+    model = inlined(path)
+    if any(TensorProto.DataType.Name(t.data_type).startswith("FLOAT8") for t in _stored(model)):
+        # 2026.4 runs it without fp8 arithmetic, and wrong with several streams.
+        raise InputError(f"{path}: OpenVINO cannot compute fp8 on a processor; use provider cpu")
+    try:
+        core = openvino.Core()
+        if is_quantized(model) and not exact_integers(core, DEVICE, weight_bits):
+            settings |= FLOAT_PRODUCTS
+        able = frozenset(core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+        weights = detach(model, path.resolve().parent)
+        graph = core.read_model(model.SerializeToString())
+        attach(graph, weights)
+        return core.compile_model(graph, DEVICE, settings), able, weights
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: OpenVINO {openvino.__version__} cannot load it: {_reason(error)}"
+        ) from error
+
+
+def _stored(model: ModelProto) -> Iterator[TensorProto]:
+    """The tensors that a graph holds."""
+    yield from model.graph.initializer
+    for node in model.graph.node:
+        yield from (item.t for item in node.attribute if item.HasField("t"))
+
+
+def _cache(folder: Path) -> str:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+    return str(folder)
+
+
+def _notes(asked: str | None, actual: str, able: frozenset[str]) -> tuple[str, ...]:
+    """What to tell a user who asked for an arithmetic that the processor does not have."""
+    if asked is None or CAPABILITIES[asked] in able:
+        return ()
+    if actual != asked:
+        return (f"precision {asked}: this processor has none, so OpenVINO computes in {actual}",)
+    return (
+        f"precision {asked}: this processor has no instructions for it, so OpenVINO emulates it, "
+        "slower than f32",
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What OpenVINO complains about, without the places in its own source that it begins with."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [
+        line
+        for line in lines
+        if line and not line.startswith(("Exception from ", "Check '", "Summary:", "FrontEnd API"))
+    ]
+    return " ".join(told)[:300] or type(error).__name__

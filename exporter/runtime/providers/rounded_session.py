@@ -1,0 +1,61 @@
+"""A half-precision graph on ONNX Runtime's CPU provider, with the rounding that half has.
+
+The CPU provider has no kernels for bf16. For fp16 it computes in fp32 and leaves out the rounding
+in between, so an overflow does not show. What runs here is the graph that
+`exporter.graph.transforms.widen` derives from the file: fp32 arithmetic on the file's own weights,
+each value that the file has in half rounded to half.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exporter.errors import InputError
+from exporter.inputs.encode import TextEncoder
+from exporter.model.model_shape import ModelShape
+from exporter.runtime.options import DEFAULTS, RuntimeOptions
+from exporter.runtime.providers.onnx_session import OnnxSession
+
+
+def open_rounded(
+    path: Path,
+    shape: ModelShape,
+    text: TextEncoder | None = None,
+    options: RuntimeOptions = DEFAULTS,
+) -> OnnxSession:
+    """A session over a graph with half values, as a device computes it that sums in fp32.
+
+    Args:
+        path: the .onnx file; external data lies beside it.
+        shape: the model's configuration and task.
+        text: the artifact's tokenizer.
+        options: as for `OnnxSession`.
+
+    Raises:
+        InputError: the file is missing or broken.
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+    session = OnnxSession(path, shape, text, options, content=widened_content(path))
+    session.name += ", rounded as half"
+    return session
+
+
+def widened_content(path: Path) -> bytes:
+    """The graph in fp32 with half's rounding, serialized; weights outside stay where they are.
+
+    Raises:
+        InputError: the file is missing or broken.
+    """
+    import onnx_ir as ir
+
+    from exporter.graph.transforms.widen import widen
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; build the artifact again")
+    try:
+        model = ir.load(path)
+        widen(model)
+    except Exception as error:  # protobuf's own errors have no public base
+        raise InputError(f"{path}: not a graph of deb-export build ({error})") from error
+    content: bytes = ir.to_proto(model).SerializeToString()
+    return content

@@ -1,0 +1,48 @@
+"""The reference model as a session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from exporter.deberta.checkpoint import Checkpoint, load_model
+from exporter.errors import InputError
+from exporter.inputs.encode import TextEncoder
+from exporter.model.feeds import Ids
+from exporter.runtime.batching import Batching
+from exporter.runtime.options import DEFAULTS, RuntimeOptions
+from exporter.runtime.session import Floats, ModelSession
+
+
+class TorchSession(ModelSession):
+    """Our PyTorch model in fp32 on the CPU: what every artifact is compared with.
+
+    Raises:
+        InputError: a weight cannot be read or holds NaN.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        text: TextEncoder | None = None,
+        options: RuntimeOptions = DEFAULTS,
+    ) -> None:
+        shape = checkpoint.shape
+        super().__init__("torch fp32", shape, text, Batching.on_cpu(options.resolved()))
+        self._model: torch.nn.Module | None = load_model(checkpoint)
+
+    def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
+        if self._model is None:
+            raise InputError("the session is closed")
+        with torch.inference_mode():
+            values = self._model(*(torch.from_numpy(feeds[name]) for name in self.input_names))
+        return {
+            name: np.ascontiguousarray(value.numpy())
+            for name, value in zip(self.output_names, values, strict=True)
+        }
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._model = None
