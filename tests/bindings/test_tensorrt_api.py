@@ -11,10 +11,9 @@ import tensorrt as trt
 from support.tensorrt_names import BUILDER, PARAMETERS, RUNTIME, missing_names, parameters
 
 from exporter.artifact.engine_options import EngineOptions
-from exporter.engine import worker
+from exporter.engine import deserialize, worker
 from exporter.engine.backend import TENSORRT
 from exporter.model.profile import ShapeProfile
-from exporter.runtime.providers import tensorrt_session
 
 INPUTS = ["input_ids", "attention_mask"]
 PROFILES = [ShapeProfile.parse("1,2,4x1,9,33"), ShapeProfile.parse("8x64")]
@@ -36,7 +35,7 @@ def test_parameters(method: str) -> None:
 
 
 def test_classes_that_are_derived_from() -> None:
-    log = tensorrt_session._make_log(trt)
+    log = deserialize._make_log(trt)
     log.log(trt.ILogger.ERROR, "a message")
     log.log(trt.ILogger.WARNING, "another")
     assert log.errors == ["a message"]

@@ -36,7 +36,7 @@ _FAILURES = 8
 
 def to_html(result: ParityResult) -> str:
     """The result as a page that is whole in one file; light and dark follow the reader's system."""
-    style = files("exporter.parity").joinpath("report.css").read_text(encoding="utf-8")
+    style = files("exporter.parity.report").joinpath("report.css").read_text(encoding="utf-8")
     verdict = "pass" if result else "FAIL"
     return "".join(
         (

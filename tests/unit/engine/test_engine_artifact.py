@@ -17,7 +17,7 @@ import exporter
 from exporter.artifact.engine_options import EngineOptions
 from exporter.artifact.manifest import read_manifest
 from exporter.cli import main
-from exporter.engine import inspection
+from exporter.engine import describe_plan
 from exporter.errors import InputError, MissingDependencyError
 from exporter.model.profile import Range, ShapeProfile
 from exporter.pipeline.config import BuildConfig
@@ -98,7 +98,7 @@ def test_inspect_without_a_manifest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan = Path(shutil.copy(built / "model.rtx.plan", tmp_path))
-    monkeypatch.setattr(inspection, "gpus", lambda: ())
+    monkeypatch.setattr(describe_plan, "gpus", lambda: ())
     code, out, _ = call(capsys, "inspect", plan)
     assert code == 0
     assert "builder    TensorRT-RTX 1." in out
@@ -116,7 +116,6 @@ def test_inspect_without_a_manifest_on_a_gpu(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from exporter.runtime.providers import tensorrt_session
 
     def load(backend: object, trt: object, path: Path) -> tuple[object, object]:
         if refuse:
@@ -126,8 +125,8 @@ def test_inspect_without_a_manifest_on_a_gpu(
         return None, SimpleNamespace(create_engine_inspector=lambda: inspector)
 
     plan = Path(shutil.copy(built / "model.rtx.plan", tmp_path))
-    monkeypatch.setattr(inspection, "gpus", lambda: ("a GPU",))
-    monkeypatch.setattr(tensorrt_session, "deserialize", load)
+    monkeypatch.setattr(describe_plan, "gpus", lambda: ("a GPU",))
+    monkeypatch.setattr("exporter.engine.deserialize.deserialize", load)
     refuse = False
     assert "attention  plugin" in call(capsys, "inspect", plan)[1]
     refuse = True

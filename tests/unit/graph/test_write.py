@@ -93,8 +93,8 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 sys.path.insert(0, sys.argv[2])
-from test_serialize import model_of
-from exporter.graph.serialize import write_model
+from test_write import model_of
+from exporter.graph.write import write_model
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:

@@ -26,6 +26,7 @@ from support.tensorrt_names import BUILDER, RUNTIME, missing_names
 from exporter.artifact.engine_options import EngineOptions
 from exporter.artifact.engine_record import EngineRecord
 from exporter.deberta.checkpoint import open_checkpoint
+from exporter.engine import deserialize
 from exporter.engine.backend import Backend
 from exporter.engine.cuda import Gpu, check_device_memory, find_gpu
 from exporter.errors import InputError, MissingDependencyError
@@ -417,4 +418,4 @@ def test_device_memory_that_is_enough() -> None:
 def test_the_names_are_those_of_tensorrt_rtx() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     assert missing_names(trt, {**RUNTIME, **BUILDER}) == []
-    assert tensorrt_session._make_log(trt).errors == []
+    assert deserialize._make_log(trt).errors == []
