@@ -6,9 +6,13 @@ import re
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
-from typing import TextIO
+from typing import TextIO, TypeAlias
+
+Progress: TypeAlias = Callable[[str], None]
+"""Told what is going on, in a few words; `silent` tells nobody."""
 
 CLEAR_LINE = "\r\x1b[K"
 """What a terminal needs before a line that is to stay may be printed over the progress."""
@@ -18,7 +22,11 @@ _REPEAT_SECONDS = 10.0
 _NUMBER = re.compile(r"\d+")
 
 
-class Progress:
+def silent(message: str) -> None:
+    """Progress that nobody sees."""
+
+
+class ProgressLine:
     """Callable that shows a message with the seconds since the start.
 
     On a terminal, one line is rewritten, also while nothing new is said. Elsewhere each step is a
@@ -37,7 +45,7 @@ class Progress:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressLine:
         if self._live:
             self._thread = threading.Thread(target=self._refresh, daemon=True)
             self._thread.start()

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TypeAlias
 
 from exporter.artifact.manifest import Manifest, read_manifest
 from exporter.bench.check import Agreement, agreement, run_all
 from exporter.bench.config import BenchConfig, Contender
 from exporter.bench.inputs import BenchInputs, Workload, make_inputs
+from exporter.progress import Progress, silent
 from exporter.runtime.load import (
     OPENVINO,
     artifact_shape,
@@ -22,8 +22,6 @@ from exporter.runtime.load import (
     text_encoder,
 )
 from exporter.runtime.session import ModelSession
-
-Progress: TypeAlias = Callable[[str], None]
 
 _ARITHMETIC = {"bf16": "bf16", "f16": "fp16"}
 """OpenVINO's name of an arithmetic -> the precision whose limits count for it."""
@@ -102,7 +100,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def bench(config: BenchConfig, progress: Progress | None = None) -> BenchResult:
+def bench(config: BenchConfig, progress: Progress = silent) -> BenchResult:
     """Compare all contenders with the first one, then time those that are right.
 
     Args:
@@ -113,7 +111,6 @@ def bench(config: BenchConfig, progress: Progress | None = None) -> BenchResult:
         InputError: the artifact, a graph, a shape or the texts cannot be used.
         MissingDependencyError: a provider's software or hardware is missing.
     """
-    say = progress or (lambda message: None)
     manifest = read_manifest(config.artifact)
     shape = artifact_shape(config.artifact, manifest)
     encoder = text_encoder(config.artifact, shape.task, manifest.seq.max)
@@ -122,16 +119,16 @@ def bench(config: BenchConfig, progress: Progress | None = None) -> BenchResult:
         sessions: dict[str, ModelSession] = {}
         contenders: dict[str, Contender] = {}
         for contender in config.contenders:
-            say(f"loading {_what(contender)} on {contender.provider}")
+            progress(f"loading {_what(contender)} on {contender.provider}")
             session = stack.enter_context(_open(config, manifest, contender))
             name = _name(contender, session, config)
             sessions[name], contenders[name] = session, contender
-        entries = _compare(config, manifest, inputs, sessions, contenders, say)
+        entries = _compare(config, manifest, inputs, sessions, contenders, progress)
         right = {entry.name: sessions[entry.name] for entry in entries if entry.agreement}
         timings = [
             timing
             for workload in inputs.workloads
-            for timing in time_in_turn(workload, right, config.rounds, config.warmup, say)
+            for timing in time_in_turn(workload, right, config.rounds, config.warmup, progress)
         ]
     threads = config.options.resolved().threads
     return BenchResult(config, manifest.precision, threads, entries, tuple(timings))

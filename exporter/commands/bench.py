@@ -10,7 +10,7 @@ import click
 from exporter.commands.options.runtime import runtime_options, take_runtime_options
 from exporter.commands.options.shared import artifact_argument, debug_option, write_json
 from exporter.errors import InputError
-from exporter.progress import Progress
+from exporter.progress import ProgressLine
 
 
 @click.command()
@@ -81,7 +81,7 @@ def bench(artifact: Path, json_file: Path | None, plot: Path | None, **given: An
     if not shapes and given["data"] is None:
         shapes = DEFAULT_SHAPES
     config = BenchConfig(artifact, shapes=shapes, options=options, **given)
-    with Progress() as progress:
+    with ProgressLine() as progress:
         result = measure(config, progress)
     if json_file is not None:
         write_json(json_file, to_json(result))

@@ -15,7 +15,7 @@ from exporter.console import size_text
 from exporter.model.profile import Range
 from exporter.model.task import Task
 from exporter.pipeline.config import PRECISIONS, TARGETS, BuildConfig
-from exporter.progress import Progress
+from exporter.progress import ProgressLine
 
 _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(BuildConfig)}
 
@@ -105,7 +105,7 @@ def build(
     from exporter.pipeline.build import build_and_judge
     from exporter.precision.quantized.report import quantization_lines
 
-    with Progress() as progress:
+    with ProgressLine() as progress:
         manifest, result = build_and_judge(config, progress)
     quantization = manifest.graph.get("quantization")
     if quantization is not None:

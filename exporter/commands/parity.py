@@ -10,7 +10,7 @@ import click
 
 from exporter.commands.options.shared import debug_option
 from exporter.errors import InputError
-from exporter.progress import Progress
+from exporter.progress import Progress, ProgressLine
 
 if TYPE_CHECKING:
     from exporter.parity.check import CompareOptions
@@ -104,7 +104,7 @@ def parity(artifact: Path | None, **options: Any) -> int:
         if path is not None:
             check_writable(path, f"--{name.replace('_', '-')}")
     saved = SavedRun() if any(saves.values()) else None
-    with Progress() as progress:
+    with ProgressLine() as progress:
         result = _compare(artifact, options, _compare_options(options, saved), progress)
     if saved is not None:
         saved.write(*saves.values())

@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,7 @@ from exporter.engine.memory import available_bytes, check_memory, graph_bytes
 from exporter.engine.messages import died, translate
 from exporter.errors import InputError
 from exporter.model.profile import ShapeProfile
+from exporter.progress import Progress, silent
 
 _MEMORY = re.compile(r"(?P<name>[A-Z][\w ]* Memory): (?P<bytes>\d+) bytes")
 _GRACE_SECONDS = 5.0
@@ -34,7 +35,7 @@ def build_engine(
     inputs: Sequence[str],
     profiles: Sequence[ShapeProfile],
     options: EngineOptions | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> EngineRecord:
     """Build `plan` from `onnx`, and the list of its kernels beside it.
 
@@ -69,8 +70,7 @@ def build_engine(
             "timing_cache": options.timing_cache and str(options.timing_cache.absolute()),
         },
     }
-    say = progress or (lambda message: None)
-    body, done = _build_first(backend, onnx, request, _bodies(backend, onnx, options), say)
+    body, done = _build_first(backend, onnx, request, _bodies(backend, onnx, options), progress)
     kernels = from_json(done["kernels"])
     layers = plan.with_name(f"{plan.name.removesuffix('.plan')}.layers.json")
     layers.write_text(json.dumps(done["kernels"], indent=1) + "\n", encoding="utf-8")
@@ -114,7 +114,7 @@ def _build_first(
     onnx: Path,
     request: Mapping[str, Any],
     bodies: Sequence[str],
-    say: Callable[[str], None],
+    say: Progress,
 ) -> tuple[str, dict[str, Any]]:
     """Build with the first form of the attention that can be built; it and the worker's result."""
     *tried, last = bodies
@@ -127,7 +127,7 @@ def _build_first(
 
 
 def _build_body(
-    backend: Backend, onnx: Path, request: Mapping[str, Any], body: str, say: Callable[[str], None]
+    backend: Backend, onnx: Path, request: Mapping[str, Any], body: str, say: Progress
 ) -> dict[str, Any]:
     with _graph_of(onnx, body) as graph:
         return _run(backend, {**request, "onnx": str(graph.absolute()), "body": body}, say)
@@ -156,9 +156,7 @@ def _sizes(messages: Sequence[str]) -> dict[str, int]:
     return {match["name"]: int(match["bytes"]) for match in found if match is not None}
 
 
-def _run(
-    backend: Backend, request: Mapping[str, Any], say: Callable[[str], None]
-) -> dict[str, Any]:
+def _run(backend: Backend, request: Mapping[str, Any], say: Progress) -> dict[str, Any]:
     """Run the worker and return the fields of its last event."""
     with tempfile.TemporaryFile() as stderr:
         process = _start(stderr, Path(request["plan"]).parent)

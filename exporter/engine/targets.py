@@ -7,7 +7,7 @@ that the builder does not take.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from exporter.engine.backend import BACKENDS, Backend
 from exporter.engine.build import build_engine
 from exporter.errors import DebExportError
 from exporter.model.profile import ShapeProfile
+from exporter.progress import Progress
 
 if TYPE_CHECKING:
     pass
@@ -89,7 +90,7 @@ def build_targets(
     onnx: Path,
     inputs: Sequence[str],
     profiles: Sequence[ShapeProfile],
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> BuiltTargets:
     """Build the engines of `plan`, beside the graph.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from exporter.graph.trace import OPSET, trace
 from exporter.graph.transforms.fold_transposes import fold_transposes
 from exporter.graph.transforms.residual_sums import write_residual_sums
 from exporter.graph.write import write_model
+from exporter.progress import Progress, silent
 
 IR_VERSION = 10
 """Read by ONNX Runtime 1.20 and newer, and by onnx 1.16."""
@@ -43,7 +43,7 @@ def export_onnx(
     external_data: bool | None = None,
     metadata: dict[str, str] | None = None,
     reading: Reading = "gather",
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> GraphSummary:
     """Export a checkpoint to a portable fp32 graph with dynamic batch and length.
 
@@ -61,8 +61,7 @@ def export_onnx(
         InputError: a weight file is broken or holds NaN.
         OSError: the file cannot be written.
     """
-    say = progress or (lambda step: None)
-    say("tracing")
+    progress("tracing")
     config = checkpoint.config
     form = export_form(checkpoint)
     slots = encoder_of(form.model).slots
@@ -81,14 +80,14 @@ def export_onnx(
     function = attention_function(shape, OPSET)
     model.functions[function.identifier()] = function
     _describe(model, checkpoint, metadata or {})
-    say("checking")
+    progress("checking")
     check_graph(model, config.num_hidden_layers)
-    say("writing")
+    progress("writing")
     written = write_model(
         model,
         path,
         external_data=external_data,
-        progress=lambda done, total: say(f"writing {100 * done // max(total, 1)} %"),
+        progress=lambda done, total: progress(f"writing {100 * done // max(total, 1)} %"),
     )
     return GraphSummary(
         opset=OPSET,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
 
 from exporter.artifact.manifest import read_manifest
 from exporter.environment import environment
@@ -35,9 +34,8 @@ from exporter.parity.side import Side
 from exporter.parity.sides import artifact_side, common_shape, source_side
 from exporter.parity.store import LIMIT_BYTES, ReferenceStore
 from exporter.parity.verdict import judge
+from exporter.progress import Progress, silent
 from exporter.runtime.load import text_encoder
-
-Progress: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def verify_artifact(
     folder: Path,
     checkpoint: Path | None = None,
     options: CompareOptions | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> ParityResult:
     """Compare a finished artifact with the checkpoint that it was built from.
 
@@ -97,17 +95,18 @@ def verify_artifact(
         InputError: no artifact there, the checkpoint is gone or is another one, unusable options.
         MissingDependencyError: PyTorch or ONNX Runtime is not installed.
     """
-    say = progress or _silent
-    say("checking the files")
+    progress("checking the files")
     candidate = artifact_side(folder)
-    return compare_sides(source_side(read_manifest(folder), checkpoint), candidate, options, say)
+    return compare_sides(
+        source_side(read_manifest(folder), checkpoint), candidate, options, progress
+    )
 
 
 def compare_sides(
     reference: Side,
     candidate: Side,
     options: CompareOptions | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> ParityResult:
     """Compare any two models.
 
@@ -122,7 +121,6 @@ def compare_sides(
         MissingDependencyError: what runs one of them is not installed.
     """
     options = options or CompareOptions()
-    say = progress or _silent
     shape = common_shape(reference, candidate)
     chosen = options.limits
     precision = chosen.precision or widest([reference.info.precision, candidate.info.precision])
@@ -148,7 +146,7 @@ def compare_sides(
                 shape,
                 sets,
                 limits,
-                say,
+                progress,
                 store=store,
                 known=known,
                 layers=options.layers,
@@ -311,7 +309,3 @@ def _taken(data_sets: Sequence[DataSet], side: Side) -> tuple[tuple[DataSet, ...
             kept.append(DataSet(item.name, cases))
     notes = (f"{left} batches left out: no profile of the engine takes their shape",)
     return tuple(kept), notes if left else ()
-
-
-def _silent(message: str) -> None:
-    del message

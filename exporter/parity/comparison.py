@@ -24,8 +24,7 @@ from exporter.parity.error_spread import ErrorSpread
 from exporter.parity.result import CaseResult, Errors
 from exporter.parity.runners import Layers, Observation, Runner
 from exporter.parity.store import ReferenceStore, entry_key
-
-Progress: TypeAlias = Callable[[str], None]
+from exporter.progress import Progress
 
 Observer: TypeAlias = "Callable[[Batch, Observation, Observation], None]"
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from exporter.artifact.files import FileRecord, record
 from exporter.artifact.manifest import Manifest, ParitySummary, Source, half_type
@@ -44,13 +43,12 @@ from exporter.pipeline.quantize import (
     to_quantized,
 )
 from exporter.precision.quantized.report import TABLE_FILE
+from exporter.progress import Progress, silent
 from exporter.runtime.load import MODEL_FILE, text_encoder
 
 if TYPE_CHECKING:
     from exporter.deberta.checkpoint import Checkpoint
     from exporter.graph.export import GraphSummary
-
-Progress: TypeAlias = Callable[[str], None]
 
 PARITY_FILE = "parity.json"
 _USUAL_LENGTH = 128
@@ -72,7 +70,7 @@ class _Source:
     quantization: QuantizationInput | None
 
 
-def build(config: BuildConfig, progress: Progress | None = None) -> Manifest:
+def build(config: BuildConfig, progress: Progress = silent) -> Manifest:
     """Build an artifact folder.
 
     Args:
@@ -93,16 +91,15 @@ def build(config: BuildConfig, progress: Progress | None = None) -> Manifest:
 
 
 def build_and_judge(
-    config: BuildConfig, progress: Progress | None = None
+    config: BuildConfig, progress: Progress = silent
 ) -> tuple[Manifest, ParityResult]:
     """As `build`, with all figures of the parity check as well."""
-    say = progress or (lambda message: None)
     _require_packages()
     plan = plan_targets(config.targets, config.engine)
     seconds: dict[str, float] = {}
     with ArtifactWriter(config.output_folder, force=config.force) as writer:
         start = perf_counter()
-        say("reading the checkpoint")
+        progress("reading the checkpoint")
         source = _open_source(config)
         profiles: tuple[ShapeProfile, ...] = ()
         if plan.backends:
@@ -113,7 +110,7 @@ def build_and_judge(
         start = perf_counter()
         graph = writer.folder / MODEL_FILE
         exact = graph if config.precision == "fp32" else _work_folder(writer) / MODEL_FILE
-        summary = _export(source, files, exact, config, say)
+        summary = _export(source, files, exact, config, progress)
         for path in (source.folder / "config.json", *source.tokenizer_files):
             writer.copy(path)
         seconds["export"] = perf_counter() - start
@@ -121,20 +118,20 @@ def build_and_judge(
         converted = Converted(summary, {})
         if exact != graph:
             start = perf_counter()
-            converted = _convert(config, source, files, exact, graph, summary, say)
+            converted = _convert(config, source, files, exact, graph, summary, progress)
             shutil.rmtree(exact.parent)
             seconds["precision"] = perf_counter() - start
 
         start = perf_counter()
-        result = _judge(config, source, files, graph, converted, say)
+        result = _judge(config, source, files, graph, converted, progress)
         writer.write_json(PARITY_FILE, to_json(result))
         seconds["parity"] = perf_counter() - start
 
         start = perf_counter()
-        built = build_targets(plan, config.engine, graph, source.shape.inputs, profiles, say)
+        built = build_targets(plan, config.engine, graph, source.shape.inputs, profiles, progress)
         seconds["engines"] = perf_counter() - start
 
-        say("writing the manifest")
+        progress("writing the manifest")
         manifest = _manifest(config, source, files, converted, result, built, seconds)
         manifest = replace(manifest, files=writer.records())
         writer.finish(manifest)

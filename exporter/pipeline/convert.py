@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from calibration.errors import CalibrationError
 from calibration.texts import read_examples
@@ -16,12 +15,11 @@ from exporter.inputs.data_sets import demo_texts, parity_cases
 from exporter.inputs.encode import TextEncoder, TextInput
 from exporter.inputs.labelled import read_texts
 from exporter.model.model_shape import ModelShape
+from exporter.progress import Progress
 
 if TYPE_CHECKING:
     from exporter.graph.export import GraphSummary
     from exporter.precision.half.types import HalfName
-
-Progress: TypeAlias = Callable[[str], None]
 
 HALF_PRECISIONS = ("fp16", "bf16")
 RANGE_TEXTS = 128

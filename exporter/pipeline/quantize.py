@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, cast
 
 from calibration.errors import CalibrationError
 from exporter.artifact.files import FileRecord
@@ -18,6 +18,7 @@ from exporter.model.model_shape import ModelShape
 from exporter.pipeline.convert import Converted
 from exporter.precision.quantized.options import QuantizationOptions
 from exporter.precision.quantized.report import TABLE_FILE, quantization_facts
+from exporter.progress import Progress
 
 if TYPE_CHECKING:
     from calibration.methods import Method
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from calibration.texts import Example
     from exporter.graph.export import GraphSummary
     from exporter.precision.quantized.quantized_file import CalibrationText, QuantizeConfig
-
-Progress: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True)

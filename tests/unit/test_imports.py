@@ -28,19 +28,21 @@ ROOMS = {
     "exporter.model": "errors",
     "exporter.artifact": "plugins errors model",
     "exporter.deberta": "plugins errors model",
-    "exporter.graph": "plugins errors model deberta",
+    "exporter.graph": "plugins errors progress model deberta",
     "exporter.metrics": "model",
     "exporter.inputs": "calibration errors demo model deberta metrics",
-    "exporter.engine": "plugins errors environment model artifact graph",
+    "exporter.engine": "plugins errors progress environment model artifact graph",
     "exporter.runtime": "errors threads demo model artifact deberta graph inputs engine",
-    "exporter.precision": "plugins calibration errors console model graph metrics inputs runtime",
-    "exporter.parity": "errors console svg environment model artifact deberta graph metrics inputs "
-    "engine runtime",
+    "exporter.precision": "plugins calibration errors progress console model graph metrics inputs "
+    "runtime",
+    "exporter.parity": "errors progress console svg environment model artifact deberta graph "
+    "metrics inputs engine runtime",
     "exporter.packaging": "errors model artifact engine runtime",
-    "exporter.bench": "errors environment demo model artifact metrics inputs runtime parity",
+    "exporter.bench": "errors progress environment demo model artifact metrics inputs runtime "
+    "parity",
     "exporter.doctor": "threads environment engine runtime",
-    "exporter.pipeline": "calibration errors environment demo model artifact deberta graph inputs "
-    "engine runtime precision parity",
+    "exporter.pipeline": "calibration errors progress environment demo model artifact deberta "
+    "graph inputs engine runtime precision parity",
     "exporter.commands": "calibration errors console progress model artifact inputs engine runtime "
     "precision parity packaging bench doctor pipeline",
     "exporter.cli": "errors progress environment commands",

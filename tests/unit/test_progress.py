@@ -4,7 +4,7 @@ import io
 import re
 import time
 
-from exporter.progress import Progress
+from exporter.progress import ProgressLine
 
 
 class Terminal(io.StringIO):
@@ -14,7 +14,7 @@ class Terminal(io.StringIO):
 
 def test_plain_lines_elsewhere_than_on_a_terminal() -> None:
     stream = io.StringIO()
-    with Progress(stream) as progress:
+    with ProgressLine(stream) as progress:
         progress("reading")
         for number in range(500):
             progress(f"writing {number} %")
@@ -31,7 +31,7 @@ def test_plain_lines_elsewhere_than_on_a_terminal() -> None:
 
 def test_one_line_is_rewritten_on_a_terminal_and_removed_at_the_end() -> None:
     stream = Terminal()
-    with Progress(stream) as progress:
+    with ProgressLine(stream) as progress:
         progress("reading")
         progress("writing " + "x" * 500)
         time.sleep(0.6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from exporter.graph.check import check_graph, count_attention_nodes
 from exporter.graph.write import WrittenModel, write_model
 from exporter.precision.half.convert import HalfReport, convert_to_half
 from exporter.precision.half.types import HalfName
-
-Progress = Callable[[str], None]
+from exporter.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def write_half(
     *,
     external_data: bool | None = None,
     metadata: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> HalfFile:
     """Convert the graph in `source` and write it to `target`.
 
@@ -60,11 +59,10 @@ def write_half(
         InputError: a weight holds NaN.
         OSError: the file cannot be written.
     """
-    say = progress or (lambda message: None)
     ranges = measure_ranges(
-        source, batches, progress=lambda done: say(f"ranges: batch {done} of {len(batches)}")
+        source, batches, progress=lambda done: progress(f"ranges: batch {done} of {len(batches)}")
     )
-    say("converting")
+    progress("converting")
     model = ir.load(source)
     report = convert_to_half(model, dtype, ranges)
     model.metadata_props.update(metadata or {})
@@ -73,7 +71,7 @@ def write_half(
         model,
         target,
         external_data=external_data,
-        progress=lambda done, total: say(f"writing {100 * done // max(total, 1)} %"),
+        progress=lambda done, total: progress(f"writing {100 * done // max(total, 1)} %"),
     )
     nodes, initializers = sum(1 for _ in model.graph), len(model.graph.initializers)
     return HalfFile(written, nodes, initializers, report)

@@ -5,7 +5,7 @@ A table of the same model serves again: for another build, for fp8 after int8, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,7 @@ from calibration.resume import Resume
 from calibration.sites import Site
 from calibration.table import ScaleTable
 from exporter.model.feeds import Ids
-
-Progress = Callable[[str], None]
+from exporter.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def calibrate(
     model_hash: str,
     data_hash: str,
     resume: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> ScaleTable:
     """Observe the inputs of sites on calibration text and make a recipe for each.
 
@@ -63,14 +62,13 @@ def calibrate(
     Raises:
         CalibrationError: no text, an unknown method, NaN in an activation, or all inputs zero.
     """
-    say = progress or (lambda message: None)
     seen = observe(
         graph,
         [site.activation for site in sites],
         batches,
         sample_rows=sample_rows(sites),
         resume=None if resume is None else Resume(resume, model_hash),
-        progress=lambda done, total: say(f"calibration: batch {done} of {total}"),
+        progress=lambda done, total: progress(f"calibration: batch {done} of {total}"),
     )
     statistics = {site.name: seen.pop(site.activation) for site in sites}
     if all(item.all_zero for item in statistics.values()):
@@ -89,7 +87,7 @@ def calibrate(
     model = ir.load(graph)
     entries = {}
     for index, site in enumerate(sites):
-        say(f"smoothing: {site.name} ({index + 1} of {len(sites)})")
+        progress(f"smoothing: {site.name} ({index + 1} of {len(sites)})")
         weight = initializers.read(model, site.weight)
         recipe, _ = make_recipe(
             site, statistics.pop(site.name), weight, config.method, config.percentile

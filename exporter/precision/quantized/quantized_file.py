@@ -25,9 +25,8 @@ from exporter.precision.quantized.candidates import Candidates
 from exporter.precision.quantized.damage import Judge
 from exporter.precision.quantized.passes import QuantizationReport
 from exporter.precision.quantized.text_batches import TextBatches, batch_texts, label_indices
+from exporter.progress import Progress, silent
 from exporter.runtime.providers.onnx_session import OnnxSession
-
-Progress = Callable[[str], None]
 
 FALLBACK = "costs more than the accuracy budget allows"
 SILENT = "its input is zero on all calibration text"
@@ -146,7 +145,7 @@ def quantize_file(
     resume: Path | None = None,
     finish: Callable[[ir.Model], None] | None = None,
     external_data: bool | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> QuantizedFile:
     """Quantize a graph and write it.
 
@@ -169,7 +168,6 @@ def quantize_file(
         CalibrationError: a policy that fits no site, unusable text, or a broken table.
         InputError: labels that the model does not have.
     """
-    say = progress or (lambda message: None)
     sites = find_sites(ir.load(source))
     placement = place(config.policy, sites)
     reused = table is not None
@@ -182,18 +180,20 @@ def quantize_file(
             model_hash=model_hash,
             data_hash=text.batches.data_hash,
             resume=resume,
-            progress=say,
+            progress=progress,
         )
         if resume is not None:
             resume.unlink(missing_ok=True)
     recipes = recipes_of(table, placement.quantized)
     placement = _without_silent(placement, recipes)
-    say("clipping weights")
+    progress("clipping weights")
     with Candidates(source, shape, placement, recipes, config.number, config.weights) as candidates:
         sensitivity = None
         if config.budget is not None:
-            judge = make_judge(source, shape, text, say)
-            sensitivity = _fit(candidates, placement, judge, text.held_back, config.budget, say)
+            judge = make_judge(source, shape, text, progress)
+            sensitivity = _fit(
+                candidates, placement, judge, text.held_back, config.budget, progress
+            )
             placement = placement.keep(sensitivity.fallback, FALLBACK)
         model, report = candidates.make(placement)
         if finish is not None:
@@ -203,7 +203,7 @@ def quantize_file(
             model,
             target,
             external_data=external_data,
-            progress=lambda done, total: say(f"writing {100 * done // max(total, 1)} %"),
+            progress=lambda done, total: progress(f"writing {100 * done // max(total, 1)} %"),
         )
     return QuantizedFile(
         written=written,
