@@ -8,7 +8,7 @@ of padding. The forms give the same numbers, which is checked first:
 - flat gather: as gather, but `Gather` of single numbers from the flat product.
 - Attention: as gather, the rest by the standard operator of opset 23.
 
-    python benchmarks/attention_forms.py
+    python -m benchmarks.attention_forms
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ runtime's default session, ours with the project's own; all with the same number
 Outputs are compared with those of the stock graph in fp32 first: ours must be within the
 project's limits, a stock contender that is not is marked so. Then all run in turn.
 
-    python benchmarks/cpu_model.py --runtime onnxruntime
-    python benchmarks/cpu_model.py --runtime openvino
-    python benchmarks/cpu_model.py --profile
+    python -m benchmarks.cpu_model --runtime onnxruntime
+    python -m benchmarks.cpu_model --runtime openvino
+    python -m benchmarks.cpu_model --profile
 
 `--clock processor` counts the processor time of this process, which on a machine that others use as
 well says more than the wall's; with one thread the two are the same on an idle one.
@@ -36,18 +36,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import export
 import numpy as np
 import onnx_ir as ir
-from cpu_model_profile import profile_rows
-from cpu_model_runtimes import (
+
+from benchmarks import export
+from benchmarks.cpu_model_profile import profile_rows
+from benchmarks.cpu_model_runtimes import (
     GEMMS,
     GemmSession,
     StockOnnxRuntime,
     StockOpenVino,
     ideal_ms,
 )
-
 from calibration.formats import NumberFormat
 from calibration.placement import PlacementPolicy, place
 from calibration.sites import find_sites

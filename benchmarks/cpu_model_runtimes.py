@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import int8_forms
 import numpy as np
 
+from benchmarks import int8_forms
 from exporter.deberta.configuration import DebertaConfig
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape

@@ -5,8 +5,8 @@ batches by tokens; the other way takes so many texts at a time in the order of t
 each batch to its longest member. Both are the same session in the same process, from text to
 predictions, in turn; their predictions must agree before a time counts.
 
-    python benchmarks/cpu_traffic.py --sentences FILE.tsv --model v3-base --threads 1
-    python benchmarks/cpu_traffic.py --sentences FILE.tsv --model demo --count 4096 --threads 1
+    python -m benchmarks.cpu_traffic --sentences FILE.tsv --model v3-base --threads 1
+    python -m benchmarks.cpu_traffic --sentences FILE.tsv --model demo --count 4096 --threads 1
 
 FILE has tab-separated columns with a header, one of them `text`. v3-base has random weights and the
 demo's tokenizer. Rows go to `benchmarks/results/cpu_traffic.csv`.
@@ -29,12 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from export import COMMON, SHAPES, processor
 
+from benchmarks.export import COMMON, SHAPES
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import make_model
 from exporter.demo import checkpoint_folder
+from exporter.environment import processor_name
 from exporter.graph.export import export_onnx
 from exporter.inputs.encode import collate
 from exporter.model.task import Task
@@ -218,7 +219,7 @@ def measure(
                 "speedup": round(
                     statistics.median(b / t for b, t in zip(base, took, strict=True)), 3
                 ),
-                "cpu": processor(),
+                "cpu": processor_name(),
                 "onnxruntime": version("onnxruntime"),
                 "openvino": version("openvino"),
             }

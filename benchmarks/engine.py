@@ -1,7 +1,7 @@
 """Times an engine build by TensorRT-RTX, which needs no GPU, and measures its memory.
 
-    python benchmarks/engine.py artifacts/mine/model.onnx --profile 1,8,32x1,128,512
-    python benchmarks/engine.py artifacts/mine/model.onnx --profile 8x512 --attention standard
+    python -m benchmarks.engine artifacts/mine/model.onnx --profile 1,8,32x1,128,512
+    python -m benchmarks.engine artifacts/mine/model.onnx --profile 8x512 --attention standard
 
 Appends a row to benchmarks/results/engine.csv: the builder's own seconds, the processor time and
 the peak memory of its process, the memory that was foreseen, and, for a profile of one shape, the

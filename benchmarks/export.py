@@ -4,8 +4,8 @@ Each export runs in a process of its own, ours and the stock one in turn; the ti
 whole process, interpreter, imports and checkpoint loading included, and the memory is its largest
 resident set. Before a time counts, both graphs run in ONNX Runtime and must agree.
 
-    python benchmarks/export.py --shape v3-base --rounds 3
-    python benchmarks/export.py --shape xxlarge --rounds 1
+    python -m benchmarks.export --shape v3-base --rounds 3
+    python -m benchmarks.export --shape xxlarge --rounds 1
 
 Random weights: neither exporter looks at their values. Rows go to `benchmarks/results/export.csv`.
 """
@@ -16,7 +16,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,8 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from exporter.environment import processor_name
 
 RESULTS = Path(__file__).parent / "results" / "export.csv"
 COMMON: dict[str, Any] = {
@@ -161,7 +162,7 @@ def main() -> None:
                 "max_s": round(max(seconds), 1),
                 "peak_gib": round(max(memory), 2),
                 "agreement": f"{error:.1e}",
-                "cpu": f"{processor()}, {os.cpu_count()} cores",
+                "cpu": f"{processor_name()}, {os.cpu_count()} cores",
                 "torch": version("torch"),
                 "onnxscript": version("onnxscript"),
                 "transformers": version("transformers"),
@@ -179,15 +180,6 @@ def main() -> None:
             f"{row['shape']:10} {row['exporter']:6} {row['median_s']:7} s "
             f"({row['min_s']} to {row['max_s']}) {row['peak_gib']:6} GiB"
         )
-
-
-def processor() -> str:
-    """Name of the CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Each form is one layer in explicit Q/DQ with symmetric activations, per-channel weights and a float
 bias. A form counts only if the optimized graph multiplies integers; its operators are printed.
 
-    python benchmarks/int8_forms.py --threads 1
+    python -m benchmarks.int8_forms --threads 1
 """
 
 from __future__ import annotations

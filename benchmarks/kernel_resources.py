@@ -1,12 +1,12 @@
 """Registers, spills and shared memory of the attention kernel, by GPU, type and head size.
 
-    python benchmarks/kernel_resources.py
+    python -m benchmarks.kernel_resources
 
 Compiles every configuration of the tuning table for six architectures and assembles it with
 `ptxas`; needs no GPU. Replaces `benchmarks/results/kernel_resources.csv`. With `--tile` it prints
 the rows of one configuration instead, to try it:
 
-    python benchmarks/kernel_resources.py --tile 64,64,64,4,2 --capabilities 80 90
+    python -m benchmarks.kernel_resources --tile 64,64,64,4,2 --capabilities 80 90
 """
 
 from __future__ import annotations

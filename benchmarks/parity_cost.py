@@ -10,7 +10,7 @@ Two ways, in turn:
 
 Before a time counts, the check must pass, and pass with the same figures from the cache.
 
-    python benchmarks/parity_cost.py --rounds 3 --threads 1
+    python -m benchmarks.parity_cost --rounds 3 --threads 1
 
 A row for each round goes to `benchmarks/results/parity_cost.csv`.
 """
@@ -32,11 +32,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from cpu_traffic import make_checkpoint
-from export import processor
 
+from benchmarks.cpu_traffic import make_checkpoint
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.demo import calibration_file
+from exporter.environment import processor_name
 from exporter.graph.export import export_onnx
 from exporter.inputs.cases import ParityCase
 from exporter.inputs.data_sets import DataOptions, make_data_sets
@@ -128,7 +128,7 @@ def measure(folder: Path, rounds: int, sentences: int) -> Iterator[dict[str, obj
             "cached_s": round(cached_seconds, 2),
             "first_ratio": round(first_seconds / own, 3),
             "cached_ratio": round(cached_seconds / own, 3),
-            "cpu": processor(),
+            "cpu": processor_name(),
             **{name: version(name) for name in ("torch", "onnxruntime")},
         }
 

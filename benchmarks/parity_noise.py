@@ -6,7 +6,7 @@ wrong with them. In every third model faults are planted in the weights, and the
 is compared with the sound one. The worst figure of each metric is a row of
 `benchmarks/results/parity_noise.csv`; `tests/unit/parity/test_noise.py` holds the limits to it.
 
-    python benchmarks/parity_noise.py --models 36
+    python -m benchmarks.parity_noise --models 36
 
 A model that has its rows is not measured again. `--table` prints, for each precision and deviation,
 the worst honest figure beside the limit, and the share of the faults that the limits catch.
@@ -27,10 +27,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fidelity.rows import processor
 from safetensors.torch import load_file, save_file
 
 import exporter
+from benchmarks.fidelity.rows import processor
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import make_model
 from exporter.demo import checkpoint_folder

@@ -1,1 +1,1 @@
-"""Parts of `benchmarks/fidelity.py`: checkpoints, sentences, measures, and one file per peer."""
+"""What each precision keeps of a checkpoint's answers, beside other quantizers."""

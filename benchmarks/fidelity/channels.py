@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import DebertaV2ForSequenceClassification
 
-from fidelity.sentences import Ids, batches
+from benchmarks.fidelity.sentences import Ids, batches
 
 LINEAR = {
     "qkv": "attention.self.value_proj",

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fidelity.result import Unavailable, last_line
+from benchmarks.fidelity.result import Unavailable, last_line
 
 PACKAGES = {
     "ort": ("onnxruntime==1.32.0", "onnx==1.23.2", "sympy==1.14.0"),

@@ -4,7 +4,7 @@ A few gains of every LayerNorm are multiplied by 16 and held there while the mod
 the train part, so that it learns to live with them. Their gradients are masked and LayerNorms have
 no weight decay: the values in the saved checkpoint are 16 times the original ones exactly.
 
-    python benchmarks/fidelity/held_gains.py --model exporter/demo/checkpoint \\
+    python -m benchmarks.fidelity.held_gains --model exporter/demo/checkpoint \\
         --sentences sentences.tsv --output DIR
 """
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fidelity.environments import Environments
-from fidelity.result import Result, Unavailable, last_line
-from fidelity.sentences import Ids
-from fidelity.stock import BATCH, onnx_logits
+from benchmarks.fidelity.environments import Environments
+from benchmarks.fidelity.result import Result, Unavailable, last_line
+from benchmarks.fidelity.sentences import Ids
+from benchmarks.fidelity.stock import BATCH, onnx_logits
 
 SCRIPTS = Path(__file__).parent / "peers"
 LIMIT_S = 600

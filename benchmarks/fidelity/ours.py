@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 import exporter
+from benchmarks.fidelity.metrics import Logits
+from benchmarks.fidelity.result import Result, Unavailable
+from benchmarks.fidelity.sentences import Ids, batches
 from exporter.errors import DebExportError
 from exporter.precision.quantized.options import QuantizationOptions
 from exporter.runtime.load import MODEL_FILE, artifact_shape
 from exporter.runtime.providers.rounded_session import open_rounded
 from exporter.runtime.session import Session
-from fidelity.metrics import Logits
-from fidelity.result import Result, Unavailable
-from fidelity.sentences import Ids, batches
 
 BATCH = 16
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fidelity.metrics import Logits
+from benchmarks.fidelity.metrics import Logits
 
 
 class Unavailable(Exception):  # noqa: N818 - a row that is left out, not a fault of the script

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 
-from fidelity.metrics import Fidelity
-from fidelity.result import Result
+from benchmarks.fidelity.metrics import Fidelity
+from benchmarks.fidelity.result import Result
 
 
 @dataclass(frozen=True)

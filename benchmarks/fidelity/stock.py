@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from transformers import DebertaV2ForSequenceClassification
 
+from benchmarks.fidelity.metrics import Logits
+from benchmarks.fidelity.sentences import Ids, batches
 from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
-from fidelity.metrics import Logits
-from fidelity.sentences import Ids, batches
 
 BATCH = 16
 

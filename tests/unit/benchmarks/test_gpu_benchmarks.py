@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import csv
 import itertools
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
-import gpu_attention
-import gpu_model
-from gpu_bench import counts, timing
-from gpu_bench.contenders import (
+from benchmarks.gpu import attention, counts, model, timing
+from benchmarks.gpu.contenders import (
     OURS,
     layer_contenders,
     missing_peers,
@@ -23,7 +19,6 @@ from gpu_bench.contenders import (
     random_layer,
     random_state,
 )
-
 from plugins.disentangled_attention.launch import TileConfig
 from plugins.disentangled_attention.slots import slot_table
 
@@ -36,7 +31,7 @@ SIZES = {
 PREPARED = timing.Prepared(run=lambda: None, graph=True, peak_mib=1.5, error=1e-3)
 
 
-@pytest.mark.parametrize("script", [gpu_attention, gpu_model])
+@pytest.mark.parametrize("script", [attention, model])
 def test_without_a_gpu_it_says_so_with_exit_code_3(script, monkeypatch, capsys) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert script.main([]) == 3
@@ -48,12 +43,12 @@ def test_without_a_gpu_it_says_so_with_exit_code_3(script, monkeypatch, capsys) 
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [
-        (gpu_attention, ["--lengths", "0"]),
-        (gpu_attention, ["--tokens", "64", "--lengths", "128"]),
-        (gpu_attention, ["--dtype", "int8"]),
-        (gpu_model, ["--shapes", "128"]),
-        (gpu_model, ["--shapes", "0x4"]),
-        (gpu_model, ["--rounds", "0"]),
+        (attention, ["--lengths", "0"]),
+        (attention, ["--tokens", "64", "--lengths", "128"]),
+        (attention, ["--dtype", "int8"]),
+        (model, ["--shapes", "128"]),
+        (model, ["--shapes", "0x4"]),
+        (model, ["--rounds", "0"]),
     ],
 )
 def test_wrong_arguments_are_refused(script, arguments, capsys) -> None:
@@ -63,11 +58,11 @@ def test_wrong_arguments_are_refused(script, arguments, capsys) -> None:
 
 
 def test_shapes_hold_the_tokens_and_come_once() -> None:
-    made = gpu_attention.shapes(gpu_attention.parse([]))
+    made = attention.shapes(attention.parse([]))
     assert len(made) == len(set(made))
     assert all(batch * length == 16384 or batch == 1 for batch, length in made)
     assert (128, 128) in made and (1, 8192) in made
-    assert gpu_model.shape("8x512") == (8, 512)
+    assert model.shape("8x512") == (8, 512)
 
 
 @pytest.mark.parametrize("length", [1, 5, 40, 130])
@@ -104,7 +99,7 @@ def test_contenders_compute_the_same_layer() -> None:
     hidden = torch.randn(2, 21, 32, generator=torch.Generator().manual_seed(0))
     mask = torch.ones(2, 21, dtype=torch.int64)
     mask[1, 13:] = 0
-    wanted = gpu_attention.reference(layer, relative, slots, hidden, mask)[mask.bool()]
+    wanted = attention.reference(layer, relative, slots, hidden, mask)[mask.bool()]
     makers = layer_contenders(layer, relative, slots, fields)
     for name in (OURS, "HF eager", "SDPA, bias in memory"):
         found = makers[name]()(hidden, mask)[mask.bool()]
@@ -115,11 +110,11 @@ def test_contenders_compute_the_same_layer() -> None:
 def test_contenders_compute_the_same_model() -> None:
     fields = model_fields(SIZES, vocabulary=50)
     makers = model_contenders(fields, random_state(fields), "cpu", torch.float32)
-    ids, mask = gpu_model.inputs(2, 19, 50)
+    ids, mask = model.inputs(2, 19, 50)
     with torch.inference_mode():
         ours, theirs = (makers[name]()(ids, mask)[mask.bool()] for name in (OURS, "HF eager"))
     assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
-    assert gpu_model.model_operations(SIZES, 2, 19) > 0
+    assert model.model_operations(SIZES, 2, 19) > 0
 
 
 def test_rows_have_percentiles_rates_and_a_table(tmp_path: Path) -> None:

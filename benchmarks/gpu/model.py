@@ -1,7 +1,7 @@
 """Whole DeBERTa-v3 models on a GPU: correctness first, then times in turn, then rows and a table.
 
-    python benchmarks/gpu_model.py
-    python benchmarks/gpu_model.py --model v3-large --shapes 1x128 32x128 8x512
+    python -m benchmarks.gpu.model
+    python -m benchmarks.gpu.model --model v3-large --shapes 1x128 32x128 8x512
 
 Contenders: `transformers` eager and under `torch.compile`, `flashdeberta` and `disentangled-flash`
 where installed, ours with `attention="fused"`, as it is and compiled. Random weights, the same in
@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from gpu_bench.contenders import (
+
+from benchmarks.gpu.contenders import (
     MODELS,
     OURS,
     missing_peers,
@@ -25,8 +26,8 @@ from gpu_bench.contenders import (
     model_fields,
     random_state,
 )
-from gpu_bench.counts import Shape, needed_operations
-from gpu_bench.timing import (
+from benchmarks.gpu.counts import Shape, needed_operations
+from benchmarks.gpu.timing import (
     NO_GPU,
     Failure,
     Row,
@@ -38,12 +39,11 @@ from gpu_bench.timing import (
     prepare,
     table,
 )
-
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import make_model
 from exporter.model.task import Task
 
-RESULTS = Path(__file__).parent / "results" / "gpu_model.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "gpu_model.csv"
 # Of the hidden states' largest value, after all layers, in the type's own rounding.
 LIMITS = {"float32": 1e-4, "float16": 3e-2, "bfloat16": 0.2}
 

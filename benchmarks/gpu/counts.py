@@ -1,12 +1,13 @@
 """Operations and bytes of disentangled attention: what the mathematics needs, and what ours does.
 
-    python -m gpu_bench.counts        (in benchmarks/) prints the table of docs/attention-kernel.md
+    python -m benchmarks.gpu.counts        prints the table of docs/attention-kernel.md
 
 A product and its sum count as two operations. Softmax, gathers and projections are not counted.
 """
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 
 from plugins.disentangled_attention.launch import TileConfig
@@ -111,6 +112,7 @@ def issue_seconds(shape: Shape, tile: TileConfig) -> float:
 
 def main() -> None:
     """Print the counts at 16,384 tokens as a Markdown table."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     tile = TileConfig(64, 32, 64, 4, 2)
     print(
         "| S | B | slots | Gop needed | Gop done | far tiles | MB in and out | MB of tables | ",

@@ -1,14 +1,14 @@
 """Attention layers on a GPU: correctness first, then times in turn, then rows and a table.
 
-    python benchmarks/gpu_attention.py
-    python benchmarks/gpu_attention.py --lengths 512 2048 --dtype float16 --rounds 50
+    python -m benchmarks.gpu.attention
+    python -m benchmarks.gpu.attention --lengths 512 2048 --dtype float16 --rounds 50
 
 Shapes: `B * S` = 16,384 tokens for each length, and batch 1; 12 heads of 64, 512 slots. Contenders:
 `transformers` eager, PyTorch's `scaled_dot_product_attention` with the position terms as a bias in
 memory, `flashdeberta` and `disentangled-flash` where installed, ours; projections included. Two
 more rows time our kernel alone, on projections that are there: with the configuration of the tuning
 table, and with the fastest of its candidates on this GPU. Operations are those the mathematics
-needs (`gpu_bench/counts.py`); "of matmul" is their rate by that of an 8192 x 8192 product here.
+needs (`counts.py`); "of matmul" is their rate by that of an 8192 x 8192 product here.
 
 Exit code 1 when ours is wrong, 3 without a GPU. No GPU has run it so far.
 """
@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from gpu_bench.contenders import (
+
+from benchmarks.gpu.contenders import (
     MODELS,
     OURS,
     Call,
@@ -30,8 +31,8 @@ from gpu_bench.contenders import (
     model_fields,
     random_layer,
 )
-from gpu_bench.counts import Shape, needed_operations
-from gpu_bench.timing import (
+from benchmarks.gpu.counts import Shape, needed_operations
+from benchmarks.gpu.timing import (
     NO_GPU,
     Failure,
     Prepared,
@@ -44,13 +45,12 @@ from gpu_bench.timing import (
     prepare,
     table,
 )
-
 from exporter.deberta.modeling import SelfAttention
 from plugins.disentangled_attention.slots import slot_table
 from plugins.disentangled_attention.torch_operator import launch, operator_spec
 from plugins.disentangled_attention.tuning import tile_candidates, tile_for
 
-RESULTS = Path(__file__).parent / "results" / "gpu_attention.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "gpu_attention.csv"
 LIMITS = {"float32": 2e-5, "float16": 1e-2, "bfloat16": 6e-2}
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 KERNEL, BEST = "ours, kernel alone", "ours, best tile alone"

@@ -10,7 +10,7 @@ get the same 256 calibration sentences of the train part.
 Before a row counts, PyTorch, the stock graph and our fp32 graph must agree, and `rescaled` must
 answer as `demo` does.
 
-    python benchmarks/fidelity.py --sentences sentences.tsv --environments DIR --install
+    python -m benchmarks.fidelity --sentences sentences.tsv --environments DIR --install
 
 Peers run in virtual environments `DIR/peer-<name>`, which `--install` makes with pinned versions.
 A method that cannot run is left out with its reason. Rows go to `benchmarks/results/fidelity.csv`.
@@ -26,20 +26,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from fidelity import others, ours, stock
-from fidelity.channels import channel_ratios
-from fidelity.environments import Environments
-from fidelity.held_gains import fine_tune
-from fidelity.metrics import Logits, compare, relative_error
-from fidelity.rescaled import rescale
-from fidelity.result import Result, Unavailable
-from fidelity.rows import Row, make_row, table, write_rows
-from fidelity.sentences import Sentences, read_sentences
 
+from benchmarks.fidelity import others, ours, stock
+from benchmarks.fidelity.channels import channel_ratios
+from benchmarks.fidelity.environments import Environments
+from benchmarks.fidelity.held_gains import fine_tune
+from benchmarks.fidelity.metrics import Logits, compare, relative_error
+from benchmarks.fidelity.rescaled import rescale
+from benchmarks.fidelity.result import Result, Unavailable
+from benchmarks.fidelity.rows import Row, make_row, table, write_rows
+from benchmarks.fidelity.sentences import Sentences, read_sentences
 from exporter.demo import checkpoint_folder
 from tools.demo_training.split import load_split
 
-RESULTS = Path(__file__).parent / "results" / "fidelity.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "fidelity.csv"
 CHECKPOINTS = ("demo", "rescaled", "held-gains")
 METHODS = (
     "stock-fp32",

@@ -1,0 +1,1 @@
+"""Measurements behind the figures of `docs/`; each runs as `python -m benchmarks.NAME`."""

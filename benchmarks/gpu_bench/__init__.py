@@ -1,1 +1,0 @@
-"""What `gpu_attention.py` and `gpu_model.py` share: counts, contenders, timing, rows."""
