@@ -16,7 +16,7 @@ from exporter.environment import (
     usable_processors,
 )
 from exporter.runtime.load import OPENVINO
-from exporter.runtime.providers.integer_products import default_products_are_exact
+from exporter.runtime.providers.integer_products import onnxruntime_is_exact
 from exporter.runtime.providers.onnx_providers import NAMES as PROVIDERS
 from exporter.runtime.providers.openvino_session import CAPABILITIES, DEVICE, INSTALL
 from exporter.threads import cpu_quota, default_threads
@@ -120,7 +120,7 @@ def diagnose() -> Diagnosis:
         quota=cpu_quota(),
         memory_gib=memory_gib(),
         gpus=found,
-        int8=_INT8[default_products_are_exact()],
+        int8=_INT8[onnxruntime_is_exact()],
         software=software,
         targets=tuple(targets),
         plugins=(_plugin(TENSORRT),),

@@ -1,35 +1,97 @@
-"""Whether ONNX Runtime's int8 products are exact on this processor without an option of a session.
+"""Whether a runtime multiplies int8 numbers exactly on this processor, found by multiplying some.
 
-On x86 without VNNI its kernels add pairs of 16-bit products in 16 bits, and the sum saturates. The
-figure is measured and not looked up: what decides is the kernel that this build of it takes here.
+x86 processors without VNNI have no instruction for such products. ONNX Runtime's and OpenVINO's
+kernels then add pairs of them in 16 bits, which saturate without a word: with weights and
+activations near 127, sums are wrong by a quarter and more (OpenVINO 2026.4).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
-from exporter.runtime.providers.quantized_product import quantized_product
+from exporter.runtime.options import DEFAULTS
+from exporter.runtime.providers.onnx_session import open_graph
 
-CHANNELS = 64
+_ROWS, _CHANNELS, _COLUMNS = 5, 256, 64
+_LARGEST = {7: 64, 8: 127}
 
 
-def default_products_are_exact() -> bool | None:
-    """Multiply the largest int8 numbers in a session with default options, and compare.
+def onnxruntime_is_exact() -> bool | None:
+    """Whether ONNX Runtime's products are exact in a session without an option for it.
 
     Returns:
         None where ONNX Runtime is missing or cannot run the product.
     """
+    rows, weight, content = _product(8)
     try:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            quantized_product(np.full((CHANNELS, CHANNELS), 127, np.int8)),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
-        (found,) = session.run(None, {"x": np.full((1, CHANNELS), 127, np.float32)})
+        # Weights of 7 bits are what a session leaves to any kernel; these have 8.
+        session = open_graph(Path("int8 product"), DEFAULTS, content=content, weight_bits=7)
+        (found,) = session.run(None, {"x": rows})
     except Exception:  # a broken binary can raise anything; the software's own line says so
         return None
-    return bool((np.asarray(found) == 127 * 127 * CHANNELS).all())
+    return bool(np.array_equal(found, rows @ weight))
+
+
+def openvino_is_exact(core: Any, device: str, weight_bits: int = 8) -> bool:
+    """Whether OpenVINO's products are exact.
+
+    Args:
+        core: an `openvino.Core`.
+        device: OpenVINO's name of the device.
+        weight_bits: of the weights: 8, or 7 where they are within -64..64, whose products are exact
+            on more processors.
+    """
+    rows, weight, content = _product(weight_bits)
+    compiled = core.compile_model(core.read_model(content), device, {})
+    return bool(np.array_equal(compiled({"x": rows})[0], rows @ weight))
+
+
+def _product(weight_bits: int) -> tuple[NDArray[np.float32], NDArray[np.float32], bytes]:
+    """Numbers of the largest size, `(5, 256)` and `(256, 64)`, and a graph of their product."""
+    rows = np.random.default_rng(0).choice([-127, 127], (_ROWS, _CHANNELS))
+    rows[0] = 127
+    weight = np.full((_CHANNELS, _COLUMNS), _LARGEST[weight_bits], np.int8)
+    # Sums stay below 2^24, so that fp32 holds them.
+    return rows.astype(np.float32), weight.astype(np.float32), quantized_product(weight)
+
+
+def quantized_product(weight: NDArray[np.int8]) -> bytes:
+    """`x @ weight` in explicit quantization, all scales 1 and all zero points 0, as an ONNX model.
+
+    Args:
+        weight: int8 `(C, K)`.
+
+    Returns:
+        the serialized model, from `x` float `(rows, C)`, whole numbers of int8, to `y` `(rows, K)`.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    channels, columns = weight.shape
+    node = helper.make_node
+    nodes = [
+        node("QuantizeLinear", ["x", "one", "zero"], ["stored"]),
+        node("DequantizeLinear", ["stored", "one", "zero"], ["restored"]),
+        node("DequantizeLinear", ["weight", "ones", "zeros"], ["factor"], axis=1),
+        node("MatMul", ["restored", "factor"], ["y"]),
+    ]
+    constants = {
+        "one": np.float32(1),
+        "zero": np.int8(0),
+        "weight": weight,
+        "ones": np.ones(columns, np.float32),
+        "zeros": np.zeros(columns, np.int8),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", channels])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", columns])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    content: bytes = model.SerializeToString()
+    return content

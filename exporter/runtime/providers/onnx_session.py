@@ -57,7 +57,14 @@ class OnnxSession(ModelSession):
         batching = Batching.on_cpu(options) if provider == "cpu" else Batching.of(options)
         super().__init__(f"onnxruntime {provider}", shape, text, batching)
         self._path = path
-        self._session: Any = open_graph(path, options, provider, providers, content, weight_bits)
+        self._session: Any = open_graph(
+            path,
+            options,
+            content=content,
+            provider=provider,
+            providers=providers,
+            weight_bits=weight_bits,
+        )
         check_names(
             path,
             shape,
@@ -91,14 +98,27 @@ class OnnxSession(ModelSession):
 def open_graph(
     path: Path,
     options: RuntimeOptions,
+    *,
+    content: bytes | None = None,
     provider: str = "cpu",
     providers: Sequence[Provider] = (CPU,),
-    content: bytes | None = None,
     weight_bits: int = 8,
+    memory_pattern: bool = True,
 ) -> Any:
-    """ONNX Runtime's own session over any graph; arguments and errors as of `OnnxSession`.
+    """ONNX Runtime's own session over any graph: every session of ours is made here.
 
-    `options` are those of a CPU, resolved.
+    Args:
+        path: the .onnx file, or, with `content`, its name in messages and the place of its data.
+        options: threads and waiting; for a CPU, resolved.
+        content: a graph to run in the place of the file's.
+        provider: which execution provider runs it, one of `onnx_providers.NAMES`.
+        providers: that provider with its options, and what it falls back to.
+        weight_bits: that int8 weights use; with 7, products are left to the fastest kernel.
+        memory_pattern: keep a plan of memory for each shape; not where no shape recurs.
+
+    Raises:
+        InputError: the file is missing or broken.
+        MissingDependencyError: ONNX Runtime or its provider is missing.
     """
     try:
         import onnxruntime
@@ -106,12 +126,11 @@ def open_graph(
         raise MissingDependencyError(
             'ONNX Runtime is not installed; pip install "deb-export[cpu]"'
         ) from None
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise InputError(f"{path}: no such file; build the artifact again")
     settings = onnxruntime.SessionOptions()
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     settings.log_severity_level = 3  # errors; they are raised as well
+    settings.enable_mem_pattern = memory_pattern
     for key, value in EXACT_INTEGERS.items() if weight_bits > 7 else ():
         settings.add_session_config_entry(key, value)
     if content is not None:

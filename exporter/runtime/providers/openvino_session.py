@@ -18,6 +18,7 @@ from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.runtime.batching import Batching
 from exporter.runtime.options import DEFAULTS, RuntimeOptions
+from exporter.runtime.providers.integer_products import openvino_is_exact
 from exporter.runtime.providers.openvino_weights import Weight, attach, detach
 from exporter.runtime.session import Floats, ModelSession, check_names
 
@@ -31,12 +32,17 @@ _NATIVE = {None: "f32", "fp16": "f16", "bf16": "bf16"}
 CAPABILITIES = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
 """OpenVINO's name for what a processor has instructions for."""
 
+FLOAT_PRODUCTS = {"LP_TRANSFORMS_MODE": "NO"}
+"""Settings with which OpenVINO rounds as Q/DQ says and multiplies in fp32, which is exact here: the
+products are whole numbers, and sums of a thousand of them stay below 2^24 but for the extreme."""
+
 
 class OpenVinoSession(ModelSession):
     """A graph that `deb-export build` wrote, on OpenVINO's CPU device.
 
     The arithmetic is never left to OpenVINO, which computes fp32 graphs in bf16 where the processor
-    has it: it is the artifact's own, or that of `options.precision`. Q/DQ of int8 runs on integers
+    has it: it is that of `options.precision`, or the artifact's own where the processor has
+    instructions for it, else fp32 on the artifact's values. Q/DQ of int8 runs on integers
     where OpenVINO multiplies those right on this processor, else in floats on the same rounded
     values. fp8 is refused. `notes` says where the processor lacks what was asked for.
 
@@ -66,9 +72,8 @@ class OpenVinoSession(ModelSession):
     ) -> None:
         options = options.resolved()
         super().__init__("openvino", shape, text, Batching.on_cpu(options))
-        wanted = options.precision or _NATIVE[half]
         self._path = path
-        self._compiled, able, self._weights = _compile(path, wanted, options, weight_bits)
+        self._compiled, able, self._weights = _compile(path, half, options, weight_bits)
         check_names(
             path,
             shape,
@@ -127,7 +132,7 @@ class OpenVinoSession(ModelSession):
 
 
 def _compile(
-    path: Path, precision: str, options: RuntimeOptions, weight_bits: int
+    path: Path, half: str | None, options: RuntimeOptions, weight_bits: int
 ) -> tuple[Any, frozenset[str], dict[str, Weight]]:
     """The compiled model, what the processor has instructions for, and the weights it refers to."""
     try:
@@ -135,16 +140,8 @@ def _compile(
     except ImportError:
         raise MissingDependencyError(f"OpenVINO is not installed; {INSTALL}") from None
     from exporter.graph.transforms.inline_functions import inlined
-    from exporter.runtime.providers.openvino_integers import (
-        FLOAT_PRODUCTS,
-        exact_integers,
-        is_quantized,
-    )
 
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "PERFORMANCE_HINT": (options.hint or "latency").upper(),
-    }
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": (options.hint or "latency").upper()}
     if options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = options.threads
     if options.cache is not None:
@@ -155,9 +152,11 @@ def _compile(
         raise InputError(f"{path}: OpenVINO cannot compute fp8 on a processor; use provider cpu")
     try:
         core = openvino.Core()
-        if is_quantized(model) and not exact_integers(core, DEVICE, weight_bits):
-            settings |= FLOAT_PRODUCTS
         able = frozenset(core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+        settings["INFERENCE_PRECISION_HINT"] = _arithmetic(options.precision, half, able)
+        quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+        if quantized and not openvino_is_exact(core, DEVICE, weight_bits):
+            settings |= FLOAT_PRODUCTS
         weights = detach(model, path.resolve().parent)
         graph = core.read_model(model.SerializeToString())
         attach(graph, weights)
@@ -166,6 +165,18 @@ def _compile(
         raise InputError(
             f"{path}: OpenVINO {openvino.__version__} cannot load it: {_reason(error)}"
         ) from error
+
+
+def _arithmetic(asked: str | None, half: str | None, able: frozenset[str]) -> str:
+    """What to have OpenVINO compute in.
+
+    Asked for f16 on a processor that has bf16 alone, it takes bf16, whose error is eight times that
+    of the artifact; fp32 has none. bf16 that was asked for by name is emulated.
+    """
+    wanted = asked or _NATIVE[half]
+    if CAPABILITIES[wanted] in able or asked == "bf16":
+        return wanted
+    return "f32"
 
 
 def _stored(model: ModelProto) -> Iterator[TensorProto]:

@@ -18,7 +18,7 @@ from exporter.artifact.manifest import read_manifest
 from exporter.deberta.configuration import DebertaConfig
 from exporter.model.task import Task
 from exporter.runtime.load import open_session
-from exporter.runtime.providers.integer_products import default_products_are_exact
+from exporter.runtime.providers.integer_products import onnxruntime_is_exact
 from exporter.runtime.providers.onnx_session import EXACT_INTEGERS, OnnxSession
 
 ROWS, CHANNELS, COLUMNS = 6, 77, 19
@@ -128,7 +128,7 @@ def test_a_default_session_is_judged_by_what_it_computes(tmp_path: Path) -> None
     feeds = {name: ids if name == "input_ids" else np.ones_like(ids) for name in SHAPE.inputs}
     (found,) = session.run(["logits"], feeds)
     exact = (found == activations.astype(np.int64) @ weight.astype(np.int64)).all()
-    assert default_products_are_exact() is bool(exact)
+    assert onnxruntime_is_exact() is bool(exact)
 
 
 def test_they_are_integer_kernels(tmp_path: Path) -> None:

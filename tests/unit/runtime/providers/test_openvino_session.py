@@ -28,9 +28,9 @@ from exporter.parity.limits import Metric, limits_for
 from exporter.precision.quantized.quantized_file import QuantizeConfig, prepare_text, quantize_file
 from exporter.runtime.load import load, text_encoder
 from exporter.runtime.options import RuntimeOptions
-from exporter.runtime.providers import openvino_integers, openvino_session, openvino_weights
+from exporter.runtime.providers import openvino_session, openvino_weights
+from exporter.runtime.providers.integer_products import openvino_is_exact, quantized_product
 from exporter.runtime.providers.openvino_session import OpenVinoSession
-from exporter.runtime.providers.quantized_product import quantized_product
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
@@ -154,7 +154,7 @@ def test_the_check_of_products_finds_what_is_computed(weight_bits: int) -> None:
     compiled = core.compile_model(core.read_model(content), "CPU", {})
     rows = np.full((2, 256), 127.0, np.float32)
     right = bool((compiled({"x": rows})[0] == 127.0 * largest * 256).all())
-    assert right or not openvino_integers.exact_integers(core, "CPU", weight_bits)
+    assert right or not openvino_is_exact(core, "CPU", weight_bits)
 
 
 def test_fp8_is_refused(quantized: Callable[..., Path]) -> None:
@@ -256,6 +256,41 @@ def test_bf16_is_used_or_said_to_be_missing(make_artifact: MakeArtifact) -> None
         assert messages[0].startswith("precision bf16: this processor has no")
     limit = limits_for("bf16").bound(Metric.MAX_RELATIVE)
     assert np.abs(found - expected).max() < limit * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("asked", "half", "able", "taken"),
+    [
+        (None, None, {"FP32", "BF16"}, "f32"),
+        (None, "fp16", {"FP32", "FP16"}, "f16"),
+        (None, "fp16", {"FP32", "BF16"}, "f32"),
+        (None, "bf16", {"FP32"}, "f32"),
+        (None, "bf16", {"FP32", "BF16"}, "bf16"),
+        ("f16", None, {"FP32", "BF16"}, "f32"),
+        ("bf16", "fp16", {"FP32"}, "bf16"),
+        ("f32", "bf16", {"FP32", "BF16"}, "f32"),
+    ],
+)
+def test_no_half_arithmetic_without_instructions_for_it(
+    asked: str | None, half: str | None, able: set[str], taken: str
+) -> None:
+    assert openvino_session._arithmetic(asked, half, frozenset(able)) == taken
+
+
+def test_f16_is_never_computed_in_bf16(make_artifact: MakeArtifact) -> None:
+    folder = make_artifact("token-classification")
+    options = RuntimeOptions(threads=1, precision="f16")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with load(folder, "openvino", options=options) as session:
+            name = session.name
+    if "FP16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert (name, len(told)) == ("openvino f16", 0)
+    else:
+        assert name == "openvino f32"
+        assert "precision f16: this processor has none, so OpenVINO computes in f32" in str(
+            told[0].message
+        )
 
 
 @pytest.mark.parametrize(
