@@ -1,4 +1,4 @@
-"""Statistics of one tensor over a stream of batches: in bounded memory, mergeable, resumable.
+"""Statistics of one tensor over a stream of batches: in bounded memory, resumable.
 
 A collector takes rows `(n, C)`: `n` tokens that are not padding, `C` channels. `n` may differ from
 call to call. How the rows are divided into calls changes no result, except for the rounding of the
@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from calibration.errors import CalibrationError
 from calibration.histogram import Histogram, HistogramBuilder
 from calibration.methods import PERCENTILE, Method
-from calibration.sampling import RowSampler
-from calibration.thresholds import INT8_MAX, threshold
+from calibration.thresholds import threshold
 
 Floats = NDArray[np.float32]
 
@@ -73,15 +72,13 @@ class TensorStatistics:
         """Whether no value differed from zero."""
         return self.histogram.largest == 0
 
-    def threshold(
-        self, method: Method, *, percentile: float = PERCENTILE, largest_code: int = INT8_MAX
-    ) -> float:
+    def threshold(self, method: Method, *, percentile: float = PERCENTILE) -> float:
         """`amax` by `method`: positive and finite. See `calibration.thresholds.threshold`.
 
         Raises:
             CalibrationError: an unknown method, or a percentile out of range.
         """
-        return threshold(self.histogram, method, percentile=percentile, largest_code=largest_code)
+        return threshold(self.histogram, method, percentile=percentile)
 
     def saturation(self, amax: float) -> float:
         """Share of the values that a threshold of `amax` clips, 0 to 1."""
@@ -121,32 +118,21 @@ class StatisticsCollector:
                 f"{self.name}: NaN or infinite values in the fp32 model on the calibration text; "
                 "such a checkpoint cannot be calibrated"
             )
+        if self._rows and low.shape != self._min.shape:
+            raise ValueError(f"{self.name}: {low.size} channels after {self._min.size}")
         sums = np.zeros((2, rows.shape[1]))
         for chunk in _chunks(rows):
             exact = chunk.astype(np.float64)
             sums[0] += exact.sum(axis=0)
             sums[1] += np.einsum("nc,nc->c", exact, exact)
-        self._take(len(rows), low, high, sums)
-        self._histogram.update(rows)
-        self._sampler.update(rows)
-
-    def merge(self, other: StatisticsCollector) -> None:
-        """Add what `other` collected; ValueError for another number of channels."""
-        if other._rows == 0:
-            return
-        self._take(other._rows, other._min, other._max, other._sums)
-        self._histogram.merge(other._histogram)
-        self._sampler.merge(other._sampler)
-
-    def _take(self, rows: int, low: Floats, high: Floats, sums: NDArray[np.float64]) -> None:
         if self._rows == 0:
             self._min, self._max, self._sums = low, high, sums
-        elif low.shape != self._min.shape:
-            raise ValueError(f"{self.name}: {low.size} channels after {self._min.size}")
         else:
             self._min, self._max = np.minimum(self._min, low), np.maximum(self._max, high)
             self._sums = self._sums + sums
-        self._rows += rows
+        self._rows += len(rows)
+        self._histogram.update(rows)
+        self._sampler.update(rows)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that was collected, as arrays."""
@@ -192,3 +178,66 @@ def _chunks(rows: Floats) -> Iterator[Floats]:
     size = max(1, _CHUNK // max(1, rows.shape[1]))
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
+
+
+class RowSampler:
+    """Keeps up to `size` rows `(C,)` of a stream, each as likely as any other, without chance.
+
+    The priority of a row is a hash of its number in the stream, and the rows of least priority
+    stay. So tensors that are observed together keep the rows of the same tokens, and the division
+    of the stream into calls changes nothing.
+
+    Args:
+        size: rows to keep; 0 keeps none.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 0:
+            raise ValueError(f"sample of {size} rows")
+        self._size = size
+        self._seen = 0
+        self._priorities: NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self._rows: Floats = np.zeros((0, 0), np.float32)
+
+    def update(self, rows: Floats) -> None:
+        """Take `(n, C)` values; C is the same in every call."""
+        priorities = _hash(self._seen + np.arange(len(rows), dtype=np.uint64))
+        self._seen += len(rows)
+        if self._size == 0 or len(rows) == 0:
+            return
+        if len(self._rows) == self._size:
+            better = priorities < self._priorities[-1]
+            priorities, rows = priorities[better], rows[better]
+        if len(self._rows):
+            priorities = np.concatenate([self._priorities, priorities])
+            rows = np.concatenate([self._rows, rows])
+        kept = np.argsort(priorities, kind="stable")[: self._size]
+        self._priorities, self._rows = priorities[kept], rows[kept]
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All there is to know, as arrays."""
+        return {
+            "sample_seen": np.array(self._seen),
+            "sample_priorities": self._priorities,
+            "sample_rows": self._rows,
+        }
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `state` returned; KeyError or ValueError when it is another form."""
+        priorities, rows = state["sample_priorities"], state["sample_rows"]
+        if rows.ndim != 2 or len(rows) != len(priorities) or len(rows) > self._size:
+            raise ValueError("a sample of another form")
+        self._seen = int(state["sample_seen"])
+        self._priorities, self._rows = priorities.astype(np.uint64), rows.astype(np.float32)
+
+    def result(self) -> Floats:
+        """The rows kept, `(n, C)`, in no order that means anything."""
+        return self._rows
+
+
+def _hash(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The output function of SplitMix64 (Steele, Lea, Flood, 2014) at these counters."""
+    z = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -4,8 +4,8 @@ A bin is found from the bits of a float32: the exponent and the leading bits of 
 the index, so each octave [2^k, 2^(k+1)) has the same number of equal bins and every bin is less
 than 0.1 % of its own values wide, whatever the outliers do to the range. The window of octaves
 ends at the largest value's. When a larger value comes, it moves up and what leaves it at the lower
-end is counted as small. The counts therefore depend on the values alone: their order, the sizes of
-the chunks and merges change nothing.
+end is counted as small. The counts therefore depend on the values alone, not on their order or the
+sizes of the chunks.
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ class Histogram:
     @property
     def edges(self) -> NDArray[np.float64]:
         """(BINS + 1,) borders of the bins, ascending from 0."""
-        return _edges(self.top)
+        index = _first_index(self.top) + np.arange(BINS, dtype=np.int64)
+        bits = np.maximum(index, 0) << _INDEX_SHIFT
+        edges = bits.astype(np.int32).view(np.float32).astype(np.float64)
+        # 2^128, the end of the highest window, is no float32: its bits are those of infinity.
+        edges[np.isinf(edges)] = 2.0**128
+        return np.concatenate([[0.0], edges])
 
     @property
     def end(self) -> float:
@@ -93,24 +98,15 @@ class HistogramBuilder:
         largest = int(bits.max())
         if largest >= _INFINITY_BITS:
             raise ValueError("NaN or infinity")
-        self._grow(largest)
+        self._largest_bits = max(self._largest_bits, largest)
+        octaves = (largest >> 23) - self._top
+        if octaves > 0:  # the window moves up
+            self._counts = _moved(self._counts, octaves)
+            self._top += octaves
         bits >>= _INDEX_SHIFT
         bits -= _first_index(self._top) - 1
         np.maximum(bits, 0, out=bits)
         self._counts += np.bincount(bits, minlength=BINS)
-
-    def _grow(self, largest_bits: int) -> None:
-        """Move the window up so that it holds a value with these bits."""
-        self._largest_bits = max(self._largest_bits, largest_bits)
-        octaves = (largest_bits >> 23) - self._top
-        if octaves > 0:
-            self._counts = _moved(self._counts, octaves)
-            self._top += octaves
-
-    def merge(self, other: HistogramBuilder) -> None:
-        """Add the values that `other` has counted."""
-        self._grow(other._largest_bits)
-        self._counts += _moved(other._counts, self._top - other._top)
 
     def state(self) -> dict[str, NDArray[np.int64]]:
         """All there is to know, as arrays."""
@@ -147,12 +143,3 @@ def _moved(counts: NDArray[np.int64], octaves: int) -> NDArray[np.int64]:
 def _first_index(top: int) -> int:
     """Index of the window's first bin among all bins of float32; negative near zero."""
     return (top - OCTAVES + 1) * BINS_PER_OCTAVE
-
-
-def _edges(top: int) -> NDArray[np.float64]:
-    index = _first_index(top) + np.arange(BINS, dtype=np.int64)
-    bits = np.maximum(index, 0) << _INDEX_SHIFT
-    edges = bits.astype(np.int32).view(np.float32).astype(np.float64)
-    # 2^128, the end of the highest window, is no float32: its bits are those of infinity.
-    edges[np.isinf(edges)] = 2.0**128
-    return np.concatenate([[0.0], edges])

@@ -112,7 +112,7 @@ class SensitivityReport:
         budget: what was allowed.
         before: damage with everything quantized that the placement says.
         after: damage of the model chosen.
-        units: what each unit costs, the costliest first.
+        units: what each unit costs, the costliest first; none where `before` is within the budget.
         within: whether the model chosen is within the budget.
         measurements: models that were run.
     """
@@ -157,6 +157,8 @@ def fit_budget(
     say = progress or (lambda message: None)
     say("measuring the quantized model on held-back text")
     before = measure(frozenset())
+    if budget.holds(before):
+        return SensitivityReport(budget, before, before, (), within=True, measurements=1)
     costs = []
     for index, (unit, sites) in enumerate(units.items()):
         say(f"sensitivity: {unit} ({index + 1} of {len(units)})")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.batches import TOKEN_BUDGET, TokenSequence, data_hash, token_warnings
 from calibration.texts import Example as CalibrationExample
+from calibration.tokens import TokenSequence, data_hash, token_warnings
 from exporter.errors import InputError
 from exporter.inputs.cases import text_examples
 from exporter.inputs.encode import Example, TextEncoder, TextInput, collate
@@ -16,6 +16,9 @@ from exporter.metrics.decisions import Decision, decision_of
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
+
+TOKEN_BUDGET = 4096
+"""Ids of a batch, padding included."""
 
 
 @dataclass(frozen=True, eq=False)

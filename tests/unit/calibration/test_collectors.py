@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from calibration.collectors import StatisticsCollector, TensorStatistics
+from calibration.collectors import RowSampler, StatisticsCollector, TensorStatistics
 from calibration.errors import CalibrationError
 from calibration.methods import METHODS
-from calibration.sampling import RowSampler
 from calibration.thresholds import threshold_of
 
 Floats = NDArray[np.float32]
@@ -78,24 +77,6 @@ def test_chunks_change_nothing() -> None:
     whole = collected([values], 40).result()
     for seed in range(5):
         require_same(collected(cut(values, seed), 40).result(), whole)
-
-
-def test_a_merge_is_a_single_pass() -> None:
-    values = stream()
-    parts = [collected(cut(part)) for part in np.split(values, [100, 101, 1500])]
-    merged = StatisticsCollector("x")
-    for part in parts:
-        merged.merge(part)
-    merged.merge(StatisticsCollector("x"))
-    require_same(merged.result(), collected([values]).result())
-
-
-def test_merging_leaves_the_other_as_it_was() -> None:
-    first, second = collected([stream(seed=1)]), collected([stream(seed=2)])
-    empty = StatisticsCollector("x")
-    empty.merge(second)
-    empty.merge(first)
-    require_same(second.result(), collected([stream(seed=2)]).result())
 
 
 def test_the_state_is_all_there_is() -> None:
@@ -178,16 +159,6 @@ def test_a_sample_is_spread_evenly() -> None:
         counts, _ = np.histogram(kept, 20, (0, 20_000))
         # Chi-square with 19 degrees of freedom exceeds 43.8 once in a thousand.
         assert float(((counts - 100) ** 2 / 100).sum()) < 43.8
-
-
-def test_merged_samples_come_from_both() -> None:
-    first, second = RowSampler(100), RowSampler(100)
-    first.update(np.zeros((3000, 2), np.float32))
-    second.update(np.ones((3000, 2), np.float32))
-    first.merge(second)
-    kept = first.result()
-    assert kept.shape == (100, 2)
-    assert 30 < kept[:, 0].sum() < 70
 
 
 def test_a_negative_sample_is_a_defect() -> None:

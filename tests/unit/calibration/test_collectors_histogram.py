@@ -81,26 +81,6 @@ def test_chunks_and_their_order_change_nothing(name: str) -> None:
         assert same(histogram_of(*np.split(ordered, cuts)), whole)
 
 
-@pytest.mark.parametrize("first", DATA)
-@pytest.mark.parametrize("second", DATA)
-def test_a_merge_is_a_single_pass(first: str, second: str) -> None:
-    builders = [HistogramBuilder(), HistogramBuilder()]
-    for builder, name in zip(builders, (first, second), strict=True):
-        builder.update(DATA[name])
-    builders[0].merge(builders[1])
-    assert same(builders[0].result(), histogram_of(DATA[first], DATA[second]))
-
-
-def test_merging_nothing_changes_nothing() -> None:
-    builder = HistogramBuilder()
-    builder.update(DATA["heavy"])
-    builder.merge(HistogramBuilder())
-    assert same(builder.result(), histogram_of(DATA["heavy"]))
-    empty = HistogramBuilder()
-    empty.merge(builder)
-    assert same(empty.result(), histogram_of(DATA["heavy"]))
-
-
 def test_zeros() -> None:
     found = histogram_of(np.zeros(50, np.float32), -np.zeros(7, np.float32))
     assert (found.total, found.largest) == (57, 0.0)

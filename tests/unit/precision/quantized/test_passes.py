@@ -178,13 +178,13 @@ def test_a_placement_is_followed(case: Case) -> None:
 def test_a_budget_brings_back_what_hurts(case: Case) -> None:
     path, made = case.quantize(budget=Budget(0.9))
     assert made.within_budget and made.sensitivity is not None
-    assert made.sensitivity.measurements == 9 and made.sensitivity.fallback == ()
-    assert len(made.sensitivity.units) == 8
+    assert made.sensitivity.measurements == 1 and made.sensitivity.fallback == ()
     before = made.sensitivity.before
     assert before.decisions == len(case.text.held_back_examples) and before.kl > 0
 
     path, made = case.quantize(budget=Budget(before.kl * 0.8))
     assert made.sensitivity is not None and made.within_budget
+    assert made.sensitivity.measurements >= 9 and len(made.sensitivity.units) == 8
     fallback = made.sensitivity.fallback
     assert 1 <= len(fallback) <= 4
     assert [unit.cost for unit in made.sensitivity.units] == sorted(
