@@ -10,13 +10,11 @@ from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.errors import InputError
+from exporter.artifact.onnx_file import CONFIG_KEY, external_files, open_onnx
 from plugins.disentangled_attention.contract import DOMAIN, OP_TYPE
 
 if TYPE_CHECKING:
     import onnx
-
-CONFIG_KEY = "deb_export.config"
 
 
 @dataclass(frozen=True)
@@ -80,20 +78,10 @@ def describe_graph(path: Path) -> GraphDescription:
     Raises:
         InputError: the file cannot be read or is not ONNX.
     """
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (DecodeError, ValueError) as error:
-        raise InputError(f"{path}: not an ONNX file ({str(error).splitlines()[0]})") from None
+    model = open_onnx(path)
     graph = model.graph
-    if not graph.node or not graph.output:
-        raise InputError(f"{path}: not an ONNX file, or one without a graph")
     initializers = {tensor.name for tensor in graph.initializer}
-    external = _external_files(graph)
+    external = external_files(model)
     sizes = (path.parent / name for name in external)
     metadata = {item.key: item.value for item in model.metadata_props}
     operators = Counter(_operator(node) for node in graph.node)
@@ -117,17 +105,6 @@ def describe_graph(path: Path) -> GraphDescription:
 
 def _operator(node: onnx.NodeProto) -> str:
     return f"{node.domain}::{node.op_type}" if node.domain else str(node.op_type)
-
-
-def _external_files(graph: onnx.GraphProto) -> tuple[str, ...]:
-    """Names of the files with weights, each once."""
-    names = (
-        entry.value
-        for tensor in graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    )
-    return tuple(dict.fromkeys(names))
 
 
 def _value(info: onnx.ValueInfoProto) -> Value:

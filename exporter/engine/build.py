@@ -98,13 +98,11 @@ def build_engine(
 
 def _bodies(backend: Backend, onnx: Path, options: EngineOptions) -> tuple[str, ...]:
     """The forms of the attention to build with, in order."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
     from exporter.graph.transforms.standard_attention import pays
 
     try:
         better = options.attention == "auto" and pays(onnx)
-    except (DecodeError, ValueError):  # no graph: the builder has its own words for it
+    except InputError:  # no graph: the builder has its own words for it
         better = False
     return backend.bodies(options, standard_pays=better)
 

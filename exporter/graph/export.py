@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from exporter.artifact.onnx_file import CONFIG_KEY, PRECISION_KEY, TASK_KEY
 from exporter.deberta.checkpoint import Checkpoint
 from exporter.deberta.modeling import encoder_of
 from exporter.graph.attention_body import AttentionShape, Reading, attention_function
@@ -108,9 +109,9 @@ def _describe(model: ir.Model, checkpoint: Checkpoint, metadata: dict[str, str])
     model.metadata_props.clear()
     model.metadata_props.update(
         {
-            "deb_export.config": json.dumps(checkpoint.config.to_dict(), sort_keys=True),
-            "deb_export.task": str(checkpoint.task),
-            "deb_export.precision": "fp32",
+            CONFIG_KEY: json.dumps(checkpoint.config.to_dict(), sort_keys=True),
+            TASK_KEY: str(checkpoint.task),
+            PRECISION_KEY: "fp32",
             "deb_export.producer_version": model.producer_version,
             **metadata,
         }

@@ -13,8 +13,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import onnx
 
+from exporter.artifact.onnx_file import open_onnx
 from exporter.errors import InputError
 from exporter.graph.transforms.hidden_states import find_hidden_states, with_outputs
 from exporter.metrics.figures import Floats
@@ -66,7 +66,7 @@ class GraphRunner:
         self._path, self._shape = path, shape
         self.name = "onnxruntime cpu, rounded as half" if rounded else "onnxruntime cpu"
         content = _content(path, rounded)
-        model = _parsed(path, content)
+        model = open_onnx(path, content)
         hidden = find_hidden_states(model)
         own = [item.name for item in model.graph.output]
         del model
@@ -145,16 +145,6 @@ def _content(path: Path, rounded: bool) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _parsed(path: Path, content: bytes) -> onnx.ModelProto:
-    """The graph, without weights that lie beside it."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        return onnx.load_model_from_string(content)
-    except (DecodeError, ValueError) as error:
-        raise InputError(f"{path}: not an ONNX file ({str(error).splitlines()[0]})") from None
 
 
 def _signature(path: Path, session: Any, shape: ModelShape, added: Sequence[str]) -> _Signature:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.artifact.describe import CONFIG_KEY
+from exporter.artifact.onnx_file import (
+    CONFIG_KEY,
+    PRECISION_KEY,
+    TASK_KEY,
+    external_files,
+    open_onnx,
+)
 from exporter.deberta.configuration import DebertaConfig
 from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape
@@ -18,8 +24,6 @@ from exporter.parity.limits import PRECISIONS
 if TYPE_CHECKING:
     import onnx
 
-_TASK_KEY = "deb_export.task"
-_PRECISION_KEY = "deb_export.precision"
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger")
 
 
@@ -50,25 +54,9 @@ def read_facts(path: Path) -> OnnxFacts:
     Raises:
         InputError: missing, or not an ONNX file.
     """
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (DecodeError, ValueError) as error:
-        raise InputError(f"{path}: not an ONNX file ({str(error).splitlines()[0]})") from None
-    if not model.graph.node or not model.graph.output:
-        raise InputError(f"{path}: not an ONNX file, or one without a graph")
+    model = open_onnx(path)
     metadata = {item.key: item.value for item in model.metadata_props}
-    names = dict.fromkeys(
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    )
-    external = tuple(path.parent / name for name in names)
+    external = tuple(path.parent / name for name in external_files(model))
     missing = [file for file in external if not file.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: missing; {path.name} has its weights there")
@@ -86,7 +74,7 @@ def _shape(metadata: Mapping[str, str]) -> ModelShape | None:
     try:
         raw = json.loads(metadata[CONFIG_KEY])
         config = DebertaConfig.from_dict({"model_type": "deberta-v2", **raw})
-        return config.shape(Task(metadata[_TASK_KEY]))
+        return config.shape(Task(metadata[TASK_KEY]))
     except (KeyError, ValueError, TypeError, InputError):
         return None
 
@@ -103,8 +91,8 @@ def _precision(model: onnx.ModelProto, metadata: Mapping[str, str]) -> str:
     """As the file says, or else as its operators and weights show."""
     import onnx
 
-    if metadata.get(_PRECISION_KEY) in PRECISIONS:
-        return metadata[_PRECISION_KEY]
+    if metadata.get(PRECISION_KEY) in PRECISIONS:
+        return metadata[PRECISION_KEY]
     types = {tensor.data_type for tensor in model.graph.initializer}
     eight_bits = {
         onnx.TensorProto.FLOAT8E4M3FN,

@@ -28,7 +28,7 @@ ROOMS = {
     "exporter.model": "errors",
     "exporter.artifact": "plugins errors model",
     "exporter.deberta": "plugins errors model",
-    "exporter.graph": "plugins errors progress model deberta",
+    "exporter.graph": "plugins errors progress model artifact deberta",
     "exporter.metrics": "model",
     "exporter.inputs": "calibration errors demo model deberta metrics",
     "exporter.engine": "plugins errors progress environment model artifact graph",

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import onnx.inliner
 
+from exporter.artifact.onnx_file import open_onnx
 from exporter.errors import InputError
 
 
@@ -26,10 +27,7 @@ def inlined(path: Path) -> onnx.ModelProto:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; build the artifact again")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's own errors have no public base
-        raise InputError(f"{path}: not an ONNX file ({error}); build it again") from error
+    model = open_onnx(path)
     if not model.functions:
         return model
     # The inliner copies the graph a few times: the weights leave it before and come back after.

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from exporter.artifact.onnx_file import open_onnx
 from exporter.errors import InputError
 from exporter.graph.attention_body import SCORE_TERMS
 from plugins.disentangled_attention import contract
@@ -52,7 +52,7 @@ def pays(source: Path) -> bool:
     Args:
         source: a graph of ours; of any other, the answer is no.
     """
-    model = ir.from_proto(onnx.load(source, load_external_data=False))
+    model = ir.from_proto(open_onnx(source))
     nodes = _attention_nodes(model)
     tables = [value for node in nodes for value in node.inputs[1:3]]
     half = bool(tables) and all(value is not None and value.dtype in _HALF for value in tables)
@@ -73,7 +73,7 @@ def swap_body(source: Path, target: Path) -> int:
         InputError: the graph has no attention of ours, was made by another version, or keeps score
             terms in fp32, which its storage type cannot hold.
     """
-    model = ir.from_proto(onnx.load(source, load_external_data=False))
+    model = ir.from_proto(open_onnx(source))
     nodes = _attention_nodes(model)
     if not nodes:
         raise InputError(f"{source}: has no {contract.OP_TYPE}; use a graph of deb-export build")
