@@ -1,0 +1,122 @@
+"""`deb-export run`: answers of every head, standard input, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command_line import assert_one_message, call
+
+MakeArtifact = Callable[[str], Path]
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "expected"),
+    [
+        ("sequence-classification", ["Good."], "  LABEL_"),
+        ("sequence-classification", [""], "  LABEL_"),
+        ("sequence-classification", ["a", "b", "--pair", "c", "--pair", "d"], "b | d"),
+        ("token-classification", ["Some words"], "0-"),
+        ("token-classification", [""], "no tokens"),
+        ("question-answering", ["Who?", "--pair", "It was me."], "Who?"),
+        ("question-answering", ["Who?", "--pair", ""], "no answer: the context is empty"),
+        ("masked-lm", ["A [MASK] day"], "mask 1:"),
+        ("masked-lm", ["A day"], "no mask token in the text"),
+        ("multiple-choice", ["So", "--pair", "yes", "--pair", "no", "--pair", "x"], "* "),
+        ("base", ["A text"], "mean of"),
+    ],
+)
+def test_run_prints_the_answer_of_every_head(
+    task: str,
+    arguments: list[str],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    make_artifact: MakeArtifact,
+) -> None:
+    code, out, err = call(capsys, "run", make_artifact(task), *arguments)
+    assert (code, err) == (0, "")
+    assert expected in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "--pair", "b", "--pair", "c"], "1 texts and 2 --pair"),
+        (["--pair", "b"], "--pair needs a TEXT"),
+        (["a", "--provider", "tpu"], "provider 'tpu': unknown; choose from cpu, cuda"),
+        (["a", "--threads", "0"], "threads is 0"),
+        (["bad \udcff text"], "surrogate"),
+    ],
+)
+def test_run_refuses(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    make_artifact: MakeArtifact,
+) -> None:
+    code, out, err = call(capsys, "run", make_artifact("sequence-classification"), *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert_one_message(err)
+
+
+def test_run_warns_about_a_text_that_is_cut(
+    capsys: pytest.CaptureFixture[str], make_artifact: MakeArtifact
+) -> None:
+    code, out, err = call(capsys, "run", make_artifact("sequence-classification"), "word " * 500)
+    assert code == 0
+    assert "LABEL_0" in out
+    assert err.startswith("warning: text cut to 160 tokens: 'word word")
+    assert len(err.splitlines()) == 1
+
+
+def run_process(
+    *arguments: object, stdin: bytes = b"", **options: Any
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "exporter", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+def test_run_reads_lines_and_writes_json_lines(make_artifact: MakeArtifact) -> None:
+    folder = make_artifact("sequence-classification")
+    done = run_process("run", folder, "--json", stdin="eins ü\n\nzwei\tdrei\r\n".encode())
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    assert [(item["text"], item["pair"]) for item in found] == [
+        ("eins ü", None),
+        ("", None),
+        ("zwei", "drei"),
+    ]
+    for item in found:
+        assert sum(label["score"] for label in item["labels"]) == pytest.approx(1.0)
+
+
+def test_run_refuses_binary_input(make_artifact: MakeArtifact) -> None:
+    done = run_process("run", make_artifact("base"), stdin=b"good\n\xff\xfe\n")
+    assert done.returncode == 2
+    assert b"stdin: line 2 is not UTF-8 text" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_is_quiet(make_artifact: MakeArtifact) -> None:
+    command = [sys.executable, "-m", "exporter", "run", str(make_artifact("base")), "--json"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(b"text\n" * 2000, timeout=60)
+    assert process.returncode == 141
+    assert err == b""
