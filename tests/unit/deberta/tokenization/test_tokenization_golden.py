@@ -17,7 +17,7 @@ import pytest
 
 from exporter.deberta.tokenization import Tokenizer, load_tokenizer
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "tokenizer"
+GOLDEN = Path(__file__).parents[3] / "golden" / "tokenizer"
 VARIANTS = {
     "plain": {},
     "lower": {"do_lower_case": True},

@@ -16,7 +16,7 @@ from exporter.deberta.tokenization import Tokenizer, load_tokenizer
 
 transformers = pytest.importorskip("transformers")
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "tokenizer"
+GOLDEN = Path(__file__).parents[3] / "golden" / "tokenizer"
 
 
 @pytest.fixture(scope="module")
