@@ -1,179 +1,31 @@
-"""The session over an engine, with a stand-in that computes at the addresses it is given.
-
-The stand-in has the names and the manners of TensorRT's classes: shapes are set on a context, and
-inputs and outputs are addresses. It computes with ONNX Runtime, so the outputs can be compared.
-"""
+"""The session over an engine, with a stand-in in the place of TensorRT's classes."""
 
 from __future__ import annotations
 
-import ctypes
-import shutil
 import struct
-import subprocess
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from enum import Enum
-from math import prod
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from support.engine_stand_in import (
+    Engine,
+    HostDevice,
+    make_record,
+    module,
+)
 from support.tensorrt_names import BUILDER, RUNTIME, missing_names
 
-from exporter.artifact.engine_options import EngineOptions
-from exporter.artifact.engine_record import EngineRecord
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.engine import deserialize
 from exporter.engine.backend import Backend
-from exporter.engine.cuda import Gpu, check_device_memory, find_gpu
 from exporter.errors import InputError, MissingDependencyError
 from exporter.graph.export import export_onnx
-from exporter.model.profile import ShapeProfile
 from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.providers import tensorrt_session
 from exporter.runtime.providers.onnx_session import OnnxSession
 from exporter.runtime.providers.tensorrt_session import TensorRtSession
-
-Mode = Enum("Mode", ["INPUT", "OUTPUT"])
-Types = Enum("Types", ["FLOAT", "HALF", "BF16", "INT64"])
-PROFILES = (ShapeProfile.parse("1,1,1x1,4,8"), ShapeProfile.parse("1,2,5x3,9,33"))
-
-
-class HostDevice:
-    """Memory of the host in place of a GPU's."""
-
-    stream = 7
-
-    def __init__(self, free: int = 1 << 30, capability: int = 89) -> None:
-        self.free, self.gpu, self.captured = free, Gpu("Stand-in", capability), 0
-
-    def free_bytes(self) -> int:
-        return self.free
-
-    def empty(self, elements: int, dtype: torch.dtype) -> torch.Tensor:
-        return torch.full((elements,), 99, dtype=dtype)
-
-    def queue(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def synchronize(self) -> None:
-        pass
-
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        self.captured += 1
-        return work
-
-
-class Context:
-    """Runs the graph on what lies at its addresses."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.profile = engine, -1
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.addresses: dict[str, int] = {}
-
-    def set_device_memory(self, memory: int, size: int) -> None:
-        assert memory and size >= self.engine.device_memory_size_v2
-
-    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        assert stream_handle == HostDevice.stream
-        self.profile = profile_index
-        self.engine.used.append(profile_index)
-        return True
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.shapes[name] = shape
-        return PROFILES[self.profile].takes(shape)
-
-    def set_tensor_address(self, name: str, memory: int) -> bool:
-        self.addresses[name] = memory
-        return True
-
-    def array(self, name: str, shape: tuple[int, ...], kind: Any) -> np.ndarray[Any, Any]:
-        cells = (kind * prod(shape)).from_address(self.addresses[name])
-        return np.ctypeslib.as_array(cells).reshape(shape)
-
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        feeds = {n: self.array(n, s, ctypes.c_int64) for n, s in self.shapes.items()}
-        for name, value in self.engine.graph.run(**feeds).items():
-            self.array(name, value.shape, ctypes.c_float)[...] = value
-        return True
-
-
-class Engine:
-    """An engine's facts, and its contexts."""
-
-    num_optimization_profiles = len(PROFILES)
-    device_memory_size_v2 = 1000
-
-    def __init__(self, graph: OnnxSession, outputs: tuple[str, ...] | None = None) -> None:
-        self.graph, self.used = graph, []  # type: ignore[var-annotated]
-        self.names = [*graph.input_names, *(outputs or graph.output_names)]
-        self.num_io_tensors = len(self.names)
-
-    def get_tensor_name(self, index: int) -> str:
-        return self.names[index]
-
-    def get_tensor_mode(self, name: str) -> Mode:
-        return Mode.INPUT if name in self.graph.input_names else Mode.OUTPUT
-
-    def get_tensor_dtype(self, name: str) -> Types:
-        return Types.FLOAT
-
-    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        return list(PROFILES[profile].shapes)
-
-    def create_execution_context(self, strategy: object) -> Context:
-        return Context(self)
-
-
-class Logger:
-    ERROR, INTERNAL_ERROR = 1, 0
-
-
-def module(engine: Engine | None, errors: tuple[str, ...] = ()) -> SimpleNamespace:
-    """What `import tensorrt` gives, as far as the session uses it."""
-
-    class Runtime:
-        def __init__(self, logger: Any) -> None:
-            self.logger = logger
-
-        def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
-            for error in errors:
-                self.logger.log(Logger.ERROR, error)
-            return engine
-
-    return SimpleNamespace(
-        __version__="1.7.1.116",
-        ILogger=Logger,
-        Runtime=Runtime,
-        TensorIOMode=Mode,
-        DataType=Types,
-        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED=1),
-    )
-
-
-def make_record(*capabilities: int) -> EngineRecord:
-    options = EngineOptions(tuple(capabilities))
-    return EngineRecord(
-        "tensorrt-rtx",
-        "m.plan",
-        "m.json",
-        "1.7.1.116",
-        PROFILES,
-        options,
-        100,
-        0,
-        0,
-        "",
-        {},
-        {},
-        1,
-        1,
-    )
 
 
 @pytest.fixture
@@ -368,51 +220,6 @@ def test_a_plan_that_is_cut_short(
     plan.write_bytes(plan.read_bytes()[:50])
     with pytest.raises(InputError, match="cut short"):
         open_session(Engine(graph))
-
-
-def test_no_driver() -> None:
-    with pytest.raises(MissingDependencyError, match="no NVIDIA driver"):
-        find_gpu("libno_such_driver.so.1")
-
-
-@pytest.mark.parametrize(
-    ("devices", "names"),
-    [(0, "no GPU is visible"), (-1, "the NVIDIA driver fails with CUDA error 999")],
-)
-def test_a_driver_without_a_gpu(devices: int, names: str, tmp_path: Path) -> None:
-    with pytest.raises(MissingDependencyError, match=names):
-        find_gpu(str(driver(tmp_path, devices)))
-
-
-def test_a_driver_with_a_gpu(tmp_path: Path) -> None:
-    assert find_gpu(str(driver(tmp_path, 1))) == Gpu("Ada", 89)
-
-
-def driver(folder: Path, devices: int) -> Path:
-    """A driver's library that knows a number of GPUs; -1 for one that does not work."""
-    if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler")
-    source = """
-        #include <string.h>
-        int cuInit(unsigned flags) { return DEVICES < 0 ? 999 : DEVICES == 0 ? 100 : 0; }
-        int cuDeviceGet(int* device, int index) { *device = 7; return index < DEVICES ? 0 : 101; }
-        int cuDeviceGetName(char* name, int size, int device) {
-          strncpy(name, "Ada", size);
-          return 0;
-        }
-        int cuDeviceGetAttribute(int* number, int attribute, int device) {
-          *number = attribute == 75 ? 8 : attribute == 76 ? 9 : -1;
-          return device == 7 ? 0 : 101;
-        }
-    """
-    path = folder / "libcuda.so.1"
-    command = ["cc", "-shared", "-fPIC", f"-DDEVICES={devices}", "-x", "c", "-", "-o", str(path)]
-    subprocess.run(command, input=source, text=True, check=True)
-    return path
-
-
-def test_device_memory_that_is_enough() -> None:
-    check_device_memory("it", 5, 5)
 
 
 def test_the_names_are_those_of_tensorrt_rtx() -> None:
