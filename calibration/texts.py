@@ -1,114 +1,167 @@
-"""Calibration text from a file of the user, and its split into two parts.
+"""The texts of a user: the only reader of text files, JSONL and labels, and their split in two.
 
-docs/calibration.md describes the formats.
+docs/texts.md has the rule that every command follows.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 from calibration.errors import CalibrationError
 
-Format = Literal["auto", "text", "jsonl"]
-
-MINIMUM_EXAMPLES = 8
+MAX_BYTES = 1 << 26
+"""Size of a file of texts."""
+MINIMUM_TEXTS = 8
 """Fewer cannot show a distribution, nor be split."""
-FEW_EXAMPLES = 64
-"""Below it thresholds still vary with the choice of the examples, and a warning says so."""
+FEW_TEXTS = 64
+"""Below it thresholds still vary with the choice of the texts, and a warning says so."""
 HELD_BACK = 0.25
 
 _JSON_LINES = (".jsonl", ".ndjson")
 _PAIR_KEYS = ("text_pair", "pair")
 _FEW_LABELS = 20  # so many distinct words after a tab are classes rather than texts
+_LISTED = 10  # names of classes in a message
 
 
 @dataclass(frozen=True)
-class Example:
-    """One text, or pair of texts, with its label if the file has one."""
-
-    text: str
-    pair: str | None = None
-    label: str | None = None
-
-
-@dataclass(frozen=True)
-class CalibrationData:
-    """What was read.
+class TextItem:
+    """One text, a pair of texts, or a prompt with its choices.
 
     Attributes:
-        examples: in the order of the file.
-        blank_lines: lines that were skipped because they are empty.
-        warnings: what the user should know, one sentence each.
+        text: the text, question or prompt.
+        second: nothing, the other text of a pair, or the choices.
+        label: index of its class, or of the right choice, where the file says.
     """
 
-    examples: tuple[Example, ...]
-    blank_lines: int = 0
-    warnings: tuple[str, ...] = ()
+    text: str
+    second: tuple[str, ...] = ()
+    label: int | None = None
 
 
-def read_examples(
-    path: Path,
-    *,
-    labels: bool = False,
-    form: Format = "auto",
-    minimum: int = MINIMUM_EXAMPLES,
-) -> CalibrationData:
-    """Read UTF-8 text, one example per line.
+class Classes:
+    """What a label may be: the name or index of a class, or the index of a choice.
 
     Args:
-        path: plain text, or JSONL.
-        labels: whether every example must have a label. Then the last of two or three columns
-            with tabs between is the label; without it a tab begins the second text of a pair.
-        form: `auto` is JSONL for .jsonl and .ndjson, and for a file that begins with a JSON
-            object that has a `text`.
-        minimum: fewer examples are an error.
+        names: of the classes by index; None where a label is the index of a prompt's choice.
+    """
+
+    def __init__(self, names: Mapping[int, str] | None) -> None:
+        self.of_choices = names is None
+        names = names or {}
+        spellings = Counter(name.casefold() for name in names.values())
+        self._folded = {
+            name.casefold(): index
+            for index, name in names.items()
+            if spellings[name.casefold()] == 1
+        }
+        self._exact = {str(index): index for index in names}
+        self._exact |= {name: index for index, name in names.items()}
+        listed = [names[index] for index in sorted(names)]
+        self._listed = ", ".join(listed[:_LISTED]) + (", ..." if len(listed) > _LISTED else "")
+
+    def index(self, label: str, choices: int) -> int | None:
+        """The class that a label means; None for a label that means none.
+
+        A name counts as it is spelled; else as an index; else in upper or lower case, where that
+        leaves one class.
+
+        Args:
+            label: as the file has it.
+            choices: number of choices of the item.
+        """
+        if self.of_choices:
+            return int(label) if label.isdecimal() and int(label) < choices else None
+        return self._exact.get(label, self._folded.get(label.casefold()))
+
+    def refusal(self, label: str, choices: int) -> str:
+        """What is wrong with a label that means none."""
+        if self.of_choices:
+            return f"label {label!r}; expected 0 to below {choices} choices"
+        return f"label {label!r}: the model's labels are {self._listed}"
+
+
+def read_texts(
+    path: Path, classes: Classes | None = None, labels: bool | None = None
+) -> tuple[TextItem, ...]:
+    """The texts of a file, one a line.
+
+    A warning names labels that are not used, and pairs that look like labels.
+
+    Args:
+        path: UTF-8 text with tabs between the parts of a line, or JSONL.
+        classes: what a label may be; None where the model gives a text no class.
+        labels: whether the last column is a label. None finds out: it is where every line has one
+            of `classes` there.
 
     Raises:
-        CalibrationError: the file is missing, empty, binary or not UTF-8, a line is malformed, or
-            there are too few examples; the message names the line.
+        CalibrationError: the file is missing, empty, too large, binary or not UTF-8, or a line is
+            malformed or has no label where it must; the message names the line.
     """
-    blank = 0
-    lines: list[tuple[int, str]] = []
-    for number, line in _lines(path):
-        if line.strip():
-            lines.append((number, line))
-        else:
-            blank += 1
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise CalibrationError(f"{path}: larger than {MAX_BYTES >> 20} MiB; give fewer texts")
+        with path.open("rb") as file:
+            jsonl = True if path.suffix.lower() in _JSON_LINES else None
+            lines = [line for line in _lines(file, str(path), jsonl) if line is not None]
+    except OSError as error:
+        raise CalibrationError(f"{path}: cannot be read ({error.strerror})") from None
     if not lines:
         raise CalibrationError(f"{path} is empty; give one text per line")
-    reader = _Reader(path, labels)
-    if form == "jsonl" or (form == "auto" and _is_jsonl(path, lines[0][1])):
-        examples = tuple(reader.json_line(number, line) for number, line in lines)
-        warnings = []
-    else:
-        examples = tuple(item for number, line in lines for item in reader.text_line(number, line))
-        warnings = [] if labels else _tab_warnings(path, examples)
-    if len(examples) < minimum:
+    if labels is None:
+        labels = classes is not None and _all_labelled(lines, classes)
+        if not labels:
+            _warn_of_pairs(path, lines)
+    return tuple(line.item(classes if labels else None) for line in lines)
+
+
+def stream_texts(lines: Iterable[bytes], name: str) -> Iterator[TextItem]:
+    """Texts as they come, without labels; an empty line is an empty text.
+
+    Args:
+        lines: UTF-8.
+        name: what messages call their source.
+
+    Raises:
+        CalibrationError: as `read_texts`, when the line is reached.
+    """
+    for line in _lines(lines, name, None):
+        yield TextItem("") if line is None else line.item(None)
+
+
+def check_amount(path: Path, items: Sequence[TextItem]) -> None:
+    """Warn of few calibration texts.
+
+    Raises:
+        CalibrationError: there are too few.
+    """
+    if len(items) < MINIMUM_TEXTS:
         raise CalibrationError(
-            f"{path}: {len(examples)} examples; give at least {minimum}, better some hundreds"
+            f"{path}: {len(items)} examples; give at least {MINIMUM_TEXTS}, better some hundreds"
         )
-    if len(examples) < FEW_EXAMPLES:
-        warnings.append(
-            f"{path}: only {len(examples)} examples; thresholds are steadier with some hundreds"
+    if len(items) < FEW_TEXTS:
+        warnings.warn(
+            f"{path}: only {len(items)} examples; thresholds are steadier with some hundreds",
+            stacklevel=2,
         )
-    return CalibrationData(examples, blank, tuple(warnings))
 
 
-def split_examples(
-    examples: Sequence[Example], held_back: float = HELD_BACK
-) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Divide examples into calibration text and held-back text for judging the result.
+def split_texts(
+    items: Sequence[TextItem], held_back: float = HELD_BACK
+) -> tuple[tuple[TextItem, ...], tuple[TextItem, ...]]:
+    """Divide texts into those to calibrate with and those held back for judging the result.
 
     The texts with the smallest SHA-256 are held back: the order of the file does not matter, all
     copies of a text land in one part, and both parts keep the order of the file.
 
     Args:
-        examples: at least two different texts.
+        items: at least two different texts.
         held_back: share of the different texts, above 0 and below 1; at least one text is held
             back and one is not.
 
@@ -117,111 +170,150 @@ def split_examples(
     """
     if not 0 < held_back < 1:
         raise CalibrationError(f"held-back share {held_back}; give one above 0 and below 1")
-    keys = [_text_key(example) for example in examples]
+    keys = [_text_key(item) for item in items]
     ranked = sorted(set(keys))
     if len(ranked) < 2:
         raise CalibrationError("all calibration texts are the same; give different ones")
     count = min(max(round(held_back * len(ranked)), 1), len(ranked) - 1)
     held = set(ranked[:count])
-    pairs = list(zip(keys, examples, strict=True))
+    pairs = list(zip(keys, items, strict=True))
     return (
-        tuple(example for key, example in pairs if key not in held),
-        tuple(example for key, example in pairs if key in held),
+        tuple(item for key, item in pairs if key not in held),
+        tuple(item for key, item in pairs if key in held),
     )
 
 
-def _text_key(example: Example) -> bytes:
+def _text_key(item: TextItem) -> bytes:
     # The label is no part of it: a text labelled twice must not land in both parts.
-    return hashlib.sha256(json.dumps([example.text, example.pair]).encode()).digest()
+    return hashlib.sha256(json.dumps([item.text, *(item.second or (None,))]).encode()).digest()
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers and lines. Only a line feed ends one: others of Unicode's are text."""
+@dataclass(frozen=True)
+class _Line:
+    """A line that is not blank: its parts, the label among them only in plain text."""
+
+    where: str
+    parts: tuple[str, ...]
+    json: bool = False
+    label: str | None = None
+
+    def item(self, classes: Classes | None) -> TextItem:
+        """The text of the line, with its label where there are classes."""
+        parts, label = self.parts, self.label
+        if classes is not None and not self.json:
+            most = len(parts) if classes.of_choices else 3
+            if not 2 <= len(parts) <= most or not parts[-1].strip():
+                self.fail("expected text<TAB>label or text<TAB>text<TAB>label")
+            parts, label = parts[:-1], parts[-1].strip()
+        text, *second = parts
+        while second and not second[-1].strip():
+            second.pop()
+        if not text.strip():
+            self.fail("no text before the tab")
+        for number, part in enumerate(second, 2):
+            if not part.strip():
+                self.fail(f"part {number} is empty")
+        if classes is None:
+            return TextItem(text, tuple(second))
+        if label is None:
+            self.fail('"label" is missing')
+        index = classes.index(label, len(second))
+        if index is None:
+            self.fail(classes.refusal(label, len(second)))
+        return TextItem(text, tuple(second), index)
+
+    def fail(self, message: str) -> NoReturn:
+        raise CalibrationError(f"{self.where}: {message}")
+
+
+def _lines(source: Iterable[bytes], name: str, jsonl: bool | None) -> Iterator[_Line | None]:
+    """The lines, None for a blank one. Only a line feed ends one: others of Unicode's are text.
+
+    Without `jsonl` the first line says whether they are JSON.
+    """
+    for number, raw in enumerate(source, 1):
+        where = f"{name}, line {number}"
+        if b"\0" in raw:
+            raise CalibrationError(f"{where}: binary data; give UTF-8 text, one example per line")
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise CalibrationError(
+                f"{where}: not UTF-8 ({error.reason}); save the text as UTF-8"
+            ) from None
+        line = line.removesuffix("\n").removesuffix("\r")
+        if not line.strip():
+            yield None
+            continue
+        if jsonl is None:
+            jsonl = _begins_jsonl(line)
+        yield _json_line(where, line) if jsonl else _Line(where, tuple(line.split("\t")))
+
+
+def _begins_jsonl(line: str) -> bool:
+    """Whether a line is a JSON object with a text."""
     try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                if b"\0" in raw:
-                    raise CalibrationError(
-                        f"{path}, line {number}: binary data; give UTF-8 text, one example per line"
-                    )
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield number, line.rstrip("\r\n")
-    except OSError as error:
-        raise CalibrationError(
-            f"cannot read the calibration text {path}: {error.strerror}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise CalibrationError(
-            f"{path}, line {number}: not UTF-8 ({error.reason}); save the text as UTF-8"
-        ) from error
-
-
-def _is_jsonl(path: Path, first: str) -> bool:
-    if path.suffix.lower() in _JSON_LINES:
-        return True
-    if not first.lstrip().startswith("{"):
-        return False
-    try:
-        value = json.loads(first)
-    except ValueError:
+        value = json.loads(line) if line.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and "text" in value
 
 
-def _tab_warnings(path: Path, examples: Sequence[Example]) -> list[str]:
-    """Whether the text looks as if it had labels that nobody asked for."""
-    endings = {example.pair for example in examples}
-    if None in endings or len(endings) > min(_FEW_LABELS, len(examples) // 2):
-        return []
-    return [
-        f"{path}: every line ends with a tab and one of {len(endings)} words, read as the second "
-        "text of a pair; if they are labels, say so"
-    ]
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Makes examples of lines; every message names the line."""
-
-    path: Path
-    labels: bool
-
-    def text_line(self, number: int, line: str) -> list[Example]:
-        text, *rest = line.split("\t")
-        if not text.strip():
-            self.fail(number, "no text before the tab")
-        if not self.labels:
-            # A prompt with several choices is as many pairs.
-            return [Example(text, second) for second in rest if second.strip()] or [Example(text)]
-        if len(rest) not in (1, 2) or not rest[-1].strip():
-            self.fail(number, "expected text<TAB>label or text<TAB>text<TAB>label")
-        return [Example(text, rest[0] if len(rest) == 2 else None, rest[-1].strip())]
-
-    def json_line(self, number: int, line: str) -> Example:
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            self.fail(number, f"not JSON ({error})")
-        if isinstance(value, str):
-            value = {"text": value}
-        if not isinstance(value, dict):
-            self.fail(number, 'expected a JSON string or an object with "text"')
-        text = value.get("text")
-        if not isinstance(text, str) or not text.strip():
-            self.fail(number, f'"text" is {text!r}; expected a text')
-        pair = next((value[key] for key in _PAIR_KEYS if value.get(key) is not None), None)
-        if pair is not None and not isinstance(pair, str):
-            self.fail(number, f"the pair is {pair!r}; expected a text")
-        return Example(text, pair, self.label(number, value.get("label")))
-
-    def label(self, number: int, label: object) -> str | None:
-        if label is None:
-            if self.labels:
-                self.fail(number, '"label" is missing')
-            return None
+def _json_line(where: str, line: str) -> _Line:
+    found = _Line(where, (), json=True)
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        found.fail(f"not JSON ({error})")
+    if isinstance(value, str):
+        value = {"text": value}
+    if not isinstance(value, dict):
+        found.fail('expected a JSON string or an object with "text"')
+    text, choices, label = (value.get(key) for key in ("text", "choices", "label"))
+    if not isinstance(text, str) or not text.strip():
+        found.fail(f'"text" is {text!r}; expected a text')
+    pair = next((value[key] for key in _PAIR_KEYS if value.get(key) is not None), None)
+    if pair is not None and not isinstance(pair, str):
+        found.fail(f"the pair is {pair!r}; expected a text")
+    second = () if pair is None else (pair,)
+    if choices is not None:
+        texts = choices if isinstance(choices, list) else [None]
+        if not all(isinstance(item, str) and item.strip() for item in texts):
+            found.fail(f'"choices" is {choices!r}; expected a list of texts')
+        if second:
+            found.fail('both a pair and "choices"; leave one out')
+        second = tuple(choices)
+    if label is not None:
         if isinstance(label, bool) or not isinstance(label, (str, int)) or label == "":
-            self.fail(number, f'"label" is {label!r}; expected a name or an index')
-        return str(label)
+            found.fail(f'"label" is {label!r}; expected a name or an index')
+        label = str(label)
+    return _Line(where, (text, *second), json=True, label=label)
 
-    def fail(self, number: int, message: str) -> NoReturn:
-        raise CalibrationError(f"{self.path}, line {number}: {message}")
+
+def _all_labelled(lines: Sequence[_Line], classes: Classes) -> bool:
+    """Whether every line has a label, each of them known."""
+    unknown = None
+    for line in lines:
+        label, choices = line.label, len(line.parts) - 1
+        # A choice may well end with a number: choices in plain text have labels if one says so.
+        if not line.json and not classes.of_choices and 2 <= len(line.parts) <= 3:
+            label = line.parts[-1].strip()
+        if label is None:
+            return False
+        if classes.index(label, choices) is None and unknown is None:
+            unknown = f"{line.where}: {classes.refusal(label, choices)}"
+    if unknown is not None and lines[0].json:
+        warnings.warn(f"{unknown}; no label of the file is used", stacklevel=3)
+    return unknown is None
+
+
+def _warn_of_pairs(path: Path, lines: Sequence[_Line]) -> None:
+    """Say where pairs look like texts with labels."""
+    endings = {line.parts[-1] if len(line.parts) == 2 else None for line in lines}
+    few = len(endings) <= min(_FEW_LABELS, len(lines) // 2)
+    if few and None not in endings and not lines[0].json:
+        warnings.warn(
+            f"{path}: every line ends with a tab and one of {len(endings)} words, read as the "
+            "second text of a pair; a label is the name or index of a class of the model",
+            stacklevel=3,
+        )

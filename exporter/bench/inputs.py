@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from exporter.artifact.manifest import Manifest
 from exporter.bench.config import BenchConfig
 from exporter.errors import InputError
-from exporter.inputs.cases import ExampleSource, random_examples, text_examples
+from exporter.inputs.cases import ExampleSource
+from exporter.inputs.data_sets import examples_of
 from exporter.inputs.encode import TextEncoder, TextInput, collate
-from exporter.inputs.labelled import read_texts
+from exporter.inputs.text_files import demo_texts, model_texts
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.runtime.batching import Batching, batches
@@ -65,12 +66,12 @@ def make_inputs(
                 f"--shape {batch}x{length}: the artifact takes up to {longest} tokens; "
                 "build it with a larger --seq"
             )
-    texts: tuple[TextInput, ...] = ()
+    if config.data is not None and encoder is None:
+        raise InputError("--data: the artifact has no tokenizer; time a --shape")
+    texts = model_texts(config.data or demo_texts(), shape)
     if config.data is not None:
-        if encoder is None:
-            raise InputError("--data: the artifact has no tokenizer; time a --shape")
-        texts = tuple(read_texts(config.data)[: config.texts])
-    source = _source(shape, encoder, texts, longest)
+        texts = texts[: config.texts]
+    source = examples_of(shape, encoder, texts, longest)
     workloads, compared = [], []
     for batch, length in config.shapes:
         full = _batch(source, shape, [length] * batch)
@@ -80,7 +81,7 @@ def make_inputs(
         if batch > 1:
             ragged = [max(1, length * (index + 1) // batch) for index in range(batch)]
             compared.append(_batch(source, shape, ragged))
-    if encoder is not None and texts:
+    if encoder is not None and config.data is not None:
         examples = [encoder.encode(text) for text in texts]
         tokens = sum(len(row) for example in examples for row in example.rows)
         workloads.append(Workload("texts", len(texts), tokens, None, texts))
@@ -90,21 +91,6 @@ def make_inputs(
             for group in batches(some, shape, Batching(tokens=_COMPARED_TOKENS))
         ]
     return BenchInputs(tuple(workloads), tuple(compared))
-
-
-def _source(
-    shape: ModelShape,
-    encoder: TextEncoder | None,
-    texts: Sequence[TextInput],
-    longest: int,
-) -> ExampleSource:
-    if encoder is None:
-        return random_examples(shape, longest)
-    if not texts:
-        from exporter.demo import calibration_file
-
-        texts = read_texts(calibration_file())
-    return text_examples(encoder, texts)
 
 
 def _batch(source: ExampleSource, shape: ModelShape, lengths: Sequence[int]) -> dict[str, Ids]:

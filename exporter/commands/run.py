@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,19 +50,22 @@ def run(
 ) -> int:
     """Print what ARTIFACT predicts for each TEXT.
 
-    Without TEXT, texts are read from stdin, one a line, a tab between the parts of a pair. A text
-    longer than the artifact takes is cut, with a warning.
+    Without TEXT, texts are read from stdin, one a line, a tab between the parts of a pair, or as
+    JSON lines. A text longer than the artifact takes is cut, with a warning.
     """
     if not texts and pairs:
         raise InputError("--pair needs a TEXT")
     if not texts and sys.stdin.isatty():
         raise InputError("no TEXT; give one or more, or pipe texts in, one a line")
+    from exporter.inputs.text_files import piped_texts
     from exporter.runtime.load import load
     from exporter.runtime.render import render
 
     with load(artifact, provider, options=take_runtime_options(given)) as session:
         several = session.shape.rank == 3
-        items = _join(texts, pairs, several) if texts else _stdin()
+        items: Iterable[TextInput] = piped_texts(sys.stdin.buffer)
+        if texts:
+            items = _join(texts, pairs, several)
         for prediction in session.stream(items):
             click.echo(_json_line(prediction) if as_json else render(prediction))
     return 0
@@ -79,16 +82,6 @@ def _join(texts: Sequence[str], pairs: Sequence[str], several: bool) -> list[Tex
     if len(texts) != len(pairs):
         raise InputError(f"{len(texts)} texts and {len(pairs)} --pair; give one for each text")
     return list(zip(texts, pairs, strict=True))
-
-
-def _stdin() -> Iterator[TextInput]:
-    from exporter.inputs.encode import parse_line
-
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            yield parse_line(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise InputError(f"stdin: line {number} is not UTF-8 text") from None
 
 
 def _json_line(prediction: Prediction) -> str:

@@ -13,8 +13,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.texts import TextItem
 from exporter.deberta.tokenization import Encoding
-from exporter.inputs.encode import Example, TextEncoder, TextInput, collate
+from exporter.inputs.encode import Example, TextEncoder, collate, fits
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
@@ -24,9 +25,6 @@ CHOICES = 3
 MASKED_SHARE = 0.15
 MAX_OUTPUT_BYTES = 3 << 28
 """The reference's outputs are kept until the candidate has run: at most 768 MiB of them."""
-
-DEFAULT_TEXTS = 32
-"""Texts compared, beside the odd shapes, when a build does not say."""
 
 BATCH = 8
 """Texts in a batch."""
@@ -76,11 +74,6 @@ class DataSet:
         """Number of examples."""
         return sum(case.shape[0] for case in self.cases)
 
-    @property
-    def labelled(self) -> bool:
-        """Whether the right answers are known."""
-        return any(case.labels is not None for case in self.cases)
-
 
 ExampleSource: TypeAlias = Callable[[int, "int | None"], Example]
 """Makes example number i: of its natural length for None, else of exactly or at most this many
@@ -97,7 +90,7 @@ class _Plan:
     pad_to_multiple_of: int = 1
 
 
-def text_examples(encoder: TextEncoder, texts: Sequence[TextInput]) -> ExampleSource:
+def text_examples(encoder: TextEncoder, texts: Sequence[TextItem]) -> ExampleSource:
     """Examples from real texts, in order and from the start again.
 
     What the task cannot take is made into what it can: neighbouring texts become a question's
@@ -105,15 +98,17 @@ def text_examples(encoder: TextEncoder, texts: Sequence[TextInput]) -> ExampleSo
     """
 
     def make(index: int, length: int | None) -> Example:
-        item = texts[index % len(texts)]
         if length is not None:
             example = encoder.encode(_long_item(encoder.task, texts, index, length), max(length, 3))
             rows = tuple(_cut(row, length) for row in example.rows)
-            return Example(example.text, example.second, _mask_some(encoder, rows, index))
-        if not _fits(encoder.task, item):
-            item = _item(encoder.task, [_flat(texts[(index + k) % len(texts)]) for k in range(4)])
-        example = encoder.encode(item)
-        return Example(example.text, example.second, _mask_some(encoder, example.rows, index))
+        else:
+            item = texts[index % len(texts)]
+            if not fits(encoder.task, item):
+                around = [_flat(texts[(index + k) % len(texts)]) for k in range(1 + CHOICES)]
+                item = _item(encoder.task, around)
+            example = encoder.encode(item)
+            rows = example.rows
+        return replace(example, rows=_mask_some(encoder, rows, index))
 
     return make
 
@@ -153,43 +148,31 @@ class CaseMaker:
         plans = _odd_plans(self._longest)
         if lengths is not None:
             plans = tuple(_Plan(f"{n} tokens", (n, n)) for n in lengths)
-        return DataSet("generated lengths", tuple(self._make(plans, None)))
+        return DataSet("generated lengths", tuple(self._make(plans)))
 
-    def texts(
-        self,
-        name: str,
-        count: int,
-        labels: Sequence[int] | None = None,
-        batch: int = BATCH,
-    ) -> DataSet:
-        """Batches of `count` examples as they come, the first of them alone.
+    def texts(self, name: str, count: int) -> DataSet:
+        """Batches of `count` examples as they come; without labels, the first alone as well.
 
         Args:
             name: of the data set.
             count: number of examples.
-            labels: class of each of them.
-            batch: examples in a batch.
         """
         self._index = 0
-        plans = _text_plans(count, batch, alone=labels is None)
-        return DataSet(name, tuple(self._make(plans, labels)))
+        plans = _text_plans(count, alone=self._source(0, None).label is None)
+        return DataSet(name, tuple(self._make(plans)))
 
-    def _make(self, plans: Iterable[_Plan], labels: Sequence[int] | None) -> Iterator[ParityCase]:
+    def _make(self, plans: Iterable[_Plan]) -> Iterator[ParityCase]:
         for plan in plans:
-            numbers = [self._index + i for i in range(len(plan.lengths))]
-            self._index += len(numbers)
-            made = [self._source(i, n) for i, n in zip(numbers, plan.lengths, strict=True)]
+            made = [self._source(self._index + i, n) for i, n in enumerate(plan.lengths)]
+            self._index += len(made)
             width = plan.pad_to or max(example.length for example in made)
             width = -(-width // plan.pad_to_multiple_of) * plan.pad_to_multiple_of
-            for part in _by_rows(made):
-                wanted = None if labels is None else tuple(labels[numbers[i]] for i in part)
-                case = self._case(plan.name, [made[i] for i in part], width, wanted)
+            for alike in _by_rows(made):
+                case = self._case(plan.name, alike, width)
                 if case is not None:
                     yield case
 
-    def _case(
-        self, name: str, examples: Sequence[Example], width: int, labels: tuple[int, ...] | None
-    ) -> ParityCase | None:
+    def _case(self, name: str, examples: Sequence[Example], width: int) -> ParityCase | None:
         shape = self._shape
         feeds = collate(examples, shape, min(self._longest, width))
         # Padded positions are not kept, and only outputs for each token are large.
@@ -199,7 +182,8 @@ class CaseMaker:
             return None
         self._used += size
         texts = tuple(" | ".join((e.text, *e.second)) for e in examples if e.text or e.second)
-        return ParityCase(name, feeds, texts, labels)
+        labels = tuple(e.label for e in examples if e.label is not None)
+        return ParityCase(name, feeds, texts, labels if len(labels) == len(examples) else None)
 
 
 def _odd_plans(longest: int) -> tuple[_Plan, ...]:
@@ -218,55 +202,46 @@ def _odd_plans(longest: int) -> tuple[_Plan, ...]:
     )
 
 
-def _text_plans(count: int, batch: int, *, alone: bool) -> Iterator[_Plan]:
+def _text_plans(count: int, *, alone: bool) -> Iterator[_Plan]:
     if alone:
         yield _Plan("one text", (None,))
-    for start in range(0, count, batch):
-        size = min(batch, count - start)
-        multiple = 64 if start == batch else 1
+    for start in range(0, count, BATCH):
+        size = min(BATCH, count - start)
         name = f"texts {start + 1} to {start + size}"
-        if multiple > 1:
-            name += ", padded to a multiple of 64"
-        yield _Plan(name, (None,) * size, pad_to_multiple_of=multiple)
+        if start == BATCH:
+            yield _Plan(f"{name}, padded to a multiple of 64", (None,) * size, None, 64)
+        else:
+            yield _Plan(name, (None,) * size)
 
 
-def _by_rows(examples: Sequence[Example]) -> list[list[int]]:
-    """Indices in groups of equal numbers of rows: prompts may have different counts of choices."""
-    groups: dict[int, list[int]] = {}
-    for index, example in enumerate(examples):
-        groups.setdefault(len(example.rows), []).append(index)
+def _by_rows(examples: Sequence[Example]) -> list[list[Example]]:
+    """Examples of equal numbers of rows: prompts may have different counts of choices."""
+    groups: dict[int, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(len(example.rows), []).append(example)
     return list(groups.values())
 
 
-def _flat(item: TextInput) -> str:
+def _flat(item: TextItem) -> str:
     """All parts of an item as one text."""
-    if isinstance(item, str):
-        return item
-    return " ".join((item[0], *((item[1],) if isinstance(item[1], str) else item[1])))
+    return " ".join((item.text, *item.second))
 
 
-def _fits(task: Task, item: TextInput) -> bool:
-    """Whether the task takes an item as it is."""
-    if isinstance(item, str):
-        return task not in (Task.MULTIPLE_CHOICE, Task.QUESTION_ANSWERING)
-    return isinstance(item[1], str) != (task is Task.MULTIPLE_CHOICE)
-
-
-def _item(task: Task, texts: Sequence[str]) -> TextInput:
+def _item(task: Task, texts: Sequence[str]) -> TextItem:
     """What the task takes, made of four texts."""
     if task is Task.MULTIPLE_CHOICE:
-        return (texts[0], tuple(texts[1 : 1 + CHOICES]))
+        return TextItem(texts[0], tuple(texts[1 : 1 + CHOICES]))
     if task is Task.QUESTION_ANSWERING:
-        return (texts[0], " ".join(texts[1:]))
-    return texts[0]
+        return TextItem(texts[0], (" ".join(texts[1:]),))
+    return TextItem(texts[0])
 
 
-def _long_item(task: Task, texts: Sequence[TextInput], index: int, length: int) -> TextInput:
+def _long_item(task: Task, texts: Sequence[TextItem], index: int, length: int) -> TextItem:
     """An item of at least `length` tokens, provided that a text has one or more."""
     # A token is at most a few words; one text a token is enough even for texts of one word.
     characters = 12 * length
     parts: list[str] = []
-    for start in range(4):
+    for start in range(1 + CHOICES):
         words: list[str] = []
         size = 0
         for offset in range(length + 1):

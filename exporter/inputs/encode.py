@@ -8,23 +8,38 @@ from typing import TypeAlias
 
 import numpy as np
 
+from calibration.texts import TextItem
 from exporter.deberta.tokenization import Encoding, Tokenizer
 from exporter.errors import InputError
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
 
-TextInput: TypeAlias = "str | tuple[str, str | Sequence[str]]"
+TextInput: TypeAlias = "TextItem | str | tuple[str, str | Sequence[str]]"
 """A text; a pair (question and context); or, for multiple choice, a prompt and its choices."""
+
+_SECONDS = {
+    Task.MULTIPLE_CHOICE: (2, None, "a text and two or more choices"),
+    Task.QUESTION_ANSWERING: (1, 1, "a question and a context"),
+}
+"""Fewest and most texts beside the first that a task takes; the others take a pair or not."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One text, pair or prompt, tokenized: one row, or one for each choice."""
+    """One text, pair or prompt, tokenized: one row, or one for each choice.
+
+    Attributes:
+        text: the text, question or prompt.
+        second: the other text of a pair, or the choices.
+        rows: the tokens.
+        label: its class, where it is known.
+    """
 
     text: str
     second: tuple[str, ...]
     rows: tuple[Encoding, ...]
+    label: int | None = None
 
     @property
     def length(self) -> int:
@@ -37,6 +52,27 @@ class Example:
         return any(row.truncated for row in self.rows)
 
 
+def as_item(given: TextInput) -> TextItem:
+    """A text as callers write it, as an item.
+
+    Raises:
+        InputError: it is neither a text nor a pair.
+    """
+    if isinstance(given, TextItem):
+        return given
+    if isinstance(given, str):
+        return TextItem(given)
+    if isinstance(given, (tuple, list)) and len(given) == 2 and isinstance(given[0], str):
+        return TextItem(given[0], (given[1],) if isinstance(given[1], str) else tuple(given[1]))
+    raise InputError(f"{given!r}: give a text, or a pair of texts")
+
+
+def fits(task: Task, item: TextItem) -> bool:
+    """Whether a task takes an item as it is."""
+    least, most, _ = _SECONDS.get(task, (0, 1, ""))
+    return least <= len(item.second) <= (most or len(item.second))
+
+
 @dataclass(frozen=True)
 class TextEncoder:
     """A tokenizer with the task's manner of joining texts and the length they are cut to."""
@@ -45,50 +81,22 @@ class TextEncoder:
     task: Task
     max_length: int
 
-    def encode(self, item: TextInput, max_length: int | None = None) -> Example:
+    def encode(self, given: TextInput, max_length: int | None = None) -> Example:
         """Tokenize one input, cut to `max_length` tokens (the encoder's own by default).
 
         Raises:
             InputError: a pair where the task takes a single text or the reverse, or no text at all.
         """
+        item = as_item(given)
+        if not fits(self.task, item):
+            wanted = _SECONDS.get(self.task, (0, 1, "at most two texts"))[2]
+            raise InputError(f"{item.text[:60]!r}: {self.task} takes {wanted}")
         limit = self.max_length if max_length is None else max_length
-        text, second = self._parts(item)
         rows = tuple(
-            self.tokenizer.encode(text, pair, truncation="longest_first", max_length=limit)
-            for pair in (second or (None,))
+            self.tokenizer.encode(item.text, second, truncation="longest_first", max_length=limit)
+            for second in (item.second or (None,))
         )
-        return Example(text, second, rows)
-
-    def _parts(self, item: TextInput) -> tuple[str, tuple[str, ...]]:
-        """The first text and the others."""
-        second: tuple[str, ...] = ()
-        if isinstance(item, str):
-            text = item
-        elif isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], str):
-            text = item[0]
-            second = (item[1],) if isinstance(item[1], str) else tuple(item[1])
-        else:
-            raise InputError(f"{item!r}: give a text, or a pair of texts")
-        wanted, count = "at most two texts", len(second)
-        fits = count <= 1
-        if self.task is Task.MULTIPLE_CHOICE:
-            wanted, fits = "a text and two or more choices", count >= 2
-        elif self.task is Task.QUESTION_ANSWERING:
-            wanted, fits = "a question and a context", count == 1
-        if not fits:
-            raise InputError(f"{text[:60]!r}: {self.task} takes {wanted}")
-        return text, second
-
-
-def parse_line(line: str) -> TextInput:
-    """A line of a text file: a text, or two or more parts with tabs between.
-
-    The parts are a pair, a question and its context, or a prompt and its choices.
-    """
-    first, *rest = line.rstrip("\r\n").split("\t")
-    if not rest:
-        return first
-    return (first, rest[0] if len(rest) == 1 else tuple(rest))
+        return Example(item.text, item.second, rows, item.label)
 
 
 def collate(

@@ -12,18 +12,19 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from calibration.texts import TextItem
 from exporter.artifact.files import FileRecord, record
 from exporter.artifact.manifest import Manifest, ParitySummary, Source, half_type
 from exporter.artifact.writer import ArtifactWriter
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.tokenization import check_vocabulary, tokenizer_files
+from exporter.deberta.tokenization import tokenizer_files
 from exporter.engine.targets import BuiltTargets, build_targets, plan_targets
 from exporter.environment import environment, tool_name
 from exporter.errors import InputError, MissingDependencyError
-from exporter.inputs.cases import DEFAULT_TEXTS
-from exporter.inputs.data_sets import demo_texts, text_sets
-from exporter.inputs.encode import TextEncoder, TextInput
-from exporter.inputs.labelled import read_texts
+from exporter.inputs.cases import DataSet
+from exporter.inputs.data_sets import DEFAULT_TEXTS, DataOptions, make_data_sets
+from exporter.inputs.encode import TextEncoder
+from exporter.inputs.text_files import calibration_texts
 from exporter.model.model_shape import ModelShape
 from exporter.model.profile import Range, ShapeProfile, profiles_for
 from exporter.parity.check import check_sides
@@ -34,7 +35,7 @@ from exporter.parity.side import Side
 from exporter.parity.sides import graph_opens, reference_side
 from exporter.parity.store import ReferenceStore
 from exporter.pipeline.config import BuildConfig
-from exporter.pipeline.convert import Converted, calibration_texts, range_cases, to_half
+from exporter.pipeline.convert import Converted, range_cases, to_half
 from exporter.pipeline.quantize import (
     Places,
     QuantizationInput,
@@ -65,8 +66,8 @@ class _Source:
     seq: Range
     encoder: TextEncoder | None
     tokenizer_files: tuple[Path, ...]
-    texts: tuple[TextInput, ...]
-    calibration: tuple[TextInput, ...]
+    data_sets: tuple[DataSet, ...]
+    calibration: tuple[TextItem, ...]
     quantization: QuantizationInput | None
 
 
@@ -153,7 +154,6 @@ def _open_source(config: BuildConfig) -> _Source:
 
     folder = (config.model or _demo_folder()).absolute()
     checkpoint = open_checkpoint(folder, config.task)
-    texts = read_texts(config.data or demo_texts())
     model = checkpoint.config
     if model.unknown:
         fields = ", ".join(sorted(model.unknown))
@@ -166,8 +166,8 @@ def _open_source(config: BuildConfig) -> _Source:
         warnings.warn(
             f"{folder}: no tokenizer, so the artifact takes token ids and no texts", stacklevel=2
         )
-    else:
-        check_vocabulary(encoder.tokenizer, model.vocab_size)
+    files = () if config.data is None else (config.data,)
+    data_sets = make_data_sets(checkpoint.shape, encoder, DataOptions(files), seq.max)
     quantization = None
     if config.quantized:
         quantization = quantization_input(
@@ -179,7 +179,9 @@ def _open_source(config: BuildConfig) -> _Source:
         )
         calibration = quantization.texts
     else:
-        calibration = calibration_texts(config.calibration_data)
+        calibration = calibration_texts(config.calibration_data, checkpoint.shape)
+        if config.calibration_data is None:  # those first that the parity check does not use
+            calibration = (*calibration[DEFAULT_TEXTS:], *calibration[:DEFAULT_TEXTS])
     return _Source(
         folder=folder,
         demo=config.model is None,
@@ -188,7 +190,7 @@ def _open_source(config: BuildConfig) -> _Source:
         seq=seq,
         encoder=encoder,
         tokenizer_files=() if encoder is None else tokenizer_files(folder),
-        texts=texts,
+        data_sets=data_sets,
         calibration=calibration,
         quantization=quantization,
     )
@@ -310,9 +312,6 @@ def _judge(
     say: Progress,
 ) -> ParityResult:
     """Compare the graph with the reference."""
-    count = DEFAULT_TEXTS if config.data is None else len(source.texts)
-    name = (config.data or demo_texts()).name
-    sets = text_sets(source.shape, source.encoder, source.texts, count, source.seq.max, name)
     info = SideInfo(str(config.output_folder), "artifact", config.precision)
     half = half_type(converted.facts)
     graph = Side(info, source.shape, None, source.seq.max, graph_opens(path, half))
@@ -322,7 +321,7 @@ def _judge(
             reference_side(source.folder, source.shape, files),
             graph,
             source.shape,
-            sets,
+            source.data_sets,
             limits_for(config.precision),
             say,
             store=ReferenceStore(Path(folder)),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from calibration.errors import CalibrationError
-from calibration.texts import read_examples
+from calibration.texts import TextItem
 from exporter.errors import InputError
-from exporter.inputs.cases import DEFAULT_TEXTS, ParityCase
-from exporter.inputs.data_sets import demo_texts, parity_cases
-from exporter.inputs.encode import TextEncoder, TextInput
-from exporter.inputs.labelled import read_texts
+from exporter.inputs.cases import CaseMaker, ParityCase
+from exporter.inputs.data_sets import DEFAULT_TEXTS, examples_of
+from exporter.inputs.encode import TextEncoder
 from exporter.model.model_shape import ModelShape
 from exporter.progress import Progress
 
@@ -41,28 +41,10 @@ class Converted:
     problems: tuple[str, ...] = ()
 
 
-def calibration_texts(path: Path | None) -> tuple[TextInput, ...]:
-    """The texts of a calibration file, or the demo's.
-
-    The demo's begin with those that a parity check does not use by default.
-
-    Raises:
-        InputError: the file is unusable.
-    """
-    if path is None:
-        texts = read_texts(demo_texts())
-        return (*texts[DEFAULT_TEXTS:], *texts[:DEFAULT_TEXTS])
-    try:
-        examples = read_examples(path).examples
-    except CalibrationError as error:
-        raise InputError(f"--calibration-data: {error}") from None
-    return tuple(item.text if item.pair is None else (item.text, item.pair) for item in examples)
-
-
 def range_cases(
     shape: ModelShape,
     encoder: TextEncoder | None,
-    texts: tuple[TextInput, ...],
+    texts: Sequence[TextItem],
     longest: int,
 ) -> tuple[ParityCase, ...]:
     """Inputs to measure ranges on: the texts, and every kind of shape and padding.
@@ -73,13 +55,16 @@ def range_cases(
         texts: the texts, of which the first are used.
         longest: largest length in tokens.
     """
+    count = min(RANGE_TEXTS, len(texts))
     if encoder is None:
         warnings.warn(
             "no tokenizer: ranges are measured on random token ids, which may reach less far than "
             "texts do",
             stacklevel=2,
         )
-    return parity_cases(shape, encoder, texts, RANGE_TEXTS, longest)
+        count = DEFAULT_TEXTS
+    maker = CaseMaker(shape, examples_of(shape, encoder, texts, longest), longest)
+    return (*maker.shapes().cases, *maker.texts("texts", count).cases)
 
 
 def to_half(

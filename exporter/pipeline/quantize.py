@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, cast
 from calibration.errors import CalibrationError
 from exporter.artifact.files import FileRecord
 from exporter.errors import InputError
-from exporter.inputs.data_sets import demo_texts
-from exporter.inputs.encode import TextEncoder, TextInput
+from exporter.inputs.encode import TextEncoder
+from exporter.inputs.text_files import calibration_texts
 from exporter.model.model_shape import ModelShape
 from exporter.pipeline.convert import Converted
 from exporter.precision.quantized.options import QuantizationOptions
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from calibration.methods import Method
     from calibration.sensitivity import SensitivityReport
     from calibration.table import ScaleTable
-    from calibration.texts import Example
+    from calibration.texts import TextItem
     from exporter.graph.export import GraphSummary
     from exporter.precision.quantized.quantized_file import CalibrationText, QuantizeConfig
 
@@ -35,22 +35,15 @@ class QuantizationInput:
 
     Attributes:
         config: how to quantize.
-        examples: texts to calibrate with and to judge by.
+        texts: to calibrate with and to judge by.
         text: the same, tokenized and divided.
         table: a scale table that the user named.
     """
 
     config: QuantizeConfig
-    examples: tuple[Example, ...]
+    texts: tuple[TextItem, ...]
     text: CalibrationText
     table: ScaleTable | None
-
-    @property
-    def texts(self) -> tuple[TextInput, ...]:
-        """The texts without their labels."""
-        return tuple(
-            item.text if item.pair is None else (item.text, item.pair) for item in self.examples
-        )
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,6 @@ def quantization_input(
     Raises:
         InputError: any of them is unusable, or there is no tokenizer.
     """
-    from calibration.texts import read_examples
     from exporter.precision.quantized.quantized_file import prepare_text
     from exporter.precision.quantized.text_batches import label_indices
 
@@ -110,19 +102,18 @@ def quantization_input(
         raise InputError(f"--weight-bits: {precision} has no use for it; leave it out")
     try:
         config = _config(precision, options)
-        texts = read_examples(data or demo_texts(), labels=options.labels)
+        texts = calibration_texts(data, shape, labels=options.labels)
         table = _named_table(options)
-        examples = texts.examples
         if options.labels:
-            label_indices(shape, examples)
-        else:  # a JSONL file may have them all the same
-            examples = tuple(replace(example, label=None) for example in examples)
-        text = prepare_text(encoder, shape, examples)
+            label_indices(shape, texts)
+        else:  # labels that nobody asked for make no budget of accuracy
+            texts = tuple(replace(item, label=None) for item in texts)
+        text = prepare_text(encoder, shape, texts)
     except CalibrationError as error:
         raise InputError(str(error)) from None
-    for warning in (*texts.warnings, *text.warnings):
+    for warning in text.warnings:
         warnings.warn(warning, stacklevel=2)
-    return QuantizationInput(config, examples, text, table)
+    return QuantizationInput(config, texts, text, table)
 
 
 def model_hash(task: str, files: Sequence[FileRecord]) -> str:

@@ -15,7 +15,7 @@ from calibration.recipes import Recipes
 from calibration.sensitivity import Budget, Damage, SensitivityReport, fit_budget, units_of
 from calibration.sites import find_sites
 from calibration.table import Json, ScaleTable, SiteEntry
-from calibration.texts import Example, split_examples
+from calibration.texts import TextItem, split_texts
 from exporter.graph.check import check_graph, count_attention_nodes
 from exporter.graph.write import WrittenModel, write_model
 from exporter.inputs.encode import TextEncoder
@@ -71,7 +71,7 @@ class CalibrationText:
 
     batches: TextBatches
     held_back: TextBatches
-    held_back_examples: tuple[Example, ...]
+    held_back_examples: tuple[TextItem, ...]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ class QuantizedFile:
 
 
 def prepare_text(
-    encoder: TextEncoder, shape: ModelShape, examples: Sequence[Example]
+    encoder: TextEncoder, shape: ModelShape, examples: Sequence[TextItem]
 ) -> CalibrationText:
     """Divide texts into those to calibrate with and those to judge by, and tokenize them.
 
@@ -118,7 +118,7 @@ def prepare_text(
         CalibrationError: too few different texts, or none with a token that the model knows.
         InputError: a text that the task cannot take.
     """
-    used, held_back = split_examples(examples)
+    used, held_back = split_texts(examples)
     used, held_back = _spread(used, CALIBRATION_TEXTS), _spread(held_back, HELD_BACK_TEXTS)
     return CalibrationText(
         batches=batch_texts(encoder, shape, used, SHORT_TEXTS),
@@ -127,7 +127,7 @@ def prepare_text(
     )
 
 
-def _spread(examples: tuple[Example, ...], limit: int) -> tuple[Example, ...]:
+def _spread(examples: tuple[TextItem, ...], limit: int) -> tuple[TextItem, ...]:
     """So many examples at most, evenly spaced over the file, which may be sorted."""
     count = min(limit, len(examples))
     return tuple(examples[index * len(examples) // count] for index in range(count))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.texts import Example as CalibrationExample
+from calibration.texts import TextItem
 from calibration.tokens import TokenSequence, data_hash, token_warnings
 from exporter.errors import InputError
 from exporter.inputs.cases import text_examples
-from exporter.inputs.encode import Example, TextEncoder, TextInput, collate
+from exporter.inputs.encode import Example, TextEncoder, collate
 from exporter.metrics.decisions import Decision, decision_of
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
@@ -41,7 +41,7 @@ class TextBatches:
 def batch_texts(
     encoder: TextEncoder,
     shape: ModelShape,
-    examples: Sequence[CalibrationExample],
+    texts: Sequence[TextItem],
     lengths: Sequence[int] = (),
 ) -> TextBatches:
     """Tokenize texts and batch them.
@@ -52,7 +52,7 @@ def batch_texts(
     Args:
         encoder: the tokenizer.
         shape: the model.
-        examples: the texts.
+        texts: what to tokenize.
         lengths: adds texts of exactly so many tokens, made of these; their numbers come after the
             others'.
 
@@ -60,9 +60,6 @@ def batch_texts(
         CalibrationError: no text has a token that the model knows.
         InputError: a pair or text that the task cannot take.
     """
-    texts: list[TextInput] = [
-        item.text if item.pair is None else (item.text, item.pair) for item in examples
-    ]
     source = text_examples(encoder, texts)
     made = [source(index, None) for index in range(len(texts))]
     made += [source(index, length) for index, length in enumerate(lengths)]
@@ -86,27 +83,17 @@ def batch_texts(
     )
 
 
-def label_indices(shape: ModelShape, examples: Sequence[CalibrationExample]) -> Ids | None:
+def label_indices(shape: ModelShape, texts: Sequence[TextItem]) -> Ids | None:
     """The class of each text `(N,)`, or None where the texts have no labels.
 
     Raises:
-        InputError: a label that the model does not have, or a task that has not one class for
-            each text.
+        InputError: a task that has not one class for each text.
     """
-    if any(example.label is None for example in examples):
+    if any(item.label is None for item in texts):
         return None
     if shape.task is not Task.SEQUENCE_CLASSIFICATION or decision_of(shape) is not Decision.ARGMAX:
         raise InputError(f"labels: {shape.task} has not one class for each text; leave them out")
-    known = {name.casefold(): index for index, name in shape.id2label.items()}
-    known |= {str(index): index for index in shape.id2label}
-    indices = []
-    for example in examples:
-        label = (example.label or "").casefold()
-        if label not in known:
-            names = ", ".join(shape.id2label.values())
-            raise InputError(f"label {example.label!r}: the model's labels are {names}")
-        indices.append(known[label])
-    return np.array(indices, np.int64)
+    return np.array([item.label for item in texts], np.int64)
 
 
 def _batches(examples: Sequence[Example]) -> Iterator[tuple[int, ...]]:

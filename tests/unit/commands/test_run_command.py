@@ -106,7 +106,7 @@ def test_run_reads_lines_and_writes_json_lines(make_artifact: MakeArtifact) -> N
 def test_run_refuses_binary_input(make_artifact: MakeArtifact) -> None:
     done = run_process("run", make_artifact("base"), stdin=b"good\n\xff\xfe\n")
     assert done.returncode == 2
-    assert b"stdin: line 2 is not UTF-8 text" in done.stderr
+    assert b"stdin, line 2: not UTF-8" in done.stderr
     assert b"Traceback" not in done.stderr
 
 

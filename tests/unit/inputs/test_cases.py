@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calibration.texts import read_texts
 from exporter.deberta.configuration import DebertaConfig
 from exporter.inputs import cases as inputs
 from exporter.inputs.cases import (
@@ -12,7 +13,6 @@ from exporter.inputs.cases import (
     random_examples,
     text_examples,
 )
-from exporter.inputs.labelled import read_texts
 from exporter.model.feeds import make_feeds
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from calibration.texts import read_texts
 from exporter.artifact.files import record
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import encoder_of
 from exporter.inputs.cases import CaseMaker, DataSet, text_examples
-from exporter.inputs.labelled import read_texts
 from exporter.metrics.decisions import Decision, decision_of
 from exporter.metrics.figures import Floats
 from exporter.model.feeds import Ids

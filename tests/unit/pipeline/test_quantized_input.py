@@ -94,7 +94,7 @@ def test_unusable_text(
         (["--quantize-layers", "a"], "layers 'a': give numbers and ranges"),
         (["--quantize-layers", "1-7", "--quantize-include", "decoder"], "no layer 2; the model"),
         (["--quantize-include", "("], "'(' is not a regular expression"),
-        (["--calibration-data", "/no/such"], "cannot read the calibration text /no/such"),
+        (["--calibration-data", "/no/such"], "--calibration-data: /no/such: cannot be read"),
     ],
 )
 def test_wrong_options(
@@ -154,7 +154,7 @@ def test_labels_that_nobody_asked_for_are_left_out(
 ) -> None:
     lines = [json.dumps({"text": text, "label": "x"}) for text in texts]
     given = read(make_checkpoint(), write(tmp_path / "labelled.jsonl", lines))
-    assert {example.label for example in given.examples} == {None}
+    assert {item.label for item in given.texts} == {None}
 
 
 def changed(checkpoint: Path, folder: Path, name: str, factor: float) -> Path:

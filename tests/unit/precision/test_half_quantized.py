@@ -15,7 +15,7 @@ from support.half_models import run, run_rounded, session, widened
 
 from calibration.formats import NumberFormat
 from calibration.ranges import ValueRange, measure_ranges
-from calibration.texts import Example
+from calibration.texts import TextItem
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.export import export_onnx
 from exporter.graph.transforms.infer_types import infer_types
@@ -45,7 +45,7 @@ class Case:
         assert encoder is not None
         rng = np.random.default_rng(0)
         texts = [" ".join(rng.choice(WORDS, rng.integers(1, 30))) for _ in range(48)]
-        examples = [Example(text, None, None) for text in texts]
+        examples = [TextItem(text) for text in texts]
         self.text: CalibrationText = prepare_text(encoder, self.shape, examples)
         self.ranges: dict[str, ValueRange] = measure_ranges(self.graph, self.text.batches.feeds)
 

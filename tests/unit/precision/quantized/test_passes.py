@@ -19,7 +19,7 @@ from calibration.placement import PlacementPolicy, place
 from calibration.sensitivity import Budget
 from calibration.sites import SiteKind, find_sites
 from calibration.table import ScaleTable
-from calibration.texts import Example
+from calibration.texts import TextItem
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.errors import InputError
 from exporter.graph.export import export_onnx
@@ -55,8 +55,7 @@ class Case:
         rng = np.random.default_rng(0)
         texts = [" ".join(rng.choice(WORDS, rng.integers(1, 30))) for _ in range(60)]
         self.examples = [
-            Example(text, None, str(index % 2) if labels else None)
-            for index, text in enumerate(texts)
+            TextItem(text, (), index % 2 if labels else None) for index, text in enumerate(texts)
         ]
         self.text: CalibrationText = prepare_text(encoder, self.shape, self.examples)
 
@@ -233,22 +232,6 @@ def test_labels_need_classes(tmp_path: Path) -> None:
     case = Case(tmp_path, "token-classification", labels=True)
     with pytest.raises(InputError, match="one class for each text"):
         case.quantize(budget=Budget(0.5))
-
-
-def test_an_unknown_label_is_named(case: Case) -> None:
-    text = case.text
-    examples = tuple(Example(e.text, None, "maybe") for e in text.held_back_examples)
-    wrong = CalibrationText(text.batches, text.held_back, examples)
-    with pytest.raises(InputError, match="label 'maybe': the model's labels are"):
-        quantize_file(
-            case.graph,
-            case.folder / "none.onnx",
-            case.shape,
-            wrong,
-            QuantizeConfig(budget=Budget(0.1)),
-            model_hash="a" * 64,
-        )
-    assert not (case.folder / "none.onnx").exists()
 
 
 def test_a_silent_input_stays_in_float(case: Case) -> None:

@@ -18,7 +18,7 @@ from support.half_models import convert, run_rounded
 from support.site_graphs import SMALL, export_random, feeds, run
 
 from calibration.formats import NumberFormat
-from calibration.texts import Example
+from calibration.texts import TextItem
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.errors import InputError, MissingDependencyError
 from exporter.graph.export import export_onnx
@@ -119,7 +119,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     assert encoder is not None
     words = "a splendid little camera small light and quick but the battery gets hot".split()
     texts = [" ".join(words[i % 11 : i % 11 + 1 + i % 7]) + f" {i}" for i in range(60)]
-    text = prepare_text(encoder, shape, [Example(item, None, None) for item in texts])
+    text = prepare_text(encoder, shape, [TextItem(item) for item in texts])
 
     def make(precision: str, weights: NumberFormat | None = None) -> Path:
         path = folder / f"{precision}-{weights}.onnx"

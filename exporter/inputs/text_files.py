@@ -1,0 +1,82 @@
+"""Files of texts as a model takes them: labels are its classes, and errors are the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from calibration.errors import CalibrationError
+from calibration.texts import Classes, TextItem, check_amount, read_texts, stream_texts
+from exporter.demo import calibration_file
+from exporter.errors import InputError
+from exporter.metrics.decisions import Decision, decision_of
+from exporter.model.model_shape import ModelShape
+from exporter.model.task import Task
+
+
+def demo_texts() -> Path:
+    """The texts that are used when none are given."""
+    return calibration_file()
+
+
+def model_texts(path: Path, shape: ModelShape, labels: bool | None = None) -> tuple[TextItem, ...]:
+    """The texts of a file, with their classes where it says.
+
+    Args:
+        path: UTF-8 text or JSONL, see docs/texts.md.
+        shape: the model, whose classes count: by name or by index.
+        labels: whether every text has a label; None finds out.
+
+    Raises:
+        InputError: the file is unusable, the model gives a text no single class, or a label is
+            none of its own.
+    """
+    classes = None
+    if shape.task is Task.MULTIPLE_CHOICE:
+        classes = Classes(None)
+    elif shape.task is Task.SEQUENCE_CLASSIFICATION and decision_of(shape) is Decision.ARGMAX:
+        classes = Classes(shape.id2label)
+    elif labels:
+        raise InputError(
+            f"{path}: labels, but {shape.task} has not one class for each text; leave out --labels"
+        )
+    with _of_the_user():
+        return read_texts(path, classes, labels)
+
+
+def calibration_texts(
+    path: Path | None, shape: ModelShape, *, labels: bool = False
+) -> tuple[TextItem, ...]:
+    """The texts of --calibration-data, or the demo's; labels only where they are asked for.
+
+    Raises:
+        InputError: as `model_texts`, or there are too few.
+    """
+    chosen = path or demo_texts()
+    try:
+        items = model_texts(chosen, shape, labels or None)
+        with _of_the_user():
+            check_amount(chosen, items)
+    except InputError as error:
+        raise InputError(f"--calibration-data: {error}") from None
+    return items
+
+
+def piped_texts(stream: BinaryIO) -> Iterator[TextItem]:
+    """The texts of stdin as they come; see `stream_texts`.
+
+    Raises:
+        InputError: when a line that is no text is reached.
+    """
+    with _of_the_user():
+        yield from stream_texts(stream, "stdin")
+
+
+@contextmanager
+def _of_the_user() -> Iterator[None]:
+    try:
+        yield
+    except CalibrationError as error:
+        raise InputError(str(error)) from None
