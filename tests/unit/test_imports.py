@@ -38,8 +38,7 @@ ROOMS = {
     "exporter.parity": "errors progress console svg environment model artifact deberta graph "
     "metrics inputs engine runtime",
     "exporter.packaging": "errors model artifact engine runtime",
-    "exporter.bench": "errors progress environment demo model artifact metrics inputs runtime "
-    "parity",
+    "exporter.bench": "errors progress environment model artifact metrics inputs runtime parity",
     "exporter.doctor": "threads environment engine runtime",
     "exporter.pipeline": "calibration errors progress environment demo model artifact deberta "
     "graph inputs engine runtime precision parity",
