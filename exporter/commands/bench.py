@@ -41,7 +41,7 @@ from exporter.progress import ProgressLine
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Texts to time as they come, from text to prediction, one a line.",
+    help="Texts to time as they come, from text to prediction: a line each, or JSONL.",
 )
 @click.option("--texts", default=256, show_default=True, help="Texts of the file, from the first.")
 @click.option("--rounds", default=10, show_default=True, help="Runs of each contender, in turn.")

@@ -63,8 +63,8 @@ _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(BuildCon
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Texts for the parity check, one a line, a tab between the parts of a pair.  "
-    "[default: the demo's]",
+    help="Texts for the parity check, with labels or without: a line each, a tab between the parts "
+    "of a pair, or JSONL.  [default: the demo's]",
 )
 @click.option(
     "--calibration-data",

@@ -33,7 +33,7 @@ def trace(form: ExportForm, task: Task, type_vocab_size: int) -> ir.Model:
     Returns:
         A graph whose initializers are lazy: each makes its tensor when it is written.
     """
-    names = input_names(task, type_vocab_size)
+    names = input_names(type_vocab_size)
     axes = (
         ("batch", "choices", "sequence") if task is Task.MULTIPLE_CHOICE else ("batch", "sequence")
     )

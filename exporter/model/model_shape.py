@@ -47,7 +47,7 @@ class ModelShape:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs, in order."""
-        return input_names(self.task, self.type_vocab_size)
+        return input_names(self.type_vocab_size)
 
     @property
     def outputs(self) -> tuple[str, ...]:

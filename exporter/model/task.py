@@ -39,11 +39,10 @@ def output_names(task: Task) -> tuple[str, ...]:
     return ("logits",)
 
 
-def input_names(task: Task, type_vocab_size: int) -> tuple[str, ...]:
+def input_names(type_vocab_size: int) -> tuple[str, ...]:
     """Names of the model's inputs, in order: int64, `(B, S)`, or `(B, C, S)` for multiple choice.
 
     `token_type_ids` is an input only where the model has embeddings for it.
     """
-    del task  # every head reads the same inputs; kept so that a head may come to differ
     names = ("input_ids", "attention_mask")
     return (*names, "token_type_ids") if type_vocab_size > 0 else names

@@ -45,9 +45,7 @@ def test_graph_gives_the_outputs_of_transformers(seed: int, tmp_path: Path) -> N
 
     onnx.checker.check_model(str(path), full_check=True)
     session = onnxruntime.InferenceSession(str(path))
-    assert tuple(i.name for i in session.get_inputs()) == input_names(
-        task, fields["type_vocab_size"]
-    )
+    assert tuple(i.name for i in session.get_inputs()) == input_names(fields["type_vocab_size"])
     assert tuple(o.name for o in session.get_outputs()) == output_names(task)
     for batch, length in SHAPES:
         if fields["position_biased_input"]:
