@@ -146,6 +146,7 @@ def _config(
         outputs = [{**_tensor(value), "label_filename": LABELS} for value in graph.outputs]
     largest = max(profile.batch.max for profile in profiles)
     preferred = sorted({usual.batch.opt, largest} - {1})
+    warmed = sorted({usual.batch.min, usual.batch.opt})
     return {
         "name": model,
         "backend": backend,
@@ -160,7 +161,7 @@ def _config(
             "preferred_batch_size": list(preferred),
             "max_queue_delay_microseconds": options.queue_microseconds,
         },
-        "model_warmup": [_warmup(graph, usual, size) for size in sorted({1, usual.batch.opt})],
+        "model_warmup": [_warmup(graph, usual, size) for size in warmed],
     }
 
 

@@ -84,6 +84,7 @@ class TensorRtSession(ModelSession):
         if not record.options.version_compatible:
             check_version(path, header, trt.__version__)
         self._path = path
+        self._padding = {"input_ids": shape.pad_token_id}
         self._device: Device = device or CudaDevice()
         check_gpu(path, record, self._device.gpu)
         check_device_memory(f"{path}: the engine", header.bytes, self._device.free_bytes())
@@ -152,19 +153,22 @@ class TensorRtSession(ModelSession):
         import torch
 
         self._check_open()
-        shape = feeds["input_ids"].shape
+        given = feeds["input_ids"].shape
+        shape = self._filled(given)
         prepared = _recent(self._prepared, shape, self._prepare)
         with self._device.queue():
             for name in self.input_names:
-                self._inputs[name][: feeds[name].size].copy_(torch.from_numpy(feeds[name].ravel()))
+                values = fill(feeds[name], shape, self._padding.get(name, 0))
+                self._inputs[name][: values.size].copy_(torch.from_numpy(values.ravel()))
         self._launch(prepared)
         with self._device.queue():
             values = {
                 name: tensor.to("cpu", torch.float32) for name, tensor in prepared.outputs.items()
             }
         self._device.synchronize()
+        asked = tuple(slice(size) for size in self.shape.output_shape(given))
         # A tensor that was in memory already is a view of the buffer, which the next run reuses.
-        return {name: np.array(value.numpy()) for name, value in values.items()}
+        return {name: np.array(value.numpy()[asked]) for name, value in values.items()}
 
     def run_buffers(self, **inputs: Any) -> dict[str, torch.Tensor]:
         """Run on buffers that are on the GPU already; nothing is copied.
@@ -254,6 +258,15 @@ class TensorRtSession(ModelSession):
             raise InputError(f"{self._path}: the engine refuses inputs of shape {shape}")
         return context
 
+    def _filled(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape to run inputs of `shape` in: their own, or up to a profile's smallest."""
+        fitting = [
+            tuple(map(max, low, shape))
+            for low, high in self._profiles
+            if all(size <= most for size, most in zip(shape, high, strict=True))
+        ]
+        return min(fitting, key=prod, default=shape)
+
     def _profile(self, shape: tuple[int, ...]) -> int:
         """Index of the first profile that takes a shape."""
         for index, (low, high) in enumerate(self._profiles):
@@ -293,6 +306,19 @@ def _recent(
     while len(kept) > MOST_SHAPES:
         kept.popitem(last=False)
     return kept[shape]
+
+
+def fill(ids: Ids, shape: tuple[int, ...], padding: int) -> Ids:
+    """`ids` in a larger shape: tokens of `padding` at the end, and copies of the last row.
+
+    Args:
+        ids: `(B, S)` or `(B, C, S)`.
+        shape: as many sizes, none smaller.
+        padding: what stands at the positions added; 0 for a mask.
+    """
+    *rows, length = ((0, more - size) for size, more in zip(ids.shape, shape, strict=True))
+    longer = np.pad(ids, [*((0, 0) for _ in rows), length], constant_values=padding)
+    return np.pad(longer, [*rows, (0, 0)], mode="edge")
 
 
 def check_gpu(path: Path, record: EngineRecord, gpu: Gpu) -> None:

@@ -116,6 +116,16 @@ def read(service: Any, folder: Path) -> Any:
     return text_format.Parse(text, service.ModelConfig())
 
 
+def test_warm_up_stays_within_the_profile(
+    service: Any, artifact: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder, manifest = artifact("base")
+    profile = ShapeProfile(Range(2, 8, 16), SEQ)
+    _, plan = package_triton(folder, manifest, [engine(profile)], tmp_path / "models")
+    config = read(service, plan.folder)
+    assert [item.batch_size for item in config.model_warmup] == [2, 8]
+
+
 @pytest.mark.parametrize("task", Task)
 def test_every_head(task: Task, service: Any, artifact: Callable[..., Any], tmp_path: Path) -> None:
     folder, manifest = artifact(task.value)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import engine_stand_in
 from support.engine_stand_in import (
     Engine,
     HostDevice,
@@ -22,6 +23,7 @@ from exporter.engine import deserialize
 from exporter.engine.backend import Backend
 from exporter.errors import InputError, MissingDependencyError
 from exporter.graph.export import export_onnx
+from exporter.model.profile import ShapeProfile
 from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.providers import tensorrt_session
 from exporter.runtime.providers.onnx_session import OnnxSession
@@ -115,13 +117,44 @@ def test_shapes_that_are_unused_are_dropped(
     assert len(engine.used) == contexts + 1
 
 
-@pytest.mark.parametrize("shape", [(6, 33), (1, 34), (2, 2)])
+@pytest.mark.parametrize("shape", [(6, 33), (1, 34), (6, 2)])
 def test_a_shape_outside_the_profiles(
     shape: tuple[int, int], graph: OnnxSession, open_session: Callable[..., TensorRtSession]
 ) -> None:
     session = open_session(Engine(graph))
     with pytest.raises(InputError, match=r"the engine takes \(1, 1\) to \(1, 8\) or \(1, 3\)"):
         session.run(input_ids=ids(*shape))
+    # The caller's own buffers are used as they are.
+    small = {name: np.ones((2, 2), np.int64) for name in session.input_names}
+    with pytest.raises(InputError, match=r"the engine takes \(1, 1\) to \(1, 8\) or \(1, 3\)"):
+        session.run_buffers(**small)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (1, 33), (3, 2), (4, 1)])
+def test_a_batch_or_length_below_the_profile_is_filled_up(
+    shape: tuple[int, int],
+    graph: OnnxSession,
+    open_session: Callable[..., TensorRtSession],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    profiles = (ShapeProfile.parse("3,4,5x4,9,33"),)
+    monkeypatch.setattr(engine_stand_in, "PROFILES", profiles)
+    monkeypatch.setattr(Engine, "num_optimization_profiles", 1)
+    session = open_session(Engine(graph))
+    mask = np.ones(shape, np.int64)
+    mask[0, 1 + shape[1] // 2 :] = 0
+    feeds = {"input_ids": ids(*shape), "attention_mask": mask}
+    found, expected = session.run(**feeds)["logits"], graph.run(**feeds)["logits"]
+    assert found.shape == expected.shape
+    valid = mask.astype(bool)
+    np.testing.assert_allclose(found[valid], expected[valid], rtol=0, atol=1e-6)
+
+
+def test_choices_are_filled_up_with_copies_and_tokens_with_padding() -> None:
+    given = np.arange(1, 5).reshape(1, 2, 2)
+    filled = tensorrt_session.fill(given, (2, 3, 3), 0)
+    choices = [[1, 2, 0], [3, 4, 0], [3, 4, 0]]
+    assert filled.tolist() == [choices, choices]
 
 
 def test_buffers_are_used_where_they_are(
