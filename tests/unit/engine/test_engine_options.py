@@ -1,8 +1,7 @@
-"""Options, profiles and backends refuse what cannot be built, by name and before any work."""
+"""Options and backends refuse what cannot be built, by name and before any work."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from exporter.engine import backend as backends
 from exporter.engine.backend import TENSORRT, TENSORRT_RTX, Backend, release
 from exporter.errors import InputError, MissingDependencyError
 from exporter.model.model_shape import ModelShape
-from exporter.model.profile import CHOICES, Range, ShapeProfile, profiles_for
 from exporter.model.task import Task
 from plugins.disentangled_attention import tensorrt_plugin
 
@@ -57,57 +55,6 @@ def test_capabilities_are_numbers() -> None:
     assert EngineOptions.parse_capabilities("89,120") == (89, 120)
     with pytest.raises(InputError, match=r"'8\.9'"):
         EngineOptions.parse_capabilities("8.9")
-
-
-def test_a_profile_has_the_shapes_of_the_inputs() -> None:
-    profile = ShapeProfile.parse("1,8,32x2,128,512")
-    assert profile.shapes == ((1, 2), (8, 128), (32, 512))
-    three = replace(profile, choices=Range(2, 3, 4))
-    assert three.shapes == ((1, 2, 2), (8, 3, 128), (32, 4, 512))
-    assert ShapeProfile.from_dict(three.to_dict()) == three
-    assert ShapeProfile.from_dict(profile.to_dict()) == profile
-
-
-@pytest.mark.parametrize(
-    ("taken", "inputs"),
-    [
-        (True, (1, 2)),
-        (True, (32, 512)),
-        (True, (7, 77)),
-        (False, (33, 512)),
-        (False, (1, 1)),
-        (False, (1, 513)),
-        (False, (1, 2, 3)),
-    ],
-)
-def test_a_profile_takes_what_is_within_it(taken: bool, inputs: tuple[int, ...]) -> None:
-    assert ShapeProfile.parse("1,8,32x2,128,512").takes(inputs) is taken
-
-
-@pytest.mark.parametrize("text", ["1,8,32", "1,8,32x4,2,8", "x", "0,1,2x1,2,3", "1x2x3"])
-def test_a_profile_that_is_none(text: str) -> None:
-    with pytest.raises(InputError, match="--profile"):
-        ShapeProfile.parse(text)
-
-
-def test_the_default_profile_is_the_artifacts_range() -> None:
-    batch, seq = Range(1, 8, 32), Range(1, 128, 160)
-    assert profiles_for((), batch, seq, shape()) == (ShapeProfile(batch, seq),)
-    (profile,) = profiles_for((), batch, seq, shape(Task.MULTIPLE_CHOICE))
-    assert profile.choices == CHOICES
-
-
-def test_a_profile_longer_than_the_model_is_refused() -> None:
-    given = (ShapeProfile.parse("1,1,1x1,8,161"),)
-    with pytest.raises(InputError, match="positions for 160 tokens"):
-        profiles_for(given, Range(1, 1, 1), Range(1, 8, 160), shape(position_biased_input=True))
-    relative = shape(position_biased_input=False)
-    assert profiles_for(given, Range(1, 1, 1), Range(1, 8, 160), relative) == given
-
-
-def test_profiles_shorter_than_the_artifact_are_refused() -> None:
-    with pytest.raises(InputError, match="no profile takes texts of 160 tokens"):
-        profiles_for([ShapeProfile.parse("1x1,8,64")], Range(1, 1, 1), Range(1, 8, 160), shape())
 
 
 def test_versions_are_compared_as_numbers() -> None:

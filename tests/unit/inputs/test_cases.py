@@ -1,3 +1,5 @@
+"""Token ids to judge by: from texts, from labelled lines, and the odd shapes."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Feeds of a model: names, shapes and types, and what is refused."""
+
 from __future__ import annotations
 
 from typing import Any

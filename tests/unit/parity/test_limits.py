@@ -1,3 +1,5 @@
+"""Limits of each precision, and their choice."""
+
 from __future__ import annotations
 
 from math import inf, nan

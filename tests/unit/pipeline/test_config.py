@@ -1,3 +1,5 @@
+"""The configuration of a build: defaults, and what is refused."""
+
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
@@ -6,25 +8,9 @@ from typing import Any
 
 import pytest
 
-from exporter import BuildConfig, Range
+from exporter import BuildConfig
 from exporter.errors import InputError
 from exporter.model.task import Task
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("1,8,32", (1, 8, 32)), ("4", (4, 4, 4)), (" 1, 2 ,2 ", (1, 2, 2))]
-)
-def test_ranges_are_read(text: str, expected: tuple[int, int, int]) -> None:
-    found = Range.parse(text)
-    assert (found.min, found.opt, found.max) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "a", "1,2", "1,2,3,4", "1.5,2,3", "0,1,2", "-1,1,1", "3,2,4", "1,5,4", "1,,2"]
-)
-def test_wrong_ranges_are_refused_by_the_option_name(text: str) -> None:
-    with pytest.raises(InputError, match="--seq"):
-        Range.parse(text, "--seq")
 
 
 def test_defaults() -> None:

@@ -110,7 +110,7 @@ def test_without_torch_exit_code_3_names_the_extra(sentences: Path, tmp_path: Pa
         "import sys; sys.modules['torch'] = None; from tools.demo_training.train import main; "
         f"main(['--sentences', {str(sentences)!r}, '--output', {str(tmp_path / 'out')!r}])"
     )
-    root = Path(__file__).resolve().parents[3]
+    root = Path(__file__).resolve().parents[4]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.returncode == 3
     assert "torch" in done.stderr

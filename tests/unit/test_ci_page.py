@@ -18,7 +18,7 @@ import yaml
 from exporter.cli import PROGRAM, cli
 from exporter.parity.limit_options import chosen_limits
 
-PAGE = Path(__file__).parents[3] / "docs" / "ci.md"
+PAGE = Path(__file__).parents[2] / "docs" / "ci.md"
 
 
 def block(language: str) -> str:
