@@ -23,12 +23,6 @@ class InputError(DebExportError):
     exit_code = 2
 
 
-class ParityError(DebExportError):
-    """An artifact was built, but its outputs are outside the limits."""
-
-    exit_code = 1
-
-
 class MissingDependencyError(DebExportError):
     """Software or hardware that a target needs is missing."""
 

@@ -18,6 +18,7 @@ from exporter.errors import InputError
 from exporter.model.profile import Range
 
 MANIFEST = "manifest.json"
+MODEL_FILE = "model.onnx"
 SCHEMA = 1
 FORMAT = "deb-export-artifact"
 

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.errors import InputError
-from exporter.parity.limits import limits_for
-from exporter.runtime.load import GRAPH_PROVIDERS, PROVIDERS, check_options, suited
 from exporter.runtime.options import DEFAULTS, RuntimeOptions
-
-DEFAULT_SHAPES = ((1, 128), (8, 128))
 
 _SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)", re.ASCII)
 
@@ -48,7 +44,7 @@ class BenchConfig:
     artifact: Path
     against: tuple[Path, ...] = ()
     providers: tuple[str, ...] = ("cpu",)
-    shapes: tuple[tuple[int, int], ...] = DEFAULT_SHAPES
+    shapes: tuple[tuple[int, int], ...] = ((1, 128), (8, 128))
     data: Path | None = None
     texts: int = 256
     rounds: int = 10
@@ -57,6 +53,9 @@ class BenchConfig:
     options: RuntimeOptions = DEFAULTS
 
     def __post_init__(self) -> None:
+        from exporter.parity.limits import limits_for
+        from exporter.runtime.load import GRAPH_PROVIDERS, PROVIDERS
+
         for provider in self.providers:
             if provider not in PROVIDERS:
                 known = ", ".join(PROVIDERS)
@@ -82,6 +81,8 @@ class BenchConfig:
 
     def _check_options(self) -> None:
         """Refuse an option that none of the providers has."""
+        from exporter.runtime.load import check_options, suited
+
         used = {
             name
             for provider in self.providers
@@ -94,6 +95,8 @@ class BenchConfig:
     @property
     def contenders(self) -> tuple[Contender, ...]:
         """The artifact on every provider, then each other graph on those that run graphs."""
+        from exporter.runtime.load import GRAPH_PROVIDERS
+
         own = [Contender(provider) for provider in self.providers]
         graphs = [
             Contender(provider, graph)

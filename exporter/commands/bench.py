@@ -7,10 +7,21 @@ from typing import Any
 
 import click
 
+from exporter.bench.config import BenchConfig, parse_shape
 from exporter.commands.options.runtime import runtime_options, take_runtime_options
-from exporter.commands.options.shared import artifact_argument, debug_option, write_json
+from exporter.commands.options.shared import (
+    FILE,
+    FILE_OR_STDOUT,
+    artifact_argument,
+    debug_option,
+    defaults,
+    write_json,
+    write_text,
+)
 from exporter.errors import InputError
 from exporter.progress import ProgressLine
+
+_DEFAULTS = defaults(BenchConfig)
 
 
 @click.command()
@@ -18,7 +29,7 @@ from exporter.progress import ProgressLine
 @click.option(
     "--against",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="FILE.onnx",
     help="Another graph of the same model; may be repeated.",
 )
@@ -26,7 +37,7 @@ from exporter.progress import ProgressLine
     "--provider",
     "providers",
     multiple=True,
-    default=("cpu",),
+    default=_DEFAULTS["providers"],
     show_default=True,
     help="Runtime: cpu, openvino, cuda, ort-tensorrt, tensorrt, tensorrt-rtx or torch; may be "
     "repeated. The artifact on the first is what all others are compared with.",
@@ -40,12 +51,27 @@ from exporter.progress import ProgressLine
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Texts to time as they come, from text to prediction: a line each, or JSONL.",
 )
-@click.option("--texts", default=256, show_default=True, help="Texts of the file, from the first.")
-@click.option("--rounds", default=10, show_default=True, help="Runs of each contender, in turn.")
-@click.option("--warmup", default=2, show_default=True, help="Runs of each before, not counted.")
+@click.option(
+    "--texts",
+    default=_DEFAULTS["texts"],
+    show_default=True,
+    help="Texts of the file, from the first.",
+)
+@click.option(
+    "--rounds",
+    default=_DEFAULTS["rounds"],
+    show_default=True,
+    help="Runs of each contender, in turn.",
+)
+@click.option(
+    "--warmup",
+    default=_DEFAULTS["warmup"],
+    show_default=True,
+    help="Runs of each before, not counted.",
+)
 @click.option(
     "--limits",
     metavar="PRECISION",
@@ -54,12 +80,10 @@ from exporter.progress import ProgressLine
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=FILE_OR_STDOUT,
     help="Write all figures to this file; - for stdout, instead of the table.",
 )
-@click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE.svg", help="Draw the latencies."
-)
+@click.option("--plot", type=FILE, metavar="FILE.svg", help="Draw the latencies.")
 @runtime_options
 @debug_option
 def bench(artifact: Path, json_file: Path | None, plot: Path | None, **given: Any) -> int:
@@ -68,7 +92,6 @@ def bench(artifact: Path, json_file: Path | None, plot: Path | None, **given: An
     The outputs of all are compared first. One that is wrong is named, not timed, and makes the exit
     code 1.
     """
-    from exporter.bench.config import DEFAULT_SHAPES, BenchConfig, parse_shape
     from exporter.bench.measure import bench as measure
     from exporter.bench.plot import to_svg
     from exporter.bench.report import to_json, to_table
@@ -79,21 +102,14 @@ def bench(artifact: Path, json_file: Path | None, plot: Path | None, **given: An
     options = take_runtime_options(given)
     shapes = tuple(parse_shape(text) for text in given.pop("shapes"))
     if not shapes and given["data"] is None:
-        shapes = DEFAULT_SHAPES
+        shapes = _DEFAULTS["shapes"]
     config = BenchConfig(artifact, shapes=shapes, options=options, **given)
     with ProgressLine() as progress:
         result = measure(config, progress)
     if json_file is not None:
         write_json(json_file, to_json(result))
     if plot is not None:
-        _write(plot, to_svg(result))
+        write_text(plot, to_svg(result))
     if str(json_file) != "-":
         click.echo(to_table(result))
     return 0 if result else 1
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import click
 
 from exporter.commands.options.engine import engine_options, take_engine_options
 from exporter.commands.options.quantization import quantization_options, take_quantization_options
-from exporter.commands.options.shared import debug_option
+from exporter.commands.options.shared import FILE, debug_option, defaults
 from exporter.console import size_text
 from exporter.model.profile import Range
 from exporter.model.task import Task
 from exporter.pipeline.config import PRECISIONS, TARGETS, BuildConfig
 from exporter.progress import ProgressLine
 
-_DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(BuildConfig)}
+_DEFAULTS = defaults(BuildConfig)
 
 
 @click.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.argument("model", required=False, type=FILE)
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Folder to write.  [default: artifacts/<model>-<precision>]",
 )
 @click.option(
@@ -62,13 +60,13 @@ _DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(BuildCon
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Texts for the parity check, with labels or without: a line each, a tab between the parts "
     "of a pair, or JSONL.  [default: the demo's]",
 )
 @click.option(
     "--calibration-data",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Texts that int8 takes its scales from, and fp16 its ranges: text or JSONL.  "
     "[default: the demo's]",
 )

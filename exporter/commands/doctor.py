@@ -1,10 +1,62 @@
-"""`deb-export doctor`: what this machine can build and run."""
+"""`deb-export doctor`: what this machine can build and run, and how to get what is missing."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 
 import click
 
 from exporter.commands.options.shared import debug_option
+from exporter.environment import (
+    environment,
+    gpus,
+    memory_gib,
+    package_version,
+    processor_name,
+    usable_processors,
+)
+from exporter.threads import cpu_quota, default_threads
+
+_INSTALL_CPU = 'pip install "deb-export[cpu]"'
+_INSTALL_GPU = 'pip install "deb-export[gpu]"'
+_INSTALL = "pip install deb-export"
+
+# Import name, distributions that provide it, what needs it, and how to get it.
+_NEEDS = (
+    ("torch", ("torch",), "build, parity", _INSTALL_CPU),
+    ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "build, parity, run", _INSTALL_CPU),
+    ("onnx", ("onnx",), "build, inspect", _INSTALL),
+    ("onnx_ir", ("onnx-ir",), "build", _INSTALL),
+    ("onnxscript", ("onnxscript",), "build", _INSTALL),
+    ("numpy", ("numpy",), "everything", _INSTALL),
+    ("safetensors", ("safetensors",), "build", _INSTALL),
+    ("tokenizers", ("tokenizers",), "texts with tokenizer.json", _INSTALL),
+    ("sentencepiece", ("sentencepiece",), "texts with spm.model", _INSTALL),
+)
+
+_INT8 = {
+    True: "exact in any session of ONNX Runtime",
+    False: "saturate in ONNX Runtime here, silently, unless the session sets "
+    "session.x64quantprecision to 1 as those of deb-export do, or the build has --weight-bits 7",
+    None: "unknown",
+}
+
+
+@dataclass(frozen=True)
+class Software:
+    """A package: its version, None when it is missing; `problem` says why it cannot be used."""
+
+    name: str
+    version: str | None
+    needed_for: str
+    problem: str | None
+
+    def __str__(self) -> str:
+        state = self.problem or "ok"
+        return f"{self.name:<12} {self.version or '-':<11} {state}  (for {self.needed_for})"
 
 
 @click.command()
@@ -14,27 +66,111 @@ def doctor() -> int:
 
     Exits with 3 when not even graphs can be built here; engines are optional.
     """
-    from exporter.doctor import diagnose
+    needs = [_look_at(*need) for need in _NEEDS]
+    missing = "; ".join(f"{item.name} {item.problem}" for item in needs if item.problem)
+    software = (*needs, *(_look_at(*need) for need in _optional_needs()))
+    found = gpus()
+    lines = (*_machine(found), *map(str, software), *_targets(missing, found), *_providers())
+    click.echo("\n".join(lines))
+    return 3 if missing else 0
 
-    found = diagnose()
-    memory = "unknown" if found.memory_gib is None else f"{found.memory_gib:.1f} GiB"
-    click.echo(f"deb-export   {found.tool}, Python {found.python}, {found.system}")
-    click.echo(f"processor    {found.processor}, {found.processors} usable, memory {memory}")
-    threads = "the runtime's choice" if found.threads is None else found.threads
-    quota = "" if found.quota is None else f", the container's limit is {found.quota:g} processors"
-    click.echo(f"threads      {threads} by default{quota}")
-    click.echo(f"gpu          {'; '.join(found.gpus) or 'none found'}")
-    click.echo(f"int8         products {found.int8}")
-    for item in found.software:
-        state = f"{item.problem}" if item.problem else "ok"
-        click.echo(f"{item.name:<12} {item.version or '-':<11} {state}  (for {item.needed_for})")
-    for target in found.targets:
-        mark = "ready" if target.ready else "not available"
-        click.echo(f"target {target.name}: {mark}, {target.detail}")
-    for plugin in found.plugins:
-        mark = "ready" if plugin.ready else "not available"
-        click.echo(f"plugin {plugin.name}: {mark}, {plugin.detail}")
-    for provider in found.providers:
-        mark = "ready" if provider.ready else "not available"
-        click.echo(f"provider {provider.name}: {mark}, {provider.detail}")
-    return 0 if found else 3
+
+def _machine(found: tuple[str, ...]) -> Iterator[str]:
+    """What the machine has; `found` are its GPUs with the versions of their driver."""
+    from exporter.runtime.providers.integer_products import onnxruntime_is_exact
+
+    facts, size = environment(), memory_gib()
+    tool = facts.get("deb-export", "not installed")
+    yield f"deb-export   {tool}, Python {facts['python']}, {facts['system']} {facts['machine']}"
+    memory = "unknown" if size is None else f"{size:.1f} GiB"
+    yield f"processor    {processor_name()}, {usable_processors()} usable, memory {memory}"
+    threads, limit = default_threads(), cpu_quota()
+    quota = "" if limit is None else f", the container's limit is {limit:g} processors"
+    number = "the runtime's choice" if threads is None else threads
+    yield f"threads      {number} by default{quota}"
+    yield f"gpu          {'; '.join(found) or 'none found'}"
+    yield f"int8         products {_INT8[onnxruntime_is_exact()]}"
+
+
+def _optional_needs() -> tuple[tuple[str, tuple[str, ...], str, str], ...]:
+    """As `_NEEDS`, of what engines and other runtimes need."""
+    from exporter.engine.backend import TENSORRT, TENSORRT_RTX
+    from exporter.runtime.providers.openvino_session import INSTALL
+
+    return (
+        ("polygraphy", ("polygraphy",), "engines", TENSORRT_RTX.install),
+        ("tensorrt_rtx", TENSORRT_RTX.distributions, "target tensorrt-rtx", TENSORRT_RTX.install),
+        ("tensorrt", TENSORRT.distributions, "target tensorrt", TENSORRT.install),
+        ("openvino", ("openvino",), "provider openvino", INSTALL),
+        ("triton", ("triton",), "the attention plugin", 'pip install "deb-export[triton]"'),
+    )
+
+
+def _look_at(module: str, distributions: tuple[str, ...], needed_for: str, how: str) -> Software:
+    """Import a package, since an installed one may still not load."""
+    found = [(name, number) for name in distributions if (number := package_version(name))]
+    name, number = found[0] if found else (distributions[0], None)
+    if number is None and find_spec(module) is not None and module == "tensorrt":
+        # A folder of that name, such as one of type stubs, can be imported and does nothing.
+        return Software(name, None, needed_for, f"is missing: {how}")
+    problem = None
+    try:
+        import_module(module)
+    except ImportError as error:
+        broken = f"does not load ({str(error).splitlines()[0]}); install it again: {how}"
+        problem = f"is missing: {how}" if number is None else broken
+    except Exception as error:  # a broken binary can raise anything
+        problem = f"does not load ({type(error).__name__}: {error}); install it again: {how}"
+    return Software(name, number, needed_for, problem)
+
+
+def _state(kind: str, name: str, ready: bool, detail: str) -> str:
+    return f"{kind} {name}: {'ready' if ready else 'not available'}, {detail}"
+
+
+def _targets(missing: str, found: tuple[str, ...]) -> Iterator[str]:
+    """What can be built: graphs, unless something is `missing`, engines, and their plugin."""
+    from exporter.engine.backend import BACKENDS, TENSORRT
+
+    yield _state("target", "onnx", not missing, missing or "can be built and run")
+    where = "run" if found else "not run, there is no GPU"
+    for backend in BACKENDS.values():
+        problem = backend.problem()
+        yield _state("target", backend.target, not problem, problem or f"can be built and {where}")
+    problem = TENSORRT.problem() or TENSORRT.plugin_problem()
+    name = f"attention for {TENSORRT.target}"
+    yield _state("plugin", name, not problem, problem or "can be built into engines")
+
+
+def _providers() -> Iterator[str]:
+    """What sessions can ask for: ONNX Runtime's execution providers, and OpenVINO."""
+    from exporter.runtime.load import OPENVINO
+    from exporter.runtime.providers.onnx_providers import NAMES
+
+    try:
+        from onnxruntime import get_available_providers
+
+        available = get_available_providers()
+    except Exception:  # a broken binary can raise anything; the software's own line says so
+        available = []
+    for name, provider in NAMES.items():
+        ready = provider in available
+        detail = provider if ready else f"no {provider} in this ONNX Runtime: {_INSTALL_GPU}"
+        yield _state("provider", name, ready, detail)
+    yield _state("provider", OPENVINO, *_openvino())
+
+
+def _openvino() -> tuple[bool, str]:
+    """Whether OpenVINO runs, and the arithmetic that it has instructions for here."""
+    from exporter.runtime.providers.openvino_session import CAPABILITIES, DEVICE, INSTALL
+
+    try:
+        from openvino import Core
+
+        able = Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    except ImportError:
+        return False, f"OpenVINO is not installed: {INSTALL}"
+    except Exception as error:  # a broken binary can raise anything
+        return False, f"OpenVINO does not start ({error})"
+    names = [name for name, capability in CAPABILITIES.items() if capability in able]
+    return True, f"computes in {', '.join(names)} on this processor"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.commands.options.shared import debug_option, write_json
+from exporter.commands.options.shared import FILE, debug_option, write_json
 from exporter.console import size_text
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _MODEL_FIELDS = (
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def inspect(path: Path, as_json: bool) -> int:

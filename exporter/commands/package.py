@@ -6,8 +6,12 @@ from pathlib import Path
 
 import click
 
-from exporter.commands.options.shared import artifact_argument, debug_option
+from exporter.artifact.manifest import read_manifest
+from exporter.commands.options.shared import FILE, artifact_argument, debug_option, defaults
 from exporter.errors import InputError
+from exporter.packaging.triton import TritonOptions, package_triton
+
+_DEFAULTS = defaults(TritonOptions)
 
 
 @click.command()
@@ -15,19 +19,25 @@ from exporter.errors import InputError
 @click.option(
     "--triton",
     "repository",
-    type=click.Path(path_type=Path),
+    type=FILE,
     metavar="DIR",
     help="Add the models to this model repository of Triton Inference Server.",
 )
 @click.option("--name", help="Name of the models.  [default: the artifact's folder]")
-@click.option("--version", type=int, default=1, show_default=True, help="Version to write.")
 @click.option(
-    "--instances", type=int, default=1, show_default=True, help="Copies that run at the same time."
+    "--version", type=int, default=_DEFAULTS["version"], show_default=True, help="Version to write."
+)
+@click.option(
+    "--instances",
+    type=int,
+    default=_DEFAULTS["instances"],
+    show_default=True,
+    help="Copies that run at the same time.",
 )
 @click.option(
     "--queue-delay",
     type=int,
-    default=1000,
+    default=_DEFAULTS["queue_microseconds"],
     show_default=True,
     metavar="MICROSECONDS",
     help="How long a request may wait for others to share a batch with.",
@@ -47,8 +57,6 @@ def package(
     """
     if repository is None:
         raise InputError("nothing to write; give --triton DIR")
-    from exporter.artifact.manifest import read_manifest
-    from exporter.packaging.triton import TritonOptions, package_triton
 
     options = TritonOptions(name, version, instances, queue_delay)
     manifest = read_manifest(artifact)

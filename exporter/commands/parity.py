@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.commands.options.shared import debug_option
+from exporter.commands.options.shared import FILE, FILE_OR_STDOUT, debug_option, option_group
 from exporter.errors import InputError
 from exporter.progress import Progress, ProgressLine
 
@@ -16,24 +15,21 @@ if TYPE_CHECKING:
     from exporter.parity.check import CompareOptions
     from exporter.parity.result import ParityResult
 
-_FILE = click.Path(path_type=Path)
-_REPORT = click.Path(path_type=Path, allow_dash=True)
-
-_SIDES = (
-    click.option("--reference", type=_FILE, help="What is right.  [default: ARTIFACT's source]"),
-    click.option("--candidate", type=_FILE, help="What is judged, in the place of ARTIFACT."),
+_options = option_group(
+    # The two sides.
+    click.option("--reference", type=FILE, help="What is right.  [default: ARTIFACT's source]"),
+    click.option("--candidate", type=FILE, help="What is judged, in the place of ARTIFACT."),
     click.option(
         "--checkpoint",
-        type=_FILE,
+        type=FILE,
         help="Where ARTIFACT's source is now.  [default: where it was at the build]",
     ),
     click.option("--task", metavar="TASK", help="Head of a checkpoint.  [default: as it says]"),
-)
-_INPUTS = (
+    # What they are compared on.
     click.option(
         "--data",
         multiple=True,
-        type=_FILE,
+        type=FILE,
         help="Texts, one a line, a tab between the parts of a pair and before a label; JSONL; "
         "token ids as .npz or as Polygraphy's .json. May be repeated.  [default: the demo's]",
     ),
@@ -48,39 +44,32 @@ _INPUTS = (
         help="Lengths in tokens to generate inputs of.  [default: those that break exports]",
     ),
     click.option("--layers/--no-layers", default=True, help="Compare every layer.  [default: yes]"),
-)
-_LIMITS = (
+    # What is permitted.
     click.option("--precision", metavar="PRECISION", help="Whose limits.  [default: the sides']"),
-    click.option("--limits", "limits_file", type=_FILE, help="Limits of your own, as TOML."),
+    click.option("--limits", "limits_file", type=FILE, help="Limits of your own, as TOML."),
     click.option("--limit", "limits", multiple=True, metavar="METRIC=BOUND", help="One limit."),
-)
-_REPORTS = (
-    click.option("--json", "json_file", type=_REPORT, help="Write all figures; - for stdout."),
-    click.option("--junit", type=_REPORT, help="Write JUnit XML."),
-    click.option("--markdown", type=_REPORT, help="Write Markdown."),
-    click.option("--html", type=_REPORT, help="Write a page with plots, one file."),
-    click.option("--save-inputs", type=_FILE, help="Write the inputs for polygraphy run."),
-    click.option("--save-outputs", type=_FILE, help="Write the candidate's outputs for it."),
-    click.option("--save-reference", type=_FILE, help="Write the reference's outputs for it."),
-)
-_CACHE = (
+    # What is written.
+    click.option(
+        "--json", "json_file", type=FILE_OR_STDOUT, help="Write all figures; - for stdout."
+    ),
+    click.option("--junit", type=FILE_OR_STDOUT, help="Write JUnit XML."),
+    click.option("--markdown", type=FILE_OR_STDOUT, help="Write Markdown."),
+    click.option("--html", type=FILE_OR_STDOUT, help="Write a page with plots, one file."),
+    click.option("--save-inputs", type=FILE, help="Write the inputs for polygraphy run."),
+    click.option("--save-outputs", type=FILE, help="Write the candidate's outputs for it."),
+    click.option("--save-reference", type=FILE, help="Write the reference's outputs for it."),
+    # What is kept.
     click.option(
         "--reference-cache",
-        type=_FILE,
+        type=FILE,
         help="Folder that keeps what the reference gives.  [default: in the user's cache folder]",
     ),
     click.option("--no-reference-cache", is_flag=True, help="Run the reference every time."),
 )
 
 
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed((*_SIDES, *_INPUTS, *_LIMITS, *_REPORTS, *_CACHE)):
-        command = option(command)
-    return command
-
-
 @click.command()
-@click.argument("artifact", required=False, type=_FILE)
+@click.argument("artifact", required=False, type=FILE)
 @_options
 @debug_option
 def parity(artifact: Path | None, **options: Any) -> int:

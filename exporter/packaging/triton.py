@@ -17,14 +17,13 @@ from pathlib import Path
 from exporter.artifact.describe import GraphDescription, Value, describe_graph
 from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import storage_error, sync, verify_files
-from exporter.artifact.manifest import Manifest
+from exporter.artifact.manifest import MODEL_FILE, Manifest
 from exporter.engine.backend import TENSORRT
 from exporter.errors import InputError
 from exporter.model.profile import CHOICES, Range, ShapeProfile
 from exporter.model.task import Task
 from exporter.packaging.pbtxt import Name, write
 from exporter.packaging.pbtxt import Value as Field
-from exporter.runtime.load import MODEL_FILE
 
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"

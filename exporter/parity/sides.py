@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporter.artifact.files import FileRecord, record, verify_files
-from exporter.artifact.manifest import MANIFEST, Manifest, read_manifest
+from exporter.artifact.manifest import MANIFEST, MODEL_FILE, Manifest, read_manifest
 from exporter.deberta.configuration import DebertaConfig
 from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape
@@ -14,7 +14,7 @@ from exporter.model.task import ARCHITECTURES, Task
 from exporter.parity.result import SideInfo
 from exporter.parity.runners import Runner
 from exporter.parity.side import Open, Side
-from exporter.runtime.load import MODEL_FILE, artifact_shape, source_folder
+from exporter.runtime.load import artifact_shape, source_folder
 
 _VOCABULARIES = ("spm.model", "tokenizer.json")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from calibration.texts import TextItem
 from exporter.artifact.files import FileRecord, record
-from exporter.artifact.manifest import Manifest, ParitySummary, Source, half_type
+from exporter.artifact.manifest import MODEL_FILE, Manifest, ParitySummary, Source, half_type
 from exporter.artifact.writer import ArtifactWriter
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tokenization import tokenizer_files
@@ -45,7 +45,7 @@ from exporter.pipeline.quantize import (
 )
 from exporter.precision.quantized.report import TABLE_FILE
 from exporter.progress import Progress, silent
-from exporter.runtime.load import MODEL_FILE, text_encoder
+from exporter.runtime.load import text_encoder
 
 if TYPE_CHECKING:
     from exporter.deberta.checkpoint import Checkpoint

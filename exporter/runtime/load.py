@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from exporter.artifact.files import FileRecord, record
-from exporter.artifact.manifest import Manifest, read_manifest
+from exporter.artifact.manifest import MODEL_FILE, Manifest, read_manifest
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tokenization import load_tokenizer
 from exporter.engine.backend import BACKENDS
@@ -21,7 +21,6 @@ from exporter.runtime.options import DEFAULTS, RuntimeOptions
 from exporter.runtime.providers.onnx_providers import NAMES, cache_folder, make_providers
 from exporter.runtime.session import ModelSession, Session
 
-MODEL_FILE = "model.onnx"
 OPENVINO = "openvino"
 PROVIDERS = (*NAMES, OPENVINO, "torch", *BACKENDS)
 GRAPH_PROVIDERS = (*NAMES, OPENVINO)

@@ -37,13 +37,12 @@ ROOMS = {
     "runtime",
     "exporter.parity": "errors progress console svg environment model artifact deberta graph "
     "metrics inputs engine runtime",
-    "exporter.packaging": "errors model artifact engine runtime",
+    "exporter.packaging": "errors model artifact engine",
     "exporter.bench": "errors progress environment model artifact metrics inputs runtime parity",
-    "exporter.doctor": "threads environment engine runtime",
     "exporter.pipeline": "calibration errors progress environment demo model artifact deberta "
     "graph inputs engine runtime precision parity",
-    "exporter.commands": "calibration errors console progress model artifact inputs engine runtime "
-    "precision parity packaging bench doctor pipeline",
+    "exporter.commands": "calibration errors console progress threads environment model artifact "
+    "inputs engine runtime precision parity packaging bench pipeline",
     "exporter.cli": "errors progress environment commands",
     "exporter.__main__": "cli",
     "exporter": "model artifact runtime pipeline",

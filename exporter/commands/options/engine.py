@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from exporter.artifact.engine_options import ATTENTIONS, EngineOptions
+from exporter.commands.options.shared import FILE, defaults, option_group, take
 from exporter.model.profile import ShapeProfile
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(EngineOptions)}
-_OPTIONS = (
+_DEFAULTS = defaults(EngineOptions)
+engine_options = option_group(
     click.option(
         "--profile",
         "profiles",
@@ -45,7 +41,7 @@ _OPTIONS = (
     ),
     click.option(
         "--timing-cache",
-        type=click.Path(path_type=Path),
+        type=FILE,
         help="File that measured kernels are kept in between builds (tensorrt).",
     ),
     click.option("--version-compatible", is_flag=True, help="For newer versions too (tensorrt)."),
@@ -63,13 +59,6 @@ _OPTIONS = (
 )
 
 
-def engine_options(command: Command) -> Command:
-    """Add the options of engine builds."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 def take_engine_options(
     options: dict[str, Any],
 ) -> tuple[EngineOptions, tuple[ShapeProfile, ...]]:
@@ -79,7 +68,7 @@ def take_engine_options(
         InputError: one of them cannot be read or is out of range.
     """
     profiles = tuple(ShapeProfile.parse(text) for text in options.pop("profiles"))
-    values = {name: options.pop(name) for name in _DEFAULTS}
+    values = take(EngineOptions, options)
     numbers = values["compute_capabilities"]
     values["compute_capabilities"] = (
         () if numbers is None else EngineOptions.parse_capabilities(numbers)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from calibration.methods import METHODS
+from exporter.commands.options.shared import FILE, defaults, option_group, take
 from exporter.precision.quantized.options import RESTS, WEIGHT_BITS, QuantizationOptions
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_DEFAULTS: dict[str, Any] = {item.name: item.default for item in fields(QuantizationOptions)}
+_DEFAULTS = defaults(QuantizationOptions)
 _NAMES = {
     "method": "calibration_method",
     "layers": "quantize_layers",
@@ -23,7 +19,7 @@ _NAMES = {
 }
 """Options whose names on the command line say more, since they stand among others there."""
 
-_OPTIONS = (
+quantization_options = option_group(
     click.option(
         "--calibration-method",
         default=_DEFAULTS["method"],
@@ -40,7 +36,7 @@ _OPTIONS = (
     ),
     click.option(
         "--scale-table",
-        type=click.Path(path_type=Path),
+        type=FILE,
         help="calibration.json of an earlier build of the model, to use as it is.",
     ),
     click.option(
@@ -91,18 +87,10 @@ _OPTIONS = (
 )
 
 
-def quantization_options(command: Command) -> Command:
-    """Add the options of quantized builds."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 def take_quantization_options(options: dict[str, Any]) -> QuantizationOptions:
     """Take the options of quantized builds out of a command's options.
 
     Raises:
         InputError: one of them is out of range.
     """
-    names = (item.name for item in fields(QuantizationOptions))
-    return QuantizationOptions(**{name: options.pop(_NAMES.get(name, name)) for name in names})
+    return QuantizationOptions(**take(QuantizationOptions, options, _NAMES))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from exporter.commands.options.shared import FILE, option_group, take
 from exporter.runtime.options import DEFAULTS, HINTS, PRECISIONS, RuntimeOptions
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_OPTIONS = (
+runtime_options = option_group(
     click.option(
         "--threads",
         type=int,
@@ -60,17 +57,10 @@ _OPTIONS = (
     click.option(
         "--openvino-cache",
         "cache",
-        type=click.Path(path_type=Path),
+        type=FILE,
         help="Folder where OpenVINO keeps compiled models.  [default: none]",
     ),
 )
-
-
-def runtime_options(command: Command) -> Command:
-    """Add the options of a session; `take_runtime_options` reads them."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def take_runtime_options(given: dict[str, Any]) -> RuntimeOptions:
@@ -79,5 +69,4 @@ def take_runtime_options(given: dict[str, Any]) -> RuntimeOptions:
     Raises:
         InputError: a value out of its range.
     """
-    names = RuntimeOptions.__dataclass_fields__
-    return RuntimeOptions(**{name: given.pop(name) for name in names})
+    return RuntimeOptions(**take(RuntimeOptions, given))

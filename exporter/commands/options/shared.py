@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,41 @@ from exporter.errors import InputError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+FILE = click.Path(path_type=Path)
+FILE_OR_STDOUT = click.Path(path_type=Path, allow_dash=True)
+
+artifact_argument = click.argument("artifact", type=FILE)
+
+
+def option_group(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """A decorator that adds `options`, in the help in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def defaults(config: type) -> dict[str, Any]:
+    """The defaults of a configuration's fields, which are those of the command line."""
+    return {item.name: item.default for item in fields(config)}
+
+
+def take(
+    config: type, given: dict[str, Any], names: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The fields of a configuration among a command's parameters, which are taken out of `given`.
+
+    Args:
+        config: its class.
+        given: the parameters.
+        names: parameters that are not named as the field is, by the field.
+    """
+    names = names or {}
+    return {item.name: given.pop(names.get(item.name, item.name)) for item in fields(config)}
+
 
 @dataclass
 class Settings:
@@ -23,39 +58,36 @@ class Settings:
     debug: bool = False
 
 
-def debug_option(command: Command) -> Command:
-    """Add `--debug`, which keeps the traceback of an error."""
-
-    def remember(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-        del parameter
-        if value:
-            context.ensure_object(Settings).debug = True
-
-    option = click.option(
-        "--debug",
-        is_flag=True,
-        expose_value=False,
-        callback=remember,
-        help="Show the traceback of an error.",
-    )
-    return option(command)
+def _remember(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    del parameter
+    if value:
+        context.ensure_object(Settings).debug = True
 
 
-def artifact_argument(command: Command) -> Command:
-    """Add the argument ARTIFACT, a folder."""
-    return click.argument("artifact", type=click.Path(path_type=Path))(command)
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember,
+    help="Show the traceback of an error.",
+)
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write `content` as JSON to a file, or to stdout for `-`.
+    """Write `content` as JSON to a file, or to stdout for `-`; errors as of `write_text`."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to a file.
 
     Raises:
         InputError: the file cannot be written.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    if str(path) == "-":
-        sys.stdout.write(text)
-        return
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -14,7 +14,7 @@ from support.command_line import assert_one_message, call
 
 import exporter.commands.build as build_command
 from exporter.cli import cli
-from exporter.errors import ParityError
+from exporter.errors import MissingDependencyError
 
 MakeArtifact = Callable[[str], Path]
 COMMANDS = ("build", "parity", "run", "bench", "inspect", "doctor")
@@ -159,7 +159,7 @@ def test_doctor_lists_software_and_targets(capsys: pytest.CaptureFixture[str]) -
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
-        (ParityError("outside"), 1, "error: outside"),
+        (MissingDependencyError("no GPU"), 3, "error: no GPU"),
         (MemoryError(), 3, "error: not enough memory"),
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
