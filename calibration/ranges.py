@@ -11,23 +11,20 @@ reaches the valid positions: its attention probability is 0, and 0 times infinit
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from calibration.errors import CalibrationError
-from calibration.session import CalibrationSession
+from calibration.graphs import Feeds, OpenGraph, load
 
-Feeds = Mapping[str, NDArray[np.int64]]
 Progress = Callable[[int], None]
 
-_FLOAT = onnx.TensorProto.FLOAT
 # Names of what is added; no value of a graph is called so.
 _LOWEST, _HIGHEST = "deb_export.lowest:", "deb_export.highest:"
 
@@ -52,9 +49,9 @@ class ValueRange:
 def measure_ranges(
     model: Path,
     batches: Iterable[Feeds],
+    open_graph: OpenGraph,
     *,
     progress: Progress | None = None,
-    threads: int | None = None,
 ) -> dict[str, ValueRange]:
     """Run a graph over batches and return the range of each float value that it computes.
 
@@ -63,19 +60,28 @@ def measure_ranges(
     Args:
         model: fp32 ONNX file; external data lies beside it.
         batches: int64 inputs by name, each used once.
+        open_graph: opens the graph; its errors come through as they are.
         progress: called with the number of batches done.
-        threads: threads inside an operator; None leaves the choice to ONNX Runtime.
 
     Raises:
-        CalibrationError: no batch, no such file, a model that ONNX Runtime cannot run, or NaN in
-            a value.
+        CalibrationError: no batch, no such file, or NaN in a value.
     """
-    names, runner = _prepare(model, threads)
+    inputs, names, content = _reduced(load(model))
+    run = open_graph(model, content)
+    del content
+    wanted = [prefix + name for name in names for prefix in (_LOWEST, _HIGHEST)]
     report = progress or (lambda done: None)
     ranges: dict[str, ValueRange] = {}
     done = 0
-    for done, feeds in enumerate(batches, 1):
-        for name, found in zip(names, runner.run(feeds), strict=True):
+    for done, batch in enumerate(batches, 1):
+        feeds = {name: ids for name, ids in batch.items() if name in inputs}
+        ends = [float(end) for end in run(wanted, feeds)]
+        for name, low, high in zip(names, ends[::2], ends[1::2], strict=True):
+            if np.isnan(low) or np.isnan(high):
+                raise CalibrationError(
+                    f"{model}: {name!r} is NaN in fp32 already; check the checkpoint"
+                )
+            found = ValueRange(low, high)
             ranges[name] = ranges[name] | found if name in ranges else found
         report(done)
     if done == 0:
@@ -83,22 +89,15 @@ def measure_ranges(
     return ranges
 
 
-def _prepare(model: Path, threads: int | None) -> tuple[list[str], _Runner]:
-    """The names of the values to measure, and a session that measures them."""
-    try:
-        graph_model = ir.load(model)
-    except FileNotFoundError:
-        raise CalibrationError(f"{model}: no such file") from None
-    except Exception as error:  # protobuf's own errors have no public base
-        raise CalibrationError(f"{model}: not an ONNX file") from error
-    _expand_functions(graph_model)
-    ShapeInferencePass()(graph_model)
-    names = list(_computed_floats(graph_model.graph))
+def _reduced(model: ir.Model) -> tuple[set[str | None], list[str], bytes]:
+    """Names of the inputs and of the values to measure, and the graph that measures them."""
+    _expand_functions(model)
+    ShapeInferencePass()(model)
+    names = list(_computed_floats(model.graph))
     content = io.BytesIO()
-    for piece in _serialized(graph_model, names):
+    for piece in _serialized(model, names):
         content.write(piece)
-    del graph_model  # and its weights, before the session reads them from the bytes
-    return names, _Runner(model, content.getvalue(), names, threads)
+    return {value.name for value in model.graph.inputs}, names, content.getvalue()
 
 
 def _expand_functions(model: ir.Model) -> None:
@@ -149,31 +148,12 @@ def _serialized(model: ir.Model, names: Iterable[str]) -> Iterator[bytes]:
             proto.graph.node.append(
                 onnx.helper.make_node(op_type, [name], [prefix + name], keepdims=0)
             )
-            proto.graph.output.append(onnx.helper.make_tensor_value_info(prefix + name, _FLOAT, []))
+            proto.graph.output.append(
+                onnx.helper.make_tensor_value_info(prefix + name, onnx.TensorProto.FLOAT, [])
+            )
     yield proto.SerializeToString()
     for value in weights:
         if value.const_value is not None:
             piece = onnx.ModelProto()
             piece.graph.initializer.append(ir.to_proto(value.const_value))
             yield piece.SerializeToString()
-
-
-class _Runner:
-    """An ONNX Runtime session over the graph with its reductions."""
-
-    def __init__(self, model: Path, content: bytes, names: list[str], threads: int | None) -> None:
-        self._model = model
-        self._names = names
-        self._session = CalibrationSession(model, content, threads)
-
-    def run(self, batch: Feeds) -> list[ValueRange]:
-        """The range of each value for one batch."""
-        feeds = {name: ids for name, ids in batch.items() if name in self._session.inputs}
-        wanted = [prefix + name for name in self._names for prefix in (_LOWEST, _HIGHEST)]
-        ends = [float(end) for end in self._session.run(wanted, feeds)]
-        for name, low, high in zip(self._names, ends[::2], ends[1::2], strict=True):
-            if np.isnan(low) or np.isnan(high):
-                raise CalibrationError(
-                    f"{self._model}: {name!r} is NaN in fp32 already; check the checkpoint"
-                )
-        return [ValueRange(*pair) for pair in zip(ends[::2], ends[1::2], strict=True)]

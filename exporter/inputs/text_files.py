@@ -42,7 +42,7 @@ def model_texts(path: Path, shape: ModelShape, labels: bool | None = None) -> tu
         raise InputError(
             f"{path}: labels, but {shape.task} has not one class for each text; leave out --labels"
         )
-    with _of_the_user():
+    with calibration_errors():
         return read_texts(path, classes, labels)
 
 
@@ -57,7 +57,7 @@ def calibration_texts(
     chosen = path or demo_texts()
     try:
         items = model_texts(chosen, shape, labels or None)
-        with _of_the_user():
+        with calibration_errors():
             check_amount(chosen, items)
     except InputError as error:
         raise InputError(f"--calibration-data: {error}") from None
@@ -70,12 +70,13 @@ def piped_texts(stream: BinaryIO) -> Iterator[TextItem]:
     Raises:
         InputError: when a line that is no text is reached.
     """
-    with _of_the_user():
+    with calibration_errors():
         yield from stream_texts(stream, "stdin")
 
 
 @contextmanager
-def _of_the_user() -> Iterator[None]:
+def calibration_errors() -> Iterator[None]:
+    """Errors of `calibration` are the user's: a CalibrationError becomes an InputError."""
     try:
         yield
     except CalibrationError as error:

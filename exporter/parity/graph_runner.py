@@ -22,7 +22,7 @@ from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.parity.runners import Layers, Observation
 from exporter.runtime.options import RuntimeOptions
-from exporter.runtime.providers.onnx_session import first_line, is_runtime_error, open_graph
+from exporter.runtime.providers.onnx_session import open_graph, run_graph
 
 _TYPES = {
     "tensor(int64)": np.int64,
@@ -112,15 +112,7 @@ class GraphRunner:
         }
         wanted = [*signature.outputs, *(self._hidden if layers else ())]
         start = perf_counter()
-        try:
-            values = self._session.run(wanted, given)
-        except Exception as error:
-            if not is_runtime_error(error):
-                raise
-            raise InputError(
-                f"{self._path}: ONNX Runtime fails on inputs of shape "
-                f"{given['input_ids'].shape}: {first_line(error)}"
-            ) from error
+        values = run_graph(self._path, self._session, wanted, given)
         seconds = perf_counter() - start
         found = [np.asarray(value, np.float32) for value in values]
         count = len(signature.outputs)

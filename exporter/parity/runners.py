@@ -19,6 +19,7 @@ from exporter.inputs.polygraphy_json import Iteration, read_outputs
 from exporter.metrics.figures import Floats
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
+from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.session import Session
 
 
@@ -79,15 +80,18 @@ class TorchRunner:
         self._shape = shape
         self.model: Any = load_model(checkpoint)
         self.layers = Layers(layer_names(checkpoint.config.num_hidden_layers))
+        self._threads = RuntimeOptions().resolved().threads
 
     def observe(self, feeds: Mapping[str, Ids], layers: bool) -> Observation:
         """Run one batch; with `layers`, give the hidden states as well."""
         import torch
 
+        from exporter.runtime.providers.torch_session import torch_threads
+
         taken: dict[int, Any] = {}
         hooks = self._hooks(taken) if layers else []
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch_threads(self._threads):
                 inputs = [torch.from_numpy(feeds[name]) for name in self._shape.inputs]
                 start = perf_counter()
                 values = self.model(*inputs)

@@ -14,6 +14,7 @@ from calibration.ranges import measure_ranges
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.export import export_onnx
 from exporter.precision.half.types import HalfName
+from exporter.runtime.providers.onnx_session import open_fp32
 from plugins.disentangled_attention import contract
 from support.half_models import run
 from support.random_models import random_config, random_inputs, random_model, valid_outputs
@@ -36,7 +37,7 @@ class Case:
         length = min(29, self.fields["max_position_embeddings"])
         self.inputs = random_inputs(self.fields, self.task, 12, length, seed)
         self.feeds = {name: tensor.numpy() for name, tensor in self.inputs.items()}
-        self.ranges = measure_ranges(self.graph, [self.feeds])
+        self.ranges = measure_ranges(self.graph, [self.feeds], open_fp32)
 
     def error(self, outputs: list[np.ndarray]) -> float:
         """Root mean square error at valid positions, relative to the fp32 outputs."""

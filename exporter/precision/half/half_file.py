@@ -8,12 +8,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration.ranges import Feeds, measure_ranges
+from calibration.graphs import Feeds
+from calibration.ranges import measure_ranges
 from exporter.graph.check import check_graph, count_attention_nodes
 from exporter.graph.write import WrittenModel, write_model
 from exporter.precision.half.convert import HalfReport, convert_to_half
 from exporter.precision.half.types import HalfName
 from exporter.progress import Progress, silent
+from exporter.runtime.providers.onnx_session import open_fp32
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ def write_half(
         OSError: the file cannot be written.
     """
     ranges = measure_ranges(
-        source, batches, progress=lambda done: progress(f"ranges: batch {done} of {len(batches)}")
+        source,
+        batches,
+        open_fp32,
+        progress=lambda done: progress(f"ranges: batch {done} of {len(batches)}"),
     )
     progress("converting")
     model = ir.load(source)

@@ -21,6 +21,7 @@ from calibration.sites import Site
 from calibration.table import ScaleTable
 from exporter.model.feeds import Ids
 from exporter.progress import Progress, silent
+from exporter.runtime.providers.onnx_session import open_fp32
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def calibrate(
         graph,
         [site.activation for site in sites],
         batches,
+        open_fp32,
         sample_rows=sample_rows(sites),
         resume=None if resume is None else Resume(resume, model_hash),
         progress=lambda done, total: progress(f"calibration: batch {done} of {total}"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exporter.errors import InputError, MissingDependencyError
 from exporter.inputs.encode import TextEncoder
@@ -76,15 +78,7 @@ class OnnxSession(ModelSession):
         if self._session is None:
             raise InputError("the session is closed")
         wanted = {name: feeds[name] for name in self.input_names}
-        try:
-            values = self._session.run(list(self.output_names), wanted)
-        except Exception as error:
-            if not is_runtime_error(error):
-                raise
-            shape = feeds["input_ids"].shape
-            raise InputError(
-                f"{self._path}: ONNX Runtime fails on inputs of shape {shape}: {first_line(error)}"
-            ) from error
+        values = run_graph(self._path, self._session, self.output_names, wanted)
         return {
             name: np.asarray(value, np.float32)
             for name, value in zip(self.output_names, values, strict=True)
@@ -154,6 +148,45 @@ def open_graph(
         ) from error
     check_active(provider, session)
     return session
+
+
+def open_fp32(path: Path, content: bytes) -> Callable[..., list[Any]]:
+    """Open a graph in memory that calibration measures: on the CPU, for batches of any shape.
+
+    Args:
+        path: the model that it was made from, for messages and as the place of its data.
+        content: the graph.
+
+    Returns:
+        what runs it, given the names of outputs and the inputs by name: see `run_graph`.
+
+    Raises:
+        InputError: ONNX Runtime cannot load it.
+        MissingDependencyError: ONNX Runtime is missing.
+    """
+    session = open_graph(path, DEFAULTS.resolved(), content=content, memory_pattern=False)
+    return partial(run_graph, path, session)
+
+
+def run_graph(
+    path: Path, session: Any, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]
+) -> list[Any]:
+    """The values of the named outputs of an open graph, in their order.
+
+    Raises:
+        InputError: ONNX Runtime fails on these inputs; `path` is named.
+    """
+    try:
+        values: list[Any] = session.run(list(outputs), dict(feeds))
+    except Exception as error:
+        if not is_runtime_error(error):
+            raise
+        shapes = {name: array.shape for name, array in feeds.items()}
+        raise InputError(
+            f"{path}: ONNX Runtime fails on inputs of shape {shapes.get('input_ids', shapes)}: "
+            f"{first_line(error)}"
+        ) from error
+    return values
 
 
 def is_runtime_error(error: Exception) -> bool:

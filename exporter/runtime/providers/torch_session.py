@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -30,13 +31,15 @@ class TorchSession(ModelSession):
         options: RuntimeOptions = DEFAULTS,
     ) -> None:
         shape = checkpoint.shape
-        super().__init__("torch fp32", shape, text, Batching.on_cpu(options.resolved()))
+        options = options.resolved()
+        super().__init__("torch fp32", shape, text, Batching.on_cpu(options))
+        self._threads = options.threads
         self._model: torch.nn.Module | None = load_model(checkpoint)
 
     def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
         if self._model is None:
             raise InputError("the session is closed")
-        with torch.inference_mode():
+        with torch.inference_mode(), torch_threads(self._threads):
             values = self._model(*(torch.from_numpy(feeds[name]) for name in self.input_names))
         return {
             name: np.ascontiguousarray(value.numpy())
@@ -46,3 +49,14 @@ class TorchSession(ModelSession):
     def close(self) -> None:
         """Free the weights."""
         self._model = None
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let PyTorch compute with so many threads, and afterwards as before; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -19,7 +19,9 @@ from calibration.errors import CalibrationError
 from calibration.observe import observe
 from calibration.resume import Resume
 from exporter.deberta.checkpoint import open_checkpoint
+from exporter.errors import InputError
 from exporter.graph.export import export_onnx
+from exporter.runtime.providers.onnx_session import open_fp32
 
 SHAPES = ((2, 9), (3, 1), (1, 33), (4, 17), (5, 2))
 Feeds = dict[str, NDArray[np.int64]]
@@ -104,7 +106,7 @@ def small(make_model: Callable[[int], Model]) -> Model:
 
 def observed(model: Model, path: Path | None = None, **options: Any) -> dict[str, TensorStatistics]:
     tensors = list(model.tensors.values())
-    return observe(path or model.path, tensors, model.batches, threads=1, **options)
+    return observe(path or model.path, tensors, model.batches, open_fp32, **options)
 
 
 def require_equal(first: dict[str, TensorStatistics], second: dict[str, TensorStatistics]) -> None:
@@ -313,7 +315,7 @@ def feeds(ids: list[list[int]], mask: list[list[int]]) -> Feeds:
 def test_values_of_all_shapes(tmp_path: Path) -> None:
     path = write(tmp_path, GRAPH)
     batches = [feeds([[1, 2, 9], [3, 9, 9]], [[1, 1, 0], [1, 0, 0]]), feeds([[5]], [[1]])]
-    found = observe(path, ["x", "y", "turned", "x"], batches)
+    found = observe(path, ["x", "y", "turned", "x"], batches, open_fp32)
     assert list(found) == ["x", "y", "turned"]
     assert (found["x"].rows, found["x"].maximum, found["x"].minimum) == (4, 5.0, 1.0)
     assert found["x"].channel_mean.tolist() == [11 / 4]
@@ -326,31 +328,31 @@ def test_values_of_all_shapes(tmp_path: Path) -> None:
 def test_a_batch_of_padding_only_counts_nothing(tmp_path: Path) -> None:
     path = write(tmp_path, GRAPH)
     padding = feeds([[7, 7]], [[0, 0]])
-    found = observe(path, ["x"], [padding, feeds([[2]], [[1]])])
+    found = observe(path, ["x"], [padding, feeds([[2]], [[1]])], open_fp32)
     assert (found["x"].rows, found["x"].maximum) == (1, 2.0)
     with pytest.raises(CalibrationError, match="x: no token was observed"):
-        observe(path, ["x"], [padding])
+        observe(path, ["x"], [padding], open_fp32)
 
 
 def test_without_a_mask_all_rows_count(tmp_path: Path) -> None:
     path = write(tmp_path, GRAPH.replace("attention_mask", "other"))
     batch = {"input_ids": np.array([[1, 2], [3, 4]]), "other": np.array([[1, 0], [0, 0]])}
-    assert observe(path, ["x"], [batch])["x"].rows == 4
+    assert observe(path, ["x"], [batch], open_fp32)["x"].rows == 4
 
 
 def test_inputs_that_the_model_does_not_have_are_left_out(tmp_path: Path) -> None:
     path = write(tmp_path, GRAPH)
     batch = {**feeds([[1, 2]], [[1, 0]]), "token_type_ids": np.zeros((1, 2), np.int64)}
-    assert observe(path, ["x"], [batch])["x"].rows == 1
+    assert observe(path, ["x"], [batch], open_fp32)["x"].rows == 1
 
 
 def test_nan_and_infinity_name_the_tensor(tmp_path: Path) -> None:
     path = write(tmp_path, GRAPH)
     for bad in (-3, 0):  # log of it is NaN, or minus infinity
         with pytest.raises(CalibrationError, match="y: NaN or infinite"):
-            observe(path, ["x", "y"], [feeds([[1, bad]], [[1, 1]])])
+            observe(path, ["x", "y"], [feeds([[1, bad]], [[1, 1]])], open_fp32)
     # At a padded position it does not count.
-    assert observe(path, ["y"], [feeds([[1, -3]], [[1, 0]])])["y"].rows == 1
+    assert observe(path, ["y"], [feeds([[1, -3]], [[1, 0]])], open_fp32)["y"].rows == 1
 
 
 def test_what_the_graph_does_not_have_is_refused(tmp_path: Path) -> None:
@@ -358,34 +360,34 @@ def test_what_the_graph_does_not_have_is_refused(tmp_path: Path) -> None:
     batches = [feeds([[1]], [[1]])]
     for name in ("nothing", "input_ids", "last"):
         with pytest.raises(CalibrationError, match=f"no value named '{name}'"):
-            observe(path, ["x", name], batches)
+            observe(path, ["x", name], batches, open_fp32)
     with pytest.raises(CalibrationError, match="'z' is not float32"):
-        observe(path, ["z"], batches)
+        observe(path, ["z"], batches, open_fp32)
     with pytest.raises(CalibrationError, match="no calibration text"):
-        observe(path, ["x"], [])
+        observe(path, ["x"], [], open_fp32)
 
 
 def test_models_that_do_not_run_are_refused(tmp_path: Path) -> None:
     batches = [feeds([[1]], [[1]])]
     with pytest.raises(CalibrationError, match="no such file"):
-        observe(tmp_path / "none.onnx", ["x"], batches)
+        observe(tmp_path / "none.onnx", ["x"], batches, open_fp32)
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"\xff" * 50)
     with pytest.raises(CalibrationError, match="not an ONNX file"):
-        observe(broken, ["x"], batches)
+        observe(broken, ["x"], batches, open_fp32)
     unknown = write(tmp_path, GRAPH.replace("Log", "Nonsense"))
-    with pytest.raises(CalibrationError, match="cannot load it"):
-        observe(unknown, ["x"], batches)
+    with pytest.raises(InputError, match="cannot load it"):
+        observe(unknown, ["x"], batches, open_fp32)
     path = write(tmp_path, GRAPH)
     wrong = {**batches[0], "input_ids": np.ones((1, 1, 1), np.int64)}
-    with pytest.raises(CalibrationError, match="fails on inputs of shape"):
-        observe(path, ["x"], [wrong])
+    with pytest.raises(InputError, match="fails on inputs of shape"):
+        observe(path, ["x"], [wrong], open_fp32)
     with pytest.raises(ValueError, match=r"inputs of \[1, 2\] rows"):
-        observe(path, ["x"], [feeds([[1], [2]], [[1]])])
+        observe(path, ["x"], [feeds([[1], [2]], [[1]])], open_fp32)
 
 
 def test_missing_weights_are_named(small: Model, tmp_path: Path) -> None:
     path = external(small, tmp_path)
     (tmp_path / "outside.data").unlink()
-    with pytest.raises(CalibrationError, match="cannot load it"):
+    with pytest.raises(InputError, match="cannot load it"):
         observed(small, path)

@@ -15,7 +15,9 @@ from support.half_models import session
 from calibration.errors import CalibrationError
 from calibration.ranges import ValueRange, inner_name, measure_ranges
 from exporter.deberta.checkpoint import open_checkpoint
+from exporter.errors import InputError
 from exporter.graph.export import export_onnx
+from exporter.runtime.providers.onnx_session import open_fp32
 
 
 def small_graph(path: Path, scale: float = 3.0) -> Path:
@@ -54,7 +56,9 @@ def small_graph(path: Path, scale: float = 3.0) -> Path:
 def test_ranges_of_values_inside_and_outside_of_functions(tmp_path: Path) -> None:
     batches = [{"ids": np.array([[3, -2, 1]])}, {"ids": np.array([[-7], [2]])}]
     seen: list[int] = []
-    ranges = measure_ranges(small_graph(tmp_path / "m.onnx"), batches, progress=seen.append)
+    ranges = measure_ranges(
+        small_graph(tmp_path / "m.onnx"), batches, open_fp32, progress=seen.append
+    )
     assert seen == [1, 2]
     assert ranges == {
         "x": ValueRange(-7, 3),
@@ -77,7 +81,7 @@ def test_ranges_of_a_model_are_those_of_its_values(
     rng = np.random.default_rng(0)
     mask = np.array([[1] * 13, [1] * 4 + [0] * 9])
     feeds = {"input_ids": rng.integers(0, 1616, (2, 13)), "attention_mask": mask}
-    ranges = measure_ranges(path, [feeds])
+    ranges = measure_ranges(path, [feeds], open_fp32)
 
     model = ir.load(path)
     names = [o.name for node in model.graph for o in node.outputs if o.name in ranges]
@@ -102,31 +106,31 @@ def test_padding_counts(tmp_path: Path) -> None:
     graph = small_graph(tmp_path / "m.onnx")
     ids = np.array([[1, 100]])
     feeds = {"ids": ids, "attention_mask": np.array([[1, 0]])}
-    assert measure_ranges(graph, [feeds])["x"].maximum == 100
+    assert measure_ranges(graph, [feeds], open_fp32)["x"].maximum == 100
 
 
 def test_unusable_inputs_are_named(tmp_path: Path) -> None:
     graph = small_graph(tmp_path / "m.onnx")
     with pytest.raises(CalibrationError, match="no calibration text"):
-        measure_ranges(graph, [])
+        measure_ranges(graph, [], open_fp32)
     with pytest.raises(CalibrationError, match=r"gone\.onnx: no such file"):
-        measure_ranges(tmp_path / "gone.onnx", [])
+        measure_ranges(tmp_path / "gone.onnx", [], open_fp32)
     (tmp_path / "junk.onnx").write_bytes(b"\xff" * 50)
     with pytest.raises(CalibrationError, match="not an ONNX file"):
-        measure_ranges(tmp_path / "junk.onnx", [])
-    with pytest.raises(CalibrationError, match=r"fails on inputs of shape .*ids.*\(3,\)"):
-        measure_ranges(graph, [{"ids": np.array([1, 2, 3])}])
+        measure_ranges(tmp_path / "junk.onnx", [], open_fp32)
+    with pytest.raises(InputError, match=r"fails on inputs of shape .*ids.*\(3,\)"):
+        measure_ranges(graph, [{"ids": np.array([1, 2, 3])}], open_fp32)
 
 
 def test_nan_in_fp32_is_an_error_with_its_name(tmp_path: Path) -> None:
     graph = small_graph(tmp_path / "m.onnx", scale=float("nan"))
     with pytest.raises(CalibrationError, match="'scaled' is NaN"):
-        measure_ranges(graph, [{"ids": np.array([[1]])}])
+        measure_ranges(graph, [{"ids": np.array([[1]])}], open_fp32)
 
 
 def test_an_overflow_in_fp32_has_an_infinite_range(tmp_path: Path) -> None:
     graph = small_graph(tmp_path / "m.onnx", scale=3e38)
-    ranges = measure_ranges(graph, [{"ids": np.array([[5, 1]])}])
+    ranges = measure_ranges(graph, [{"ids": np.array([[5, 1]])}], open_fp32)
     assert ranges["scaled"].absmax == float("inf")
 
 

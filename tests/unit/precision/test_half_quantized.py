@@ -28,6 +28,7 @@ from exporter.precision.quantized.quantized_file import (
     quantize_file,
 )
 from exporter.runtime.load import text_encoder
+from exporter.runtime.providers.onnx_session import open_fp32
 
 WORDS = "the film was long and I would not see it again a splendid little camera works".split()
 
@@ -47,7 +48,9 @@ class Case:
         texts = [" ".join(rng.choice(WORDS, rng.integers(1, 30))) for _ in range(48)]
         examples = [TextItem(text) for text in texts]
         self.text: CalibrationText = prepare_text(encoder, self.shape, examples)
-        self.ranges: dict[str, ValueRange] = measure_ranges(self.graph, self.text.batches.feeds)
+        self.ranges: dict[str, ValueRange] = measure_ranges(
+            self.graph, self.text.batches.feeds, open_fp32
+        )
 
     def quantize(self, number: NumberFormat, half: HalfName | None) -> Path:
         """The quantized graph, what is not quantized in `half`."""

@@ -25,7 +25,7 @@ from exporter.graph.transforms.standard_attention import pays, swap_body
 from exporter.model.profile import ShapeProfile
 from exporter.precision.half.types import HalfName
 from exporter.runtime.options import RuntimeOptions
-from exporter.runtime.providers.onnx_session import OnnxSession
+from exporter.runtime.providers.onnx_session import OnnxSession, open_fp32
 
 MakeCheckpoint = Callable[..., Path]
 
@@ -88,7 +88,7 @@ def feeds(batch: int, length: int) -> dict[str, np.ndarray]:
 def test_half_loses_no_more_than_the_portable_body(peaked: Path, dtype: HalfName) -> None:
     """Both with every half value rounded, against fp32."""
     inputs = [feeds(1, 2), feeds(4, 63), feeds(3, 77)]
-    path, report = convert(peaked, dtype, measure_ranges(peaked, inputs))
+    path, report = convert(peaked, dtype, measure_ranges(peaked, inputs, open_fp32))
     assert report.fp32_terms == ()
     assert (pays(path), pays(peaked)) == (True, False)
     swapped = path.with_name(f"swapped-{dtype}.onnx")

@@ -22,6 +22,7 @@ from exporter.engine.build import build_engine
 from exporter.graph.export import export_onnx
 from exporter.model.profile import Range, ShapeProfile
 from exporter.precision.half.types import HalfName
+from exporter.runtime.providers.onnx_session import open_fp32
 
 MakeCheckpoint = Callable[..., Path]
 ADA = EngineOptions(compute_capabilities=(89,))
@@ -47,7 +48,9 @@ def build(path: Path) -> EngineRecord:
 @pytest.mark.parametrize(("dtype", "name"), [("fp16", "Half"), ("bf16", "BFloat16")])
 def test_the_attention_is_one_kernel(graph: Path, dtype: HalfName, name: str) -> None:
     ids = np.random.default_rng(0).integers(0, 1616, (2, 33))
-    ranges = measure_ranges(graph, [{"input_ids": ids, "attention_mask": np.ones_like(ids)}])
+    ranges = measure_ranges(
+        graph, [{"input_ids": ids, "attention_mask": np.ones_like(ids)}], open_fp32
+    )
     path, report = convert(graph, dtype, ranges)
     assert report.fp32_terms == ()
     exact, half = build(graph), build(path)
@@ -62,7 +65,9 @@ def test_a_graph_with_fp32_islands_builds(graph: Path, dtype: HalfName) -> None:
     """Without ranges the scores are fp32, and so is here the attention's first reader."""
     model = ir.load(graph)
     ids = np.random.default_rng(0).integers(0, 1616, (2, 33))
-    ranges = measure_ranges(graph, [{"input_ids": ids, "attention_mask": np.ones_like(ids)}])
+    ranges = measure_ranges(
+        graph, [{"input_ids": ids, "attention_mask": np.ones_like(ids)}], open_fp32
+    )
     attention = next(node for node in model.graph if node.domain == "deb_export")
     if dtype == "fp16":
         del ranges[attention.outputs[0].name or ""]

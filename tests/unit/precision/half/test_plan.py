@@ -20,6 +20,7 @@ from exporter.graph.attention_body import SCORE_TERMS
 from exporter.graph.export import export_onnx
 from exporter.graph.transforms.infer_types import infer_types
 from exporter.precision.half.types import HALF_TYPES, HalfName
+from exporter.runtime.providers.onnx_session import open_fp32
 
 
 class Sentiment:
@@ -33,7 +34,7 @@ class Sentiment:
         lengths = rng.integers(2, 40, 24)
         mask = (np.arange(40) < lengths[:, None]).astype(np.int64)
         self.feeds = {"input_ids": rng.integers(0, 1616, (24, 40)) * mask, "attention_mask": mask}
-        self.ranges = measure_ranges(self.graph, [self.feeds])
+        self.ranges = measure_ranges(self.graph, [self.feeds], open_fp32)
         (self.logits,) = run(self.graph, self.feeds)
 
     def error(self, path: Path) -> float:
