@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from calibration.errors import CalibrationError
 from calibration.texts import TextItem
-from exporter.errors import InputError
 from exporter.inputs.cases import CaseMaker, ParityCase
 from exporter.inputs.data_sets import DEFAULT_TEXTS, examples_of
 from exporter.inputs.encode import TextEncoder
+from exporter.inputs.text_files import calibration_errors
 from exporter.model.model_shape import ModelShape
 from exporter.progress import Progress
 
@@ -97,7 +96,7 @@ def to_half(
 
     if precision not in get_args(HalfName):
         raise ValueError(f"{precision} is not a half precision")
-    try:
+    with calibration_errors():
         made = write_half(
             source,
             target,
@@ -107,8 +106,6 @@ def to_half(
             metadata={"deb_export.precision": label or precision},
             progress=lambda message: say(f"{precision}: {message}"),
         )
-    except CalibrationError as error:
-        raise InputError(str(error)) from None
     report = made.report
     if report.recommend_bf16:
         warnings.warn(

@@ -13,7 +13,7 @@ from calibration.errors import CalibrationError
 from exporter.artifact.files import FileRecord
 from exporter.errors import InputError
 from exporter.inputs.encode import TextEncoder
-from exporter.inputs.text_files import calibration_texts
+from exporter.inputs.text_files import calibration_errors, calibration_texts
 from exporter.model.model_shape import ModelShape
 from exporter.pipeline.convert import Converted
 from exporter.precision.quantized.options import QuantizationOptions
@@ -100,7 +100,7 @@ def quantization_input(
         raise InputError("--labels: the demo's texts have none; give --calibration-data")
     if options.weight_bits != 8 and precision != "int8":
         raise InputError(f"--weight-bits: {precision} has no use for it; leave it out")
-    try:
+    with calibration_errors():
         config = _config(precision, options)
         texts = calibration_texts(data, shape, labels=options.labels)
         table = _named_table(options)
@@ -109,8 +109,6 @@ def quantization_input(
         else:  # labels that nobody asked for make no budget of accuracy
             texts = tuple(replace(item, label=None) for item in texts)
         text = prepare_text(encoder, shape, texts)
-    except CalibrationError as error:
-        raise InputError(str(error)) from None
     for warning in text.warnings:
         warnings.warn(warning, stacklevel=2)
     return QuantizationInput(config, texts, text, table)
@@ -153,26 +151,27 @@ def to_quantized(
 
     number, text = given.config.number.value, given.text
     try:
-        if given.table is not None:
-            given.table.require_model(model, "--scale-table")
-        table = _table(given, model, text.batches.data_hash, places.previous / TABLE_FILE)
-        if table is not None:
-            say(f"{number}: using the scale table that is there")
-        made = quantize_file(
-            places.source,
-            places.target,
-            shape,
-            text,
-            given.config,
-            model_hash=model,
-            table=table,
-            resume=places.resume,
-            external_data=external_data,
-            progress=lambda message: say(f"{number}: {message}"),
-        )
-    except CalibrationError as error:
+        with calibration_errors():
+            if given.table is not None:
+                given.table.require_model(model, "--scale-table")
+            table = _table(given, model, text.batches.data_hash, places.previous / TABLE_FILE)
+            if table is not None:
+                say(f"{number}: using the scale table that is there")
+            made = quantize_file(
+                places.source,
+                places.target,
+                shape,
+                text,
+                given.config,
+                model_hash=model,
+                table=table,
+                resume=places.resume,
+                external_data=external_data,
+                progress=lambda message: say(f"{number}: {message}"),
+            )
+    except InputError:
         places.resume.unlink(missing_ok=True)  # it would end the same way again
-        raise InputError(str(error)) from None
+        raise
     for warning in made.warnings:
         warnings.warn(warning, stacklevel=2)
     made.table.save(places.table)
