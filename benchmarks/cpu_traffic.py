@@ -33,7 +33,7 @@ import torch
 from benchmarks.export import COMMON, SHAPES
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.modeling import make_model
+from exporter.deberta.heads import make_model
 from exporter.demo import checkpoint_folder
 from exporter.environment import processor_name
 from exporter.graph.export import export_onnx

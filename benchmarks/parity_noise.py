@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 import exporter
 from benchmarks.fidelity.rows import processor
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.modeling import make_model
+from exporter.deberta.heads import make_model
 from exporter.demo import checkpoint_folder
 from exporter.model.task import Task
 from exporter.parity.check import compare_sides

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.modeling import DebertaModel, SelfAttention, make_model
+from exporter.deberta.heads import make_model
+from exporter.deberta.modeling import DebertaModel, SelfAttention
 from exporter.model.task import Task
 from plugins.disentangled_attention.torch_operator import disentangled_attention
 

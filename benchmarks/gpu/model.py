@@ -40,7 +40,7 @@ from benchmarks.gpu.timing import (
     table,
 )
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.modeling import make_model
+from exporter.deberta.heads import make_model
 from exporter.model.task import Task
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu_model.csv"

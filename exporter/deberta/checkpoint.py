@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.modeling import AttentionKind, make_model
+from exporter.deberta.heads import AttentionKind, make_model
 from exporter.deberta.weights import WeightStore, open_weights
 from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape

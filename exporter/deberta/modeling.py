@@ -10,19 +10,14 @@ carry the names that checkpoints use, so a state dict maps one to one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from exporter.deberta.activations import fixed_activation, make_activation
 from exporter.deberta.configuration import DebertaConfig
-from exporter.errors import InputError
-from exporter.model.task import Task
 from plugins.disentangled_attention.oracle import disentangled_attention
 from plugins.disentangled_attention.slots import slot_table
-
-AttentionKind = Literal["eager", "fused"]
 
 
 class Embeddings(nn.Module):
@@ -47,11 +42,9 @@ class Embeddings(nn.Module):
         )
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
-    def forward(
-        self, input_ids: torch.Tensor, mask: torch.Tensor, token_type_ids: torch.Tensor | None
-    ) -> torch.Tensor:
+    def forward(self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """int64 `(B, S)` each -> `(B, S, E)`, zero where `mask` is."""
-        hidden: torch.Tensor = self.word_embeddings(input_ids)
+        hidden: Tensor = self.word_embeddings(input_ids)
         if self.position_embeddings is not None:
             hidden = hidden + self.position_embeddings.weight[: input_ids.shape[1]]
         if self.token_type_embeddings is not None:
@@ -70,7 +63,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: DebertaConfig) -> None:
         super().__init__()
         self.config = config
-        self.attend: Callable[..., torch.Tensor] = disentangled_attention
+        self.attend: Callable[..., Tensor] = disentangled_attention
         width = config.num_attention_heads * config.head_size
         self.query_proj = nn.Linear(config.hidden_size, width)
         self.key_proj = nn.Linear(config.hidden_size, width)
@@ -80,7 +73,7 @@ class SelfAttention(nn.Module):
             self.pos_key_proj = nn.Linear(config.hidden_size, width) if config.c2p else None
             self.pos_query_proj = nn.Linear(config.hidden_size, width) if config.p2c else None
 
-    def project_positions(self, relative: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def project_positions(self, relative: Tensor) -> tuple[Tensor, Tensor]:
         """Relative embeddings `(R, E)` -> `pos_key` and `pos_query`, `(H, R, D)` each.
 
         A term that the model lacks gives the placeholder `(H, 1, D)` of the operator's contract.
@@ -90,21 +83,15 @@ class SelfAttention(nn.Module):
         key_proj = self.key_proj if shared else self.pos_key_proj
         query_proj = self.query_proj if shared else self.pos_query_proj
 
-        def by_head(projection: nn.Linear | None, present: bool) -> torch.Tensor:
+        def by_head(projection: nn.Linear | None, present: bool) -> Tensor:
             if projection is None or not present:
                 return relative.new_zeros(heads, 1, size)
-            projected: torch.Tensor = projection(relative)
+            projected: Tensor = projection(relative)
             return projected.view(-1, heads, size).transpose(0, 1)
 
         return by_head(key_proj, self.config.c2p), by_head(query_proj, self.config.p2c)
 
-    def forward(
-        self,
-        hidden: torch.Tensor,
-        relative: torch.Tensor,
-        slots: torch.Tensor,
-        mask: torch.Tensor,
-    ) -> torch.Tensor:
+    def forward(self, hidden: Tensor, relative: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
         """`hidden` `(B, S, E)`, `relative` `(R, E)`, `slots`, `mask` `(B, S)` -> `(B, S, H*D)`."""
         projections = (self.query_proj, self.key_proj, self.value_proj)
         qkv = torch.cat([projection(hidden) for projection in projections], dim=-1)
@@ -130,9 +117,9 @@ class ResidualOutput(nn.Module):
         self.dense = nn.Linear(width, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
-    def forward(self, inner: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    def forward(self, inner: Tensor, residual: Tensor) -> Tensor:
         """`(B, S, width)` and `(B, S, E)` -> `(B, S, E)`."""
-        normed: torch.Tensor = self.LayerNorm(self.dense(inner) + residual)
+        normed: Tensor = self.LayerNorm(self.dense(inner) + residual)
         return normed
 
 
@@ -144,15 +131,9 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = ResidualOutput(config.num_attention_heads * config.head_size, config)
 
-    def forward(
-        self,
-        hidden: torch.Tensor,
-        relative: torch.Tensor,
-        slots: torch.Tensor,
-        mask: torch.Tensor,
-    ) -> torch.Tensor:
+    def forward(self, hidden: Tensor, relative: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
         """`(B, S, E)` -> `(B, S, E)`."""
-        attended: torch.Tensor = self.output(self.self(hidden, relative, slots, mask), hidden)
+        attended: Tensor = self.output(self.self(hidden, relative, slots, mask), hidden)
         return attended
 
 
@@ -164,9 +145,9 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.intermediate_act_fn = make_activation(config.hidden_act)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: Tensor) -> Tensor:
         """`(B, S, E)` -> `(B, S, intermediate_size)`."""
-        activated: torch.Tensor = self.intermediate_act_fn(self.dense(hidden))
+        activated: Tensor = self.intermediate_act_fn(self.dense(hidden))
         return activated
 
 
@@ -179,16 +160,10 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = ResidualOutput(config.intermediate_size, config)
 
-    def forward(
-        self,
-        hidden: torch.Tensor,
-        relative: torch.Tensor,
-        slots: torch.Tensor,
-        mask: torch.Tensor,
-    ) -> torch.Tensor:
+    def forward(self, hidden: Tensor, relative: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
         """`(B, S, E)` -> `(B, S, E)`."""
         attended = self.attention(hidden, relative, slots, mask)
-        out: torch.Tensor = self.output(self.intermediate(attended), attended)
+        out: Tensor = self.output(self.intermediate(attended), attended)
         return out
 
 
@@ -202,13 +177,11 @@ class ConvLayer(nn.Module):
         self.LayerNorm = nn.LayerNorm(width, config.layer_norm_eps)
         self.activation = fixed_activation(config.conv_act)
 
-    def forward(
-        self, embedded: torch.Tensor, hidden: torch.Tensor, mask: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, embedded: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
         """Embedding output and first layer's output, `(B, S, E)` each -> `(B, S, E)`."""
         keep = mask.unsqueeze(-1).to(hidden.dtype)
         convolved = self.conv(embedded.transpose(1, 2)).transpose(1, 2) * keep
-        normed: torch.Tensor = self.LayerNorm(hidden + self.activation(convolved))
+        normed: Tensor = self.LayerNorm(hidden + self.activation(convolved))
         return normed * keep
 
 
@@ -222,20 +195,20 @@ class Encoder(nn.Module):
         self.rel_embeddings = nn.Embedding(2 * span, width) if config.relative_attention else None
         self.LayerNorm = nn.LayerNorm(width, config.layer_norm_eps) if config.norm_rel_ebd else None
         self.register_buffer("slots", _slots(config), persistent=False)
-        self.slots: torch.Tensor
+        self.slots: Tensor
         self.conv = ConvLayer(config) if config.conv_kernel_size > 0 else None
 
-    def relative_embeddings(self, like: torch.Tensor) -> torch.Tensor:
+    def relative_embeddings(self, like: Tensor) -> Tensor:
         """`(R, E)`, normalized where the model does; `(1, E)` zeros where it has none."""
         if self.rel_embeddings is None:
             return like.new_zeros(1, like.shape[-1])
-        weight: torch.Tensor = self.rel_embeddings.weight
+        weight: Tensor = self.rel_embeddings.weight
         if self.LayerNorm is None:
             return weight
-        normed: torch.Tensor = self.LayerNorm(weight)
+        normed: Tensor = self.LayerNorm(weight)
         return normed
 
-    def forward(self, embedded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """Embedding output `(B, S, E)`, mask `(B, S)` -> `(B, S, E)`."""
         relative = self.relative_embeddings(embedded)
         keys = mask.to(torch.int32)
@@ -247,7 +220,7 @@ class Encoder(nn.Module):
         return hidden
 
 
-def _slots(config: DebertaConfig) -> torch.Tensor:
+def _slots(config: DebertaConfig) -> Tensor:
     if not config.relative_attention:
         return torch.zeros(3, dtype=torch.int32, device="cpu")
     return slot_table(config.position_span, config.position_buckets, config.relative_positions)
@@ -256,8 +229,8 @@ def _slots(config: DebertaConfig) -> torch.Tensor:
 class DebertaModel(nn.Module):
     """Embeddings and encoder, without a head.
 
-    Like every class below it is called with int64 `input_ids`, `attention_mask` and, optionally,
-    `token_type_ids`, and returns a tuple of outputs in the order of `tasks.output_names`.
+    Like the models of `heads` it is called with int64 `input_ids`, `attention_mask` and,
+    optionally, `token_type_ids`, and returns its outputs in the order of `task.output_names`.
     """
 
     def __init__(self, config: DebertaConfig) -> None:
@@ -266,241 +239,8 @@ class DebertaModel(nn.Module):
         self.encoder = Encoder(config)
 
     def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """`(B, S)` each -> `last_hidden_state` `(B, S, E)`."""
         embedded = self.embeddings(input_ids, attention_mask, token_type_ids)
         return (self.encoder(embedded, attention_mask),)
-
-
-class Pooler(nn.Module):
-    """The first token's hidden state through a linear layer and an activation."""
-
-    def __init__(self, config: DebertaConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = fixed_activation(config.pooler_hidden_act)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`(B, S, E)` -> `(B, E)`."""
-        pooled: torch.Tensor = self.activation(self.dense(hidden.select(1, 0)))
-        return pooled
-
-
-class SequenceClassification(nn.Module):
-    """One vector of logits for a text or a pair."""
-
-    def __init__(self, config: DebertaConfig) -> None:
-        super().__init__()
-        self.deberta = DebertaModel(config)
-        self.pooler = Pooler(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """`(B, S)` each -> `logits` `(B, num_labels)`."""
-        (hidden,) = self.deberta(input_ids, attention_mask, token_type_ids)
-        return (self.classifier(self.pooler(hidden)),)
-
-
-class TokenClassification(nn.Module):
-    """One vector of logits for each token."""
-
-    def __init__(self, config: DebertaConfig) -> None:
-        super().__init__()
-        self.deberta = DebertaModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """`(B, S)` each -> `logits` `(B, S, num_labels)`."""
-        (hidden,) = self.deberta(input_ids, attention_mask, token_type_ids)
-        return (self.classifier(hidden),)
-
-
-class QuestionAnswering(nn.Module):
-    """Scores of each token as the start and as the end of the answer."""
-
-    def __init__(self, config: DebertaConfig) -> None:
-        super().__init__()
-        if config.num_labels != 2:
-            raise InputError(
-                f"id2label has {config.num_labels} labels; question answering needs 2 (start, end)"
-            )
-        self.deberta = DebertaModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """`(B, S)` each -> `start_logits`, `end_logits`, `(B, S)` each."""
-        (hidden,) = self.deberta(input_ids, attention_mask, token_type_ids)
-        logits = self.qa_outputs(hidden)
-        return logits.select(-1, 0), logits.select(-1, 1)
-
-
-class MultipleChoice(nn.Module):
-    """One score for each of `C` choices."""
-
-    def __init__(self, config: DebertaConfig) -> None:
-        super().__init__()
-        self.deberta = DebertaModel(config)
-        self.pooler = Pooler(config)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """`(B, C, S)` each -> `logits` `(B, C)`."""
-        types = None if token_type_ids is None else token_type_ids.flatten(0, 1)
-        (hidden,) = self.deberta(input_ids.flatten(0, 1), attention_mask.flatten(0, 1), types)
-        return (self.classifier(self.pooler(hidden)).view(input_ids.shape[:2]),)
-
-
-class LegacyTransform(nn.Module):
-    """Linear layer to the embedding width, activation, LayerNorm."""
-
-    def __init__(self, config: DebertaConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.embedding_width)
-        self.transform_act_fn = make_activation(config.hidden_act)
-        self.LayerNorm = nn.LayerNorm(config.embedding_width, config.layer_norm_eps)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`(B, S, E)` -> `(B, S, embedding width)`."""
-        normed: torch.Tensor = self.LayerNorm(self.transform_act_fn(self.dense(hidden)))
-        return normed
-
-
-class LegacyPredictions(nn.Module):
-    """The masked LM head that transformers has always had (`legacy` true)."""
-
-    def __init__(self, config: DebertaConfig) -> None:
-        super().__init__()
-        self.transform = LegacyTransform(config)
-        self.decoder = nn.Linear(config.embedding_width, config.vocab_size)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """`(B, S, E)` -> `(B, S, vocab_size)`."""
-        scores: torch.Tensor = self.decoder(self.transform(hidden))
-        return scores
-
-
-class LegacyMaskedLM(nn.Module):
-    """Masked LM with the legacy head, tensors under `cls.predictions`."""
-
-    def __init__(self, config: DebertaConfig) -> None:
-        super().__init__()
-        self.deberta = DebertaModel(config)
-        self.cls = nn.ModuleDict({"predictions": LegacyPredictions(config)})
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """`(B, S)` each -> `logits` `(B, S, vocab_size)`."""
-        (hidden,) = self.deberta(input_ids, attention_mask, token_type_ids)
-        return (self.cls["predictions"](hidden),)
-
-
-class LMHead(nn.Module):
-    """The masked LM head of Microsoft's code: the word embeddings are its last matrix."""
-
-    def __init__(self, config: DebertaConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.transform_act_fn = make_activation(config.hidden_act)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-
-    def forward(self, hidden: torch.Tensor, word_embeddings: torch.Tensor) -> torch.Tensor:
-        """`(B, S, E)` and `(vocab_size, E)` -> `(B, S, vocab_size)`."""
-        normed = self.LayerNorm(self.transform_act_fn(self.dense(hidden)))
-        return nn.functional.linear(normed, word_embeddings, self.bias)
-
-
-class MaskedLM(nn.Module):
-    """Masked LM with the new head (`legacy` false), tensors under `lm_predictions.lm_head`."""
-
-    def __init__(self, config: DebertaConfig) -> None:
-        super().__init__()
-        if config.embedding_width != config.hidden_size:
-            raise InputError(
-                f"embedding_size is {config.embedding_size}; the masked LM head with legacy=false "
-                f"needs hidden_size ({config.hidden_size})"
-            )
-        self.deberta = DebertaModel(config)
-        self.lm_predictions = nn.ModuleDict({"lm_head": LMHead(config)})
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """`(B, S)` each -> `logits` `(B, S, vocab_size)`."""
-        (hidden,) = self.deberta(input_ids, attention_mask, token_type_ids)
-        embeddings = self.deberta.embeddings.word_embeddings.weight
-        return (self.lm_predictions["lm_head"](hidden, embeddings),)
-
-
-def make_model(config: DebertaConfig, task: Task, attention: AttentionKind = "eager") -> nn.Module:
-    """The model for a task, uninitialised but for torch's defaults; see `checkpoint.load_model`.
-
-    Args:
-        config, task: what to make.
-        attention: `eager` is the definition, in PyTorch's own operators; `fused` calls the operator
-            of `plugins.disentangled_attention.torch_operator`, one kernel on CUDA, for inference.
-
-    Raises:
-        InputError: the configuration does not fit the task, or there is no such attention.
-    """
-    if attention not in ("eager", "fused"):
-        raise InputError(f"attention is {attention!r}; there are eager and fused")
-    model: nn.Module
-    if task is Task.MASKED_LM:
-        model = LegacyMaskedLM(config) if config.legacy else MaskedLM(config)
-    else:
-        classes: dict[Task, type[nn.Module]] = {
-            Task.BASE: DebertaModel,
-            Task.SEQUENCE_CLASSIFICATION: SequenceClassification,
-            Task.TOKEN_CLASSIFICATION: TokenClassification,
-            Task.QUESTION_ANSWERING: QuestionAnswering,
-            Task.MULTIPLE_CHOICE: MultipleChoice,
-        }
-        model = classes[task](config)
-    if attention == "fused":
-        from plugins.disentangled_attention.torch_operator import disentangled_attention as fused
-
-        for module in encoder_of(model).modules():
-            if isinstance(module, SelfAttention):
-                module.attend = fused
-    return model
-
-
-def encoder_of(model: nn.Module) -> Encoder:
-    """The encoder of a model that `make_model` made."""
-    base = model if isinstance(model, DebertaModel) else model.get_submodule("deberta")
-    encoder = base.get_submodule("encoder")
-    if not isinstance(encoder, Encoder):
-        raise TypeError(f"not a model of this package: {type(model).__name__}")
-    return encoder

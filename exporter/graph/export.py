@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from exporter.artifact.onnx_file import CONFIG_KEY, PRECISION_KEY, TASK_KEY
 from exporter.deberta.checkpoint import Checkpoint
-from exporter.deberta.modeling import encoder_of
+from exporter.deberta.heads import encoder_of
 from exporter.graph.attention_body import AttentionShape, Reading, attention_function
 from exporter.graph.check import check_graph, count_attention_nodes
 from exporter.graph.export_form import export_form

@@ -16,7 +16,8 @@ from torch import nn
 
 from exporter.deberta.checkpoint import Checkpoint
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.modeling import Encoder, SelfAttention, encoder_of, make_model
+from exporter.deberta.heads import encoder_of, make_model
+from exporter.deberta.modeling import Encoder, SelfAttention
 from plugins.disentangled_attention import contract
 
 Recipe = Callable[[], torch.Tensor]

@@ -107,7 +107,7 @@ class TorchRunner:
 
     def _hooks(self, taken: dict[int, Any]) -> list[Any]:
         """Hooks that put the hidden states into `taken` by their index."""
-        from exporter.deberta.modeling import encoder_of
+        from exporter.deberta.heads import encoder_of
 
         encoder = encoder_of(self.model)
 

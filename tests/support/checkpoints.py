@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.modeling import make_model
+from exporter.deberta.heads import make_model
 from exporter.model.task import Task
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tokenizer"

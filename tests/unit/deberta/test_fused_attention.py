@@ -11,7 +11,7 @@ from support.random_models import random_config, random_inputs, random_model, va
 
 from exporter.deberta.checkpoint import load_model, open_checkpoint
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.modeling import make_model
+from exporter.deberta.heads import make_model
 from exporter.errors import InputError
 
 

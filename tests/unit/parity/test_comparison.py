@@ -14,7 +14,7 @@ from calibration.texts import read_texts
 from exporter.artifact.files import record
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.modeling import encoder_of
+from exporter.deberta.heads import encoder_of
 from exporter.inputs.cases import CaseMaker, DataSet, text_examples
 from exporter.metrics.decisions import Decision, decision_of
 from exporter.metrics.figures import Floats
