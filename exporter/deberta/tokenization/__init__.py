@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.deberta.tokenization.base import Tokenizer
-from exporter.deberta.tokenization.loading import load_tokenizer, tokenizer_files
-from exporter.deberta.tokenization.types import (
+from exporter.deberta.tokenization.encoding import (
     BatchEncoding,
     Encoding,
     Kind,
@@ -12,7 +10,8 @@ from exporter.deberta.tokenization.types import (
     Side,
     Truncation,
 )
-from exporter.deberta.tokenization.vocabulary import check_vocabulary
+from exporter.deberta.tokenization.loading import load_tokenizer, tokenizer_files
+from exporter.deberta.tokenization.tokenizer import Tokenizer, check_vocabulary
 
 __all__ = [
     "BatchEncoding",

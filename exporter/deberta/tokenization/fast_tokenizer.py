@@ -14,14 +14,12 @@ from pathlib import Path
 
 import tokenizers
 
-from exporter.deberta.tokenization.base import Tokenizer
-from exporter.deberta.tokenization.settings import AddedToken, TokenizerSettings
-from exporter.deberta.tokenization.texts import check_text
-from exporter.deberta.tokenization.types import Segment
+from exporter.deberta.tokenization.encoding import Segment
+from exporter.deberta.tokenization.settings import REQUIRED_TOKENS, TokenizerSettings
+from exporter.deberta.tokenization.tokenizer import Tokenizer, check_ids
 from exporter.errors import InputError
 
 _logger = logging.getLogger(__name__)
-_REQUIRED = ("pad_token", "cls_token", "sep_token", "unk_token")
 
 
 class FastTokenizer(Tokenizer):
@@ -38,48 +36,38 @@ class FastTokenizer(Tokenizer):
         _add_tokens(self._backend, settings, file)
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
         ids = {content: vocabulary[content] for content in settings.special_contents}
-        special_ids = {name: ids[content] for name, content in settings.special_tokens.items()}
-        _check_format(self._backend, special_ids, file)
-        self._do_lower_case = _lowers(self._backend)
-        self._split_by_punct = _splits(self._backend)
-        _warn_about("do_lower_case", settings.do_lower_case, self._do_lower_case, file)
-        _warn_about("split_by_punct", settings.split_by_punct, self._split_by_punct, file)
-        super().__init__(
-            settings,
-            special_ids,
-            ids.values(),
-            max(vocabulary.values()) + 1,
-            source_files,
-        )
-
-    @property
-    def do_lower_case(self) -> bool:
-        return self._do_lower_case
-
-    @property
-    def split_by_punct(self) -> bool:
-        return self._split_by_punct
-
-    def tokenize(self, text: str) -> list[str]:
-        with _library_errors(self._failure):
-            return list(self._backend.encode(check_text(text), add_special_tokens=False).tokens)
+        super().__init__(settings, ids, max(vocabulary.values()) + 1, source_files)
+        self._check_format(file)
+        self.do_lower_case = _lowers(self._backend)
+        self.split_by_punct = _splits(self._backend)
+        _warn_about("do_lower_case", settings.do_lower_case, self.do_lower_case, file)
+        _warn_about("split_by_punct", settings.split_by_punct, self.split_by_punct, file)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
-        checked = self._checked_ids(ids)
-        return str(self._backend.decode(checked, skip_special_tokens=skip_special_tokens))
+        return str(self._backend.decode(check_ids(ids), skip_special_tokens=skip_special_tokens))
 
     def _segments(self, texts: Sequence[str]) -> list[Segment]:
         with _library_errors(self._failure):
             found = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [Segment(tuple(e.ids), tuple(e.offsets)) for e in found]
 
-    def _token_to_id(self, token: str) -> int | None:
-        index: int | None = self._backend.token_to_id(token)
-        return index
-
     def _id_to_token(self, index: int) -> str | None:
         token: str | None = self._backend.id_to_token(index)
         return token
+
+    def _check_format(self, path: Path) -> None:
+        """InputError unless the file joins texts as DeBERTa does, or says nothing about it."""
+        if self._backend.post_processor is None:
+            return
+        single = self._backend.encode("", add_special_tokens=True)
+        pair = self._backend.encode("", "")
+        cls_id, sep_id = self.cls_token_id, self.sep_token_id
+        expected = ([cls_id, sep_id], [cls_id, sep_id, sep_id], [0, 0, 1])
+        if (single.ids, pair.ids, pair.type_ids) != expected:
+            raise InputError(
+                f"{path}: its post_processor does not make [CLS] A [SEP] B [SEP] with token types "
+                "0 and 1; this is not a DeBERTa-v2 tokenizer"
+            )
 
 
 @contextmanager
@@ -109,7 +97,7 @@ def _load_backend(path: Path) -> tokenizers.Tokenizer:
 
 
 def _check_required(backend: tokenizers.Tokenizer, settings: TokenizerSettings, path: Path) -> None:
-    for name in _REQUIRED:
+    for name in REQUIRED_TOKENS:
         content = settings.special_tokens[name]
         if backend.token_to_id(content) is None:
             raise InputError(
@@ -127,7 +115,14 @@ def _add_tokens(backend: tokenizers.Tokenizer, settings: TokenizerSettings, path
     for token in settings.added_tokens:
         if token.id is None and token.content in present:
             continue
-        added = _as_added_token(token, token.content in settings.special_contents)
+        added = tokenizers.AddedToken(
+            token.content,
+            single_word=token.single_word,
+            lstrip=token.lstrip,
+            rstrip=token.rstrip,
+            normalized=token.normalized,
+            special=token.special or token.content in settings.special_contents,
+        )
         known = present.get(token.content)
         if known is None or (token.has_flags and repr(known) != repr(added)):
             add = backend.add_special_tokens if added.special else backend.add_tokens
@@ -138,31 +133,6 @@ def _add_tokens(backend: tokenizers.Tokenizer, settings: TokenizerSettings, path
                 f"{path}: gives the added token {token.content!r} the id {index}, "
                 f"tokenizer_config.json the id {token.id}; the two are of different checkpoints"
             )
-
-
-def _as_added_token(token: AddedToken, is_named: bool) -> tokenizers.AddedToken:
-    return tokenizers.AddedToken(
-        token.content,
-        single_word=token.single_word,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        normalized=token.normalized,
-        special=token.special or is_named,
-    )
-
-
-def _check_format(backend: tokenizers.Tokenizer, special_ids: dict[str, int], path: Path) -> None:
-    """InputError unless the file joins texts as DeBERTa does, or says nothing about it."""
-    if backend.post_processor is None:
-        return
-    cls_id, sep_id = special_ids["cls_token"], special_ids["sep_token"]
-    single, pair = backend.encode("", add_special_tokens=True), backend.encode("", "")
-    expected = ([cls_id, sep_id], [cls_id, sep_id, sep_id], [0, 0, 1])
-    if (single.ids, pair.ids, pair.type_ids) != expected:
-        raise InputError(
-            f"{path}: its post_processor does not make [CLS] A [SEP] B [SEP] with token types "
-            "0 and 1; this is not a DeBERTa-v2 tokenizer"
-        )
 
 
 def _lowers(backend: tokenizers.Tokenizer) -> bool:

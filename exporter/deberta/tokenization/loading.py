@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from exporter.deberta.tokenization.base import Tokenizer
 from exporter.deberta.tokenization.settings import (
     ADDED_TOKENS_FILE,
     CONFIG_FILE,
@@ -13,6 +12,7 @@ from exporter.deberta.tokenization.settings import (
     SPECIAL_TOKENS_FILE,
     read_settings,
 )
+from exporter.deberta.tokenization.tokenizer import Tokenizer
 from exporter.errors import InputError
 
 SENTENCEPIECE_FILE = "spm.model"

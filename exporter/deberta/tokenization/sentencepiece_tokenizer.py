@@ -13,15 +13,16 @@ from typing import Any
 
 import sentencepiece
 
-from exporter.deberta.tokenization.base import Tokenizer
-from exporter.deberta.tokenization.casing import MappedText, lower_outside
-from exporter.deberta.tokenization.settings import TokenizerSettings
-from exporter.deberta.tokenization.splitting import AddedTokenSplitter, split_punctuation
-from exporter.deberta.tokenization.texts import check_text
-from exporter.deberta.tokenization.types import Segment
+from exporter.deberta.tokenization.encoding import Segment
+from exporter.deberta.tokenization.settings import REQUIRED_TOKENS, TokenizerSettings
+from exporter.deberta.tokenization.splitting import (
+    AddedTokenSplitter,
+    MappedText,
+    lower_outside,
+    split_punctuation,
+)
+from exporter.deberta.tokenization.tokenizer import Tokenizer
 from exporter.errors import InputError, MissingDependencyError
-
-_REQUIRED = ("pad_token", "cls_token", "sep_token", "unk_token")
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -46,8 +47,8 @@ class SentencePieceTokenizer(Tokenizer):
             or (content not in named and index >= self._piece_count)
         )
         self._splitter = AddedTokenSplitter(settings.added_tokens)
-        self._do_lower_case = bool(settings.do_lower_case)
-        self._split_by_punct = bool(settings.split_by_punct)
+        self.do_lower_case = bool(settings.do_lower_case)
+        self.split_by_punct = bool(settings.split_by_punct)
         # Added tokens that are neither special nor normalised are lower-cased before the search
         # for them, and so are found only where they are lower case already: as in transformers.
         self._protected = settings.special_contents + tuple(
@@ -55,24 +56,8 @@ class SentencePieceTokenizer(Tokenizer):
             for token in settings.added_tokens
             if not token.special and token.normalized
         )
-        super().__init__(
-            settings,
-            {name: self._added[content] for name, content in settings.special_tokens.items()},
-            (self._added[content] for content in settings.special_contents),
-            max(self._piece_count, *(index + 1 for index in self._added.values())),
-            source_files,
-        )
-
-    @property
-    def do_lower_case(self) -> bool:
-        return self._do_lower_case
-
-    @property
-    def split_by_punct(self) -> bool:
-        return self._split_by_punct
-
-    def tokenize(self, text: str) -> list[str]:
-        return [piece for piece, _, _ in self._pieces(check_text(text))]
+        vocab_size = max(self._piece_count, *(index + 1 for index in self._added.values()))
+        super().__init__(settings, self._added, vocab_size, source_files)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         parts: list[str] = []
@@ -112,24 +97,18 @@ class SentencePieceTokenizer(Tokenizer):
     def _segments(self, texts: Sequence[str]) -> list[Segment]:
         segments = []
         for text in texts:
-            found = list(self._pieces(text))
-            ids = tuple(self._piece_id(piece, index) for piece, index, _ in found)
-            segments.append(Segment(ids, tuple(span for _, _, span in found)))
+            found = list(self._tokens(text))
+            segments.append(Segment(tuple(i for i, _ in found), tuple(span for _, span in found)))
         return segments
 
-    def _piece_id(self, piece: str, index: int) -> int:
-        # transformers looks every piece up by its text, added tokens first.
-        added = self._added.get(piece)
-        return index if added is None else added
-
-    def _pieces(self, text: str) -> Iterator[tuple[str, int, tuple[int, int]]]:
-        """(piece, id, span in `text`) in order."""
-        mapped = lower_outside(text, self._protected) if self._do_lower_case else MappedText(text)
+    def _tokens(self, text: str) -> Iterator[tuple[int, tuple[int, int]]]:
+        """(id, span in `text`) in order."""
+        mapped = lower_outside(text, self._protected) if self.do_lower_case else MappedText(text)
         for start, end, is_added in self._splitter.split(mapped.text):
             part = mapped.text[start:end]
             if is_added:
-                yield part, self._added[part], mapped.source_span(start, end)
-            elif self._split_by_punct:
+                yield self._added[part], mapped.source_span(start, end)
+            elif self.split_by_punct:
                 for first, last in split_punctuation(part):
                     yield from self._encode_part(part[first:last], start + first, mapped)
             else:
@@ -137,7 +116,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _encode_part(
         self, part: str, at: int, mapped: MappedText
-    ) -> Iterator[tuple[str, int, tuple[int, int]]]:
+    ) -> Iterator[tuple[int, tuple[int, int]]]:
         found = self._model.encode(part, out_type="offset_mapping")
         rows = zip(found["pieces"], found["ids"], found["offsets"], strict=True)
         for piece, index, (start, end) in rows:
@@ -145,11 +124,8 @@ class SentencePieceTokenizer(Tokenizer):
             # all but the last of the pieces that one character normalises to. Such a piece gets
             # that character, as in the fast tokenizer.
             end = min(max(end, start + 1), len(part))
-            yield piece, index, mapped.source_span(at + start, at + end)
-
-    def _token_to_id(self, token: str) -> int | None:
-        added = self._added.get(token)
-        return int(self._model.piece_to_id(token)) if added is None else added
+            # transformers looks every piece up by its text, added tokens first.
+            yield self._added.get(piece, index), mapped.source_span(at + start, at + end)
 
     def _id_to_token(self, index: int) -> str | None:
         if index in self._added_by_id:
@@ -189,9 +165,8 @@ def _added_ids(model: Any, settings: TokenizerSettings, path: Path) -> dict[str,
     trained this means a wrong vocabulary, and it is an InputError here.
     """
     count = model.get_piece_size()
-    required = {settings.special_tokens[name]: name for name in _REQUIRED}
-    known = {token.content: token.id for token in settings.added_tokens if token.id is not None}
-    ids = dict(known)
+    required = {settings.special_tokens[name]: name for name in REQUIRED_TOKENS}
+    ids = {token.content: token.id for token in settings.added_tokens if token.id is not None}
     for content in settings.special_contents:
         if content in ids:
             continue
@@ -202,7 +177,7 @@ def _added_ids(model: Any, settings: TokenizerSettings, path: Path) -> dict[str,
                     f"{path}: has no {required[content]} {content!r}; name the right token in "
                     "tokenizer_config.json or use the spm.model that the checkpoint came with"
                 )
-            index = count + sum(_is_new(model, other) for other in ids)
+            index = count + sum(_piece_index(model, other) is None for other in ids)
         ids[content] = index
     return ids
 
@@ -210,7 +185,3 @@ def _added_ids(model: Any, settings: TokenizerSettings, path: Path) -> dict[str,
 def _piece_index(model: Any, content: str) -> int | None:
     index = int(model.piece_to_id(content))
     return index if model.id_to_piece(index) == content else None
-
-
-def _is_new(model: Any, content: str) -> bool:
-    return _piece_index(model, content) is None

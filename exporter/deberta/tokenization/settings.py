@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from exporter.deberta.tokenization.types import Kind, Side
+from exporter.deberta.tokenization.encoding import Kind, Side
 from exporter.errors import InputError
 
 CONFIG_FILE = "tokenizer_config.json"
@@ -32,6 +32,9 @@ _DEFAULT_NAMES = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
+REQUIRED_TOKENS = ("pad_token", "cls_token", "sep_token", "unk_token")
+"""Names of the special tokens that the vocabulary itself must have."""
+
 _ADDITIONAL_NAMES = ("additional_special_tokens", "extra_special_tokens")
 _UNLIMITED = 10**20  # transformers writes int(1e30) for "no maximum"
 
@@ -40,8 +43,8 @@ _UNLIMITED = 10**20  # transformers writes int(1e30) for "no maximum"
 class AddedToken:
     """A token that is matched in the raw text, before the vocabulary is consulted.
 
-    `id` is None when the files name the token and give it no id. `has_flags` is False when the
-    file that gives the id does not give the flags.
+    `id` is None when the files name the token and give it no id. `has_flags` is False when no file
+    gives the flags.
     """
 
     content: str
@@ -73,10 +76,10 @@ class TokenizerSettings:
     truncation_side: Side
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in the file `path`; InputError names the file when it holds none."""
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in the file `path`, empty where there is no file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -92,11 +95,10 @@ def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
     Raises InputError naming the file and field when one is malformed.
     """
     path = folder / CONFIG_FILE
-    config = read_json_object(path) if path.exists() else {}
+    config = _read_object(path)
     names = config
     if "added_tokens_decoder" not in config:
-        special_path = folder / SPECIAL_TOKENS_FILE
-        names = config | (read_json_object(special_path) if special_path.exists() else {})
+        names = config | _read_object(folder / SPECIAL_TOKENS_FILE)
     named = {
         name: _named_token(names.get(name) or default, name, path)
         for name, default in _DEFAULT_NAMES.items()
@@ -111,10 +113,9 @@ def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
         if kind == "sentencepiece":
             by_content |= _from_fast_file(folder)
         # These files know no flags; those of a name that was written with its flags hold.
-        for token in _written_with_flags(names, path):
-            if token.content in by_content:
-                known = by_content[token.content]
-                by_content[token.content] = replace(token, id=known.id)
+        for token in specials:
+            if token.has_flags and token.content in by_content:
+                by_content[token.content] = replace(token, id=by_content[token.content].id)
     for token in specials:
         by_content.setdefault(token.content, token)
     ordered = sorted(by_content.values(), key=lambda t: (t.id is None, t.id or 0))
@@ -130,19 +131,25 @@ def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
     )
 
 
-def _content(value: object, name: str, path: Path) -> str:
-    """The text of a token written as a string or as a serialised AddedToken."""
-    if isinstance(value, dict):
-        value = value.get("content")
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{path}: {name} must be a token's text, got {value!r}")
-    return value
+def _token(fields: Mapping[str, Any], name: str, path: Path, **known: Any) -> AddedToken:
+    """A token of a serialised AddedToken; a flag that is absent has the `tokenizers` default."""
+    content = fields.get("content")
+    if not isinstance(content, str) or not content:
+        raise InputError(f"{path}: {name} must be a token's text, got {content!r}")
+    known.setdefault("special", bool(fields.get("special", False)))
+    return AddedToken(
+        content,
+        normalized=bool(fields.get("normalized", not known["special"])),
+        **{flag: bool(fields.get(flag, False)) for flag in ("lstrip", "rstrip", "single_word")},
+        **known,
+    )
 
 
 def _named_token(value: object, name: str, path: Path) -> AddedToken:
     """A special token without an id, from its text or from a serialised AddedToken."""
-    fields = value if isinstance(value, dict) else {}
-    return AddedToken(_content(value, name, path), **_flags(fields, special=True))
+    is_object = isinstance(value, dict)
+    fields = value if isinstance(value, dict) else {"content": value}
+    return _token(fields, name, path, special=True, has_flags=is_object)
 
 
 def _additional(names: Mapping[str, Any], path: Path) -> list[AddedToken]:
@@ -158,17 +165,6 @@ def _additional(names: Mapping[str, Any], path: Path) -> list[AddedToken]:
     return found
 
 
-def _written_with_flags(names: Mapping[str, Any], path: Path) -> list[AddedToken]:
-    """The special tokens that are written as a serialised AddedToken."""
-    values = {name: value for name, value in names.items() if name in _DEFAULT_NAMES}
-    tokens = [_named_token(v, name, path) for name, v in values.items() if isinstance(v, dict)]
-    for name in _ADDITIONAL_NAMES:
-        listed = names.get(name)
-        if isinstance(listed, list):
-            tokens += [_named_token(v, name, path) for v in listed if isinstance(v, dict)]
-    return tokens
-
-
 def _from_decoder(value: object, path: Path) -> dict[str, AddedToken]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: added_tokens_decoder must map ids to tokens, got {value!r}")
@@ -179,18 +175,17 @@ def _from_decoder(value: object, path: Path) -> dict[str, AddedToken]:
 def _from_added_tokens(folder: Path, contents: tuple[str, ...]) -> dict[str, AddedToken]:
     """The tokens of `added_tokens.json`, special where they are among `contents`."""
     path = folder / ADDED_TOKENS_FILE
-    listed = read_json_object(path) if path.exists() else {}
     tokens = {}
-    for content, index in listed.items():
+    for content, index in _read_object(path).items():
         fields = {"content": content, "special": content in contents}
-        tokens[content] = replace(_added_token(fields, index, path), has_flags=False)
+        tokens[content] = _added_token(fields, index, path, has_flags=False)
     return tokens
 
 
 def _from_fast_file(folder: Path) -> dict[str, AddedToken]:
     """The `added_tokens` of `tokenizer.json`."""
     path = folder / FAST_FILE
-    listed = read_json_object(path).get("added_tokens") or [] if path.exists() else []
+    listed = _read_object(path).get("added_tokens") or []
     if not isinstance(listed, list):
         raise InputError(f"{path}: added_tokens must be a list, got {type(listed).__name__}")
     tokens = (
@@ -200,7 +195,7 @@ def _from_fast_file(folder: Path) -> dict[str, AddedToken]:
     return {token.content: token for token in tokens}
 
 
-def _added_token(fields: object, key: object, path: Path) -> AddedToken:
+def _added_token(fields: object, key: object, path: Path, has_flags: bool = True) -> AddedToken:
     """An added token from its JSON fields and its id, which may be a decimal string."""
     if not isinstance(fields, dict):
         raise InputError(f"{path}: added token {key!r} must be an object, got {fields!r}")
@@ -210,16 +205,7 @@ def _added_token(fields: object, key: object, path: Path) -> AddedToken:
         index = -1
     if index < 0:
         raise InputError(f"{path}: added token {fields!r} has the id {key!r}, expected an integer")
-    special = bool(fields.get("special", False))
-    content = _content(fields, "an added token", path)
-    return AddedToken(content, id=index, **_flags(fields, special=special))
-
-
-def _flags(fields: Mapping[str, Any], *, special: bool) -> dict[str, bool]:
-    """The flags of a token; one that is absent has the default of the `tokenizers` library."""
-    flags = {name: bool(fields.get(name, False)) for name in ("lstrip", "rstrip", "single_word")}
-    normalized = bool(fields.get("normalized", not special))
-    return flags | {"special": special, "normalized": normalized}
+    return _token(fields, "an added token", path, id=index, has_flags=has_flags)
 
 
 def _option(config: Mapping[str, Any], name: str, path: Path) -> bool | None:
@@ -239,9 +225,7 @@ def _max_length(config: Mapping[str, Any], path: Path) -> int | None:
 
 
 def _side(config: Mapping[str, Any], name: str, path: Path) -> Side:
-    value = config.get(name) or "right"
-    if value == "left":
-        return "left"
-    if value == "right":
-        return "right"
-    raise InputError(f'{path}: {name} must be "right" or "left", got {value!r}')
+    value: Side = config.get(name) or "right"
+    if value not in ("right", "left"):
+        raise InputError(f'{path}: {name} must be "right" or "left", got {value!r}')
+    return value

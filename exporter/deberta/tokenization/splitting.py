@@ -1,4 +1,4 @@
-"""Cuts a text before SentencePiece sees it: at added tokens, and at punctuation.
+"""What happens to a text before SentencePiece sees it: lower case, cuts at tokens and punctuation.
 
 The rules are those of the slow tokenizer of transformers 4.x.
 """
@@ -7,17 +7,56 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from exporter.deberta.tokenization.settings import AddedToken
 from exporter.errors import InputError
+
+
+@dataclass(frozen=True)
+class MappedText:
+    """A text made from another one; `origins[i]` is the source position of `text[i]`.
+
+    `origins` is None when positions are unchanged.
+    """
+
+    text: str
+    origins: Sequence[int] | None = None
+
+    def source_span(self, start: int, end: int) -> tuple[int, int]:
+        """The span of the source that `text[start:end]` came from."""
+        if self.origins is None:
+            return start, end
+        if start == end:
+            # Past the last character there is no origin; the character before it has one.
+            at = self.origins[start] if start < len(self.origins) else self.origins[-1] + 1
+            return at, at
+        return self.origins[start], self.origins[end - 1] + 1
+
+
+def lower_outside(text: str, protected: Iterable[str]) -> MappedText:
+    """Lower-cases `text` character by character, leaving `protected` substrings alone.
+
+    transformers' slow tokenizer does the same: each character by itself, so a final capital sigma
+    becomes the ordinary small one, and "İ" becomes two characters.
+    """
+    pattern = "|".join(re.escape(token) for token in protected)
+    chars = [char.lower() for char in text]
+    for match in re.finditer(pattern, text) if pattern else ():
+        chars[match.start() : match.end()] = match.group()
+    lowered = "".join(chars)
+    # Lower-casing never drops a character, so equal lengths mean that nothing moved.
+    if len(lowered) == len(text):
+        return MappedText(lowered)
+    return MappedText(lowered, [i for i, char in enumerate(chars) for _ in char])
 
 
 class AddedTokenSplitter:
     """Finds added tokens in a text: the leftmost, the longest of those that start there."""
 
     def __init__(self, tokens: Iterable[AddedToken]) -> None:
-        self._tokens: Mapping[str, AddedToken] = {token.content: token for token in tokens}
+        self._tokens = {token.content: token for token in tokens}
         for token in self._tokens.values():
             if token.single_word:
                 raise InputError(

@@ -35,28 +35,6 @@ def test_kinds_and_files(folder: Path, tmp_path: Path) -> None:
     )
 
 
-def test_save_vocabulary_copies_what_was_loaded(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    paths = tokenizer.save_vocabulary(tmp_path / "out")
-    assert {p.name for p in paths} == {p.name for p in tokenizer.source_files}
-    for path, source in zip(paths, tokenizer.source_files, strict=True):
-        assert path.read_bytes() == source.read_bytes()
-    again = load_tokenizer(tmp_path / "out")
-    assert again.kind == tokenizer.kind
-    assert again.encode("a film [MASK]") == tokenizer.encode("a film [MASK]")
-
-
-def test_save_vocabulary_over_itself_and_errors(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    before = [p.read_bytes() for p in tokenizer.source_files]
-    tokenizer.save_vocabulary(tokenizer.source_files[0].parent)
-    assert [p.read_bytes() for p in tokenizer.source_files] == before
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file"):
-        tokenizer.save_vocabulary(tmp_path / "file" / "below")
-    tokenizer.source_files[0].unlink()
-    with pytest.raises(InputError, match="cannot be saved"):
-        tokenizer.save_vocabulary(tmp_path / "out")
-
-
 def test_check_vocabulary(tokenizer: Tokenizer) -> None:
     check_vocabulary(tokenizer, MASK + 1)
     check_vocabulary(tokenizer, MASK + 100)
@@ -84,7 +62,6 @@ def test_added_tokens(folder: Path, kind: Literal["fast", "sentencepiece"], styl
     encoding = tokenizer.encode("a<ent> b")
     assert MASK + 1 in encoding.input_ids
     assert encoding.offsets[encoding.input_ids.index(MASK + 1)][0] == 1
-    assert tokenizer.get_special_tokens_mask([MASK + 1]) == [1]
     assert "<ent>" not in tokenizer.decode(encoding.input_ids)
     assert "<ent>" in tokenizer.decode(encoding.input_ids, skip_special_tokens=False)
     check_vocabulary(tokenizer, MASK + 2)
