@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from exporter.artifact.manifest import Manifest, read_manifest
-from exporter.bench.check import Agreement, agreement, run_all
+import numpy as np
+
+from exporter.artifact.manifest import read_manifest
+from exporter.bench.check import Agreement, Outputs, agreement, run_all
 from exporter.bench.config import BenchConfig, Contender
 from exporter.bench.inputs import BenchInputs, Workload, make_inputs
 from exporter.progress import Progress, silent
-from exporter.runtime.load import (
-    OPENVINO,
-    artifact_shape,
-    open_session,
-    suited,
-    text_encoder,
-)
+from exporter.runtime.load import OPENVINO, artifact_shape, open_session, suited, text_encoder
 from exporter.runtime.session import ModelSession
 
 _ARITHMETIC = {"bf16": "bf16", "f16": "fp16"}
@@ -64,7 +60,8 @@ class Timing:
     @property
     def spread_ms(self) -> tuple[float, float]:
         """20th and 80th percentile of the time of a run."""
-        return 1e3 * percentile(self.seconds, 20), 1e3 * percentile(self.seconds, 80)
+        low, high = np.percentile(self.seconds, (20, 80))
+        return 1e3 * float(low), 1e3 * float(high)
 
     @property
     def tokens_per_second(self) -> float:
@@ -91,15 +88,6 @@ class BenchResult:
         return all(entry.agreement for entry in self.entries)
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The percentile with linear interpolation between the sorted values."""
-    ordered = sorted(values)
-    place = (len(ordered) - 1) * percent / 100
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
 def bench(config: BenchConfig, progress: Progress = silent) -> BenchResult:
     """Compare all contenders with the first one, then time those that are right.
 
@@ -117,13 +105,20 @@ def bench(config: BenchConfig, progress: Progress = silent) -> BenchResult:
     inputs = make_inputs(config, manifest, shape, encoder)
     with ExitStack() as stack:
         sessions: dict[str, ModelSession] = {}
-        contenders: dict[str, Contender] = {}
+        limits: dict[str, tuple[str, ...]] = {}
         for contender in config.contenders:
-            progress(f"loading {_what(contender)} on {contender.provider}")
-            session = stack.enter_context(_open(config, manifest, contender))
+            what = "the artifact" if contender.graph is None else contender.graph.name
+            progress(f"loading {what} on {contender.provider}")
+            options = suited(config.options, contender.provider)
+            session = stack.enter_context(
+                open_session(
+                    config.artifact, manifest, contender.provider, options, graph=contender.graph
+                )
+            )
             name = _name(contender, session, config)
-            sessions[name], contenders[name] = session, contender
-        entries = _compare(config, manifest, inputs, sessions, contenders, progress)
+            sessions[name] = session
+            limits[name] = _limits(contender, session, config.limits, manifest.precision)
+        entries = _compare(inputs, sessions, limits, progress)
         right = {entry.name: sessions[entry.name] for entry in entries if entry.agreement}
         timings = [
             timing
@@ -132,17 +127,6 @@ def bench(config: BenchConfig, progress: Progress = silent) -> BenchResult:
         ]
     threads = config.options.resolved().threads
     return BenchResult(config, manifest.precision, threads, entries, tuple(timings))
-
-
-def _open(config: BenchConfig, manifest: Manifest, contender: Contender) -> ModelSession:
-    options = suited(config.options, contender.provider)
-    return open_session(
-        config.artifact, manifest, contender.provider, options, graph=contender.graph
-    )
-
-
-def _what(contender: Contender) -> str:
-    return "the artifact" if contender.graph is None else contender.graph.name
 
 
 def _name(contender: Contender, session: ModelSession, config: BenchConfig) -> str:
@@ -154,27 +138,33 @@ def _name(contender: Contender, session: ModelSession, config: BenchConfig) -> s
     return f"{graph}, {session.name}"
 
 
+def _limits(
+    contender: Contender, session: ModelSession, given: str | None, stored: str
+) -> tuple[str, ...]:
+    """The precisions whose limits a contender is held to: one given, or the artifact's and that
+    of OpenVINO's arithmetic."""
+    if given is not None:
+        return (given,)
+    computed = None
+    if contender.provider == OPENVINO:
+        computed = _ARITHMETIC.get(getattr(session, "precision", ""))
+    return (stored,) if computed in (None, stored) else (stored, computed)
+
+
 def _compare(
-    config: BenchConfig,
-    manifest: Manifest,
     inputs: BenchInputs,
-    sessions: dict[str, ModelSession],
-    contenders: dict[str, Contender],
-    say: Progress,
+    sessions: Mapping[str, ModelSession],
+    limits: Mapping[str, tuple[str, ...]],
+    progress: Progress,
 ) -> tuple[Entry, ...]:
     """Outputs of all contenders against those of the first."""
-    expected = None
+    expected: tuple[Outputs, ...] = ()
     entries = []
     for name, session in sessions.items():
-        say(f"comparing {name}")
+        progress(f"comparing {name}")
         found = run_all(session, inputs.compared)
-        expected = found if expected is None else expected
-        precisions = [config.limits or manifest.precision]
-        if config.limits is None and contenders[name].provider == OPENVINO:
-            arithmetic = _ARITHMETIC.get(getattr(session, "precision", ""))
-            if arithmetic is not None and arithmetic not in precisions:
-                precisions.append(arithmetic)
-        result = agreement(session.shape, inputs.compared, expected, found, tuple(precisions))
+        expected = expected or found
+        result = agreement(session.shape, inputs.compared, expected, found, limits[name])
         entries.append(Entry(name, result, session.notes))
     return tuple(entries)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from math import isfinite
 from typing import Any
 
 from exporter.bench.measure import BenchResult, Timing
+from exporter.console import aligned
 from exporter.environment import environment
 
 FORMAT = "deb-export-bench"
@@ -20,15 +20,15 @@ def to_table(result: BenchResult) -> str:
         found = entry.agreement
         errors = (f"{found.max_relative:.2g}", f"{found.rms_relative:.2g}")
         rows.append((entry.name, *errors, found.verdict))
-    lines = _aligned(rows, texts=(0, 3))
+    lines = aligned(rows, numbers=(1, 2))
     lines += [f"note: {entry.name}: {note}" for entry in result.entries for note in entry.notes]
-    workloads = list(dict.fromkeys(timing.workload for timing in result.timings))
-    for workload in workloads:
+    for workload in dict.fromkeys(timing.workload for timing in result.timings):
         timings = [timing for timing in result.timings if timing.workload == workload]
         first = timings[0]
         size = f"{first.sentences} sentences, {first.tokens} tokens"
         head = ("", "latency_ms", "20 %", "80 %", "tokens/s", "sentences/s", "time")
-        lines += ["", f"{workload} ({size})", *_aligned([head, *map(_cells, timings)])]
+        lines += ["", f"{workload} ({size})"]
+        lines += aligned([head, *map(_cells, timings)], numbers=range(1, len(head)))
     threads = "the runtime's choice of" if result.threads is None else result.threads
     config = result.config
     lines += [
@@ -85,28 +85,9 @@ def to_json(result: BenchResult) -> dict[str, Any]:
 
 def _cells(timing: Timing) -> tuple[str, ...]:
     low, high = timing.spread_ms
-    return (
-        timing.contender,
-        f"{timing.latency_ms:.2f}",
-        f"{low:.2f}",
-        f"{high:.2f}",
-        f"{timing.tokens_per_second:.0f}",
-        f"{timing.sentences_per_second:.1f}",
-        f"{timing.ratio:.2f}",
-    )
-
-
-def _aligned(rows: Sequence[tuple[str, ...]], texts: Collection[int] = (0,)) -> list[str]:
-    """Rows as lines with aligned columns: those in `texts` to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if index in texts else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    times = (f"{value:.2f}" for value in (timing.latency_ms, low, high))
+    rates = (f"{timing.tokens_per_second:.0f}", f"{timing.sentences_per_second:.1f}")
+    return (timing.contender, *times, *rates, f"{timing.ratio:.2f}")
 
 
 def _number(value: float) -> float | None:

@@ -38,7 +38,8 @@ ROOMS = {
     "exporter.parity": "errors progress console svg environment model artifact deberta graph "
     "metrics inputs engine runtime",
     "exporter.packaging": "errors model artifact engine",
-    "exporter.bench": "errors progress environment model artifact metrics inputs runtime parity",
+    "exporter.bench": "errors console progress environment model artifact metrics inputs "
+    "runtime parity",
     "exporter.pipeline": "calibration errors progress environment demo model artifact deberta "
     "graph inputs engine runtime precision parity",
     "exporter.commands": "calibration errors console progress threads environment model artifact "

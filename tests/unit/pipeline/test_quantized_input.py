@@ -153,7 +153,12 @@ def test_labels_that_nobody_asked_for_are_left_out(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, texts: list[str]
 ) -> None:
     lines = [json.dumps({"text": text, "label": "x"}) for text in texts]
-    given = read(make_checkpoint(), write(tmp_path / "labelled.jsonl", lines))
+    data = write(tmp_path / "labelled.jsonl", lines)
+    with pytest.warns(UserWarning, match=r"line 1: label 'x': .*no label of the file is used"):
+        given = read(make_checkpoint(), data)
+    assert {item.label for item in given.texts} == {None}
+    known = [json.dumps({"text": text, "label": 1}) for text in texts]
+    given = read(make_checkpoint(), write(data, known))
     assert {item.label for item in given.texts} == {None}
 
 
