@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from calibration.collectors import StatisticsCollector
+from calibration.whole_files import write_whole
 
 SAVE_SECONDS = 15.0
 
@@ -99,13 +100,7 @@ class StateFile:
         for index, item in enumerate(collectors.values()):
             for field, array in item.state().items():
                 arrays[f"{index}.{field}"] = array
-        partial = self._file.with_name(self._file.name + ".partial")
-        try:
-            with partial.open("wb") as stream:
-                np.savez(stream, **arrays)  # type: ignore[arg-type]
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(self._file)
-        finally:
-            partial.unlink(missing_ok=True)
+        content = io.BytesIO()
+        np.savez(content, **arrays)  # type: ignore[arg-type]
+        write_whole(self._file, [content.getbuffer()])
         self._saved_at = time.monotonic()

@@ -10,7 +10,6 @@ import base64
 import binascii
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from calibration.collectors import TensorStatistics
 from calibration.errors import CalibrationError
 from calibration.methods import METHODS, PERCENTILE, Method
 from calibration.thresholds import INT8_MAX
+from calibration.whole_files import write_whole
 
 FORMAT = "deb-export-calibration"
 SCHEMA = 1
@@ -204,15 +204,7 @@ class ScaleTable:
             OSError: the file cannot be written.
         """
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-        partial = path.with_name(path.name + ".partial")
-        try:
-            with partial.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, text)
 
     @classmethod
     def load(cls, path: Path) -> ScaleTable:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from calibration.whole_files import write_whole
 from exporter.errors import InputError
 
+STDOUT = Path("-")
 _CHUNK_BYTES = 1 << 22
 _FULL = {
     errno.ENOSPC: "the disk is full",
@@ -98,6 +101,21 @@ def storage_error(
                 return InputError(f"{output}: {reason}; choose another --output")
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write a text that the user asked for to a file, or to stdout for `-`.
+
+    Raises:
+        InputError: it cannot be written; what was there before stays.
+    """
+    if path == STDOUT:
+        sys.stdout.write(text)
+        return
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def sync(path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from exporter.artifact.files import write_output
 from exporter.bench.config import BenchConfig, parse_shape
 from exporter.commands.options.runtime import runtime_options, take_runtime_options
 from exporter.commands.options.shared import (
@@ -16,7 +17,6 @@ from exporter.commands.options.shared import (
     debug_option,
     defaults,
     write_json,
-    write_text,
 )
 from exporter.errors import InputError
 from exporter.progress import ProgressLine
@@ -109,7 +109,7 @@ def bench(artifact: Path, json_file: Path | None, plot: Path | None, **given: An
     if json_file is not None:
         write_json(json_file, to_json(result))
     if plot is not None:
-        write_text(plot, to_svg(result))
+        write_output(plot, to_svg(result))
     if str(json_file) != "-":
         click.echo(to_table(result))
     return 0 if result else 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from exporter.errors import InputError
+from exporter.artifact.files import write_output
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -74,21 +73,9 @@ debug_option = click.option(
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write `content` as JSON to a file, or to stdout for `-`; errors as of `write_text`."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    if str(path) == "-":
-        sys.stdout.write(text)
-    else:
-        write_text(path, text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to a file.
+    """Write `content` as JSON to a file, or to stdout for `-`.
 
     Raises:
         InputError: the file cannot be written.
     """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    write_output(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
