@@ -99,7 +99,7 @@ def build(
         **options,
     )
     from exporter.engine.targets import skipped_text
-    from exporter.parity.report.table import to_table
+    from exporter.parity.report.text import to_table
     from exporter.pipeline.build import build_and_judge
     from exporter.precision.quantized.report import quantization_lines
 

@@ -80,9 +80,8 @@ def parity(artifact: Path | None, **options: Any) -> int:
 
     Exits with 0 within the limits and 1 outside.
     """
-    from exporter.parity.report.files import ReportFiles, check_writable
-    from exporter.parity.report.saved_run import SavedRun
-    from exporter.parity.report.table import to_table
+    from exporter.parity.report.report_files import ReportFiles, SavedRun, check_writable
+    from exporter.parity.report.text import to_table
 
     reports = ReportFiles(
         options["json_file"], options["junit"], options["markdown"], options["html"]
@@ -137,7 +136,7 @@ def _compare(
 def _compare_options(options: dict[str, Any], observe: Any) -> CompareOptions:
     """How to compare, from the options of the command."""
     from exporter.inputs.data_sets import DataOptions
-    from exporter.parity.check import CompareOptions, LimitOptions
+    from exporter.parity.check import CompareOptions
     from exporter.parity.store import default_folder
 
     cache = options["reference_cache"]
@@ -147,7 +146,9 @@ def _compare_options(options: dict[str, Any], observe: Any) -> CompareOptions:
         cache = cache or default_folder()
     return CompareOptions(
         data=DataOptions(options["data"], options["labels"], _lengths(options["lengths"])),
-        limits=LimitOptions(options["precision"], options["limits_file"], options["limits"]),
+        precision=options["precision"],
+        limits_file=options["limits_file"],
+        limits=options["limits"],
         layers=options["layers"],
         cache=cache,
         observe=observe,

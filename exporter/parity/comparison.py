@@ -16,13 +16,14 @@ from exporter.errors import InputError
 from exporter.graph.transforms.hidden_states import layer_names
 from exporter.inputs.cases import DataSet, ParityCase
 from exporter.metrics.decisions import Decided, Decision, decision_of
+from exporter.metrics.error_spread import Errors, ErrorSpread
 from exporter.metrics.figures import Figures, Floats, Rows, Scale, ScaleSum, measure, rows_of
 from exporter.metrics.tally import Tally, merge, tally
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
-from exporter.parity.error_spread import ErrorSpread
-from exporter.parity.result import CaseResult, Errors
+from exporter.parity.result import CaseResult
 from exporter.parity.runners import Layers, Observation, Runner
+from exporter.parity.side import Side
 from exporter.parity.store import ReferenceStore, entry_key
 from exporter.progress import Progress
 
@@ -42,21 +43,6 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class ReferenceModel:
-    """A reference that is loaded only if it has to run.
-
-    Attributes:
-        identity: hash of its files and of what runs it.
-        name: the runtime.
-        open: loads it.
-    """
-
-    identity: str
-    name: str
-    open: Callable[[], Runner]
-
-
-@dataclass(frozen=True)
 class Reference:
     """What the reference gave; the arrays are in the store.
 
@@ -68,7 +54,6 @@ class Reference:
         keys: of the entry of each batch.
         store: has the entries.
         scales: of each output and layer over all batches.
-        seconds: of each batch.
         cached: batches that did not run again.
     """
 
@@ -79,7 +64,6 @@ class Reference:
     keys: tuple[str, ...]
     store: ReferenceStore
     scales: Mapping[str, Scale]
-    seconds: tuple[float, ...]
     cached: int
 
 
@@ -114,27 +98,30 @@ def plan_batches(
 
 
 def run_reference(
-    model: ReferenceModel,
+    side: Side,
     shape: ModelShape,
     batches: Sequence[Batch],
     store: ReferenceStore,
     progress: Progress,
 ) -> Reference:
-    """What a reference gives for every batch: from the store where it is there, else run."""
+    """What a side gives for every batch: from the store where it is there, else run.
+
+    The model is loaded only if it has to run, and freed at the end.
+    """
+    identity = side.identity
     scales: dict[str, ScaleSum] = {}
-    seconds: list[float] = []
     keys: list[str] = []
     runner: Runner | None = None
     layers = Layers(reason="not asked for")
     cached = 0
     try:
         for index, batch in enumerate(batches, 1):
-            key = entry_key(model.identity, batch.case.feeds, batch.layers)
+            key = entry_key(identity, batch.case.feeds, batch.layers)
             entry = store.get(key)
             if entry is None:
                 if runner is None:
                     progress("parity: loading the reference")
-                    runner = model.open()
+                    runner = side.opens[0](shape)
                     layers = runner.layers
                 progress(f"parity: reference, batch {index} of {len(batches)}")
                 entry = _observe(runner, shape, batch)
@@ -144,21 +131,19 @@ def run_reference(
                 if batch.layers and not layers.names:
                     layers = Layers(_names(entry), "the reference gives no hidden states")
             keys.append(key)
-            seconds.append(entry.seconds)
             for name, rows in _rows(shape, batch.case, entry):
                 scales.setdefault(name, ScaleSum()).add(rows)
     finally:
         if runner is not None:
             runner.close()
     return Reference(
-        name=model.name,
+        name=side.info.runtime,
         shape=shape,
         layers=layers,
         batches=tuple(batches),
         keys=tuple(keys),
         store=store,
         scales={name: found.scale() for name, found in scales.items()},
-        seconds=tuple(seconds),
         cached=cached,
     )
 

@@ -1,15 +1,40 @@
-"""The limits of a parity check, by precision and metric, each with its reason.
+"""The limits of a parity check: those of `limits.toml`, of a user's file, of the command line.
 
-`docs/parity.md` explains the metrics; `exporter.metrics.figures` computes them.
+`docs/parity.md` explains the metrics; `exporter.metrics` computes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
+from importlib.resources import files
+from math import isfinite
+from pathlib import Path
+from typing import Any
 
 from exporter.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+"""From the tightest limits to the widest."""
+
+BUILT_IN = "built in"
+COMMAND_LINE = "command line"
+
+
+class Level(str, Enum):
+    """What a check is about."""
+
+    OUTPUT = "output"
+    LAYER = "layer"
+    DECISION = "decision"
 
 
 class Metric(str, Enum):
@@ -30,26 +55,19 @@ class Metric(str, Enum):
     LAYER_MIN_COSINE = "layer_min_cosine"
     LAYER_ADDED_RELATIVE = "layer_added_relative"
 
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """What it is measured on; NaN and infinity count in outputs and layers."""
+        if self is Metric.NON_FINITE:
+            return Level.OUTPUT, Level.LAYER
+        if self.value.startswith("layer_"):
+            return (Level.LAYER,)
+        return (Level.DECISION if self in _OF_DECISIONS else Level.OUTPUT,)
+
 
 HIGHER_IS_BETTER = frozenset({Metric.MIN_COSINE, Metric.AGREEMENT, Metric.LAYER_MIN_COSINE})
-DECISION_METRICS = frozenset(
-    {
-        Metric.AGREEMENT,
-        Metric.MEAN_KL,
-        Metric.CONFIDENCE_SHIFT,
-        Metric.ACCURACY_DROP,
-        Metric.ECE_SHIFT,
-    }
-)
-LAYER_METRICS = frozenset(
-    {
-        Metric.LAYER_MAX_RELATIVE,
-        Metric.LAYER_RMS_RELATIVE,
-        Metric.LAYER_MIN_COSINE,
-        Metric.LAYER_ADDED_RELATIVE,
-    }
-)
-BUILT_IN = "built in"
+TALLY_METRICS = frozenset({Metric.CONFIDENCE_SHIFT, Metric.ACCURACY_DROP, Metric.ECE_SHIFT})
+_OF_DECISIONS = TALLY_METRICS | {Metric.AGREEMENT, Metric.MEAN_KL}
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,7 @@ class Limit:
     """The worst value of a metric that passes.
 
     `bound` is a minimum for cosines and agreement and a maximum for the others. `origin` says who
-    set it: this file, a file of the user, or the command line.
+    set it: we, a file of the user, or the command line.
     """
 
     metric: Metric
@@ -83,246 +101,114 @@ class Limits:
         Raises:
             KeyError: there is no limit on it.
         """
-        for limit in self.limits:
-            if limit.metric is metric:
-                return limit.bound
-        raise KeyError(metric)
+        return {limit.metric: limit.bound for limit in self.limits}[metric]
 
     def replaced(self, changes: Iterable[Limit]) -> Limits:
         """The limits with these in the place of those on the same metrics, or beside them."""
-        limits = {limit.metric: limit for limit in self.limits}
-        limits.update((limit.metric, limit) for limit in changes)
+        limits = {limit.metric: limit for limit in (*self.limits, *changes)}
         return replace(self, limits=tuple(limits[m] for m in Metric if m in limits))
 
 
-# Measured with ONNX Runtime 1.32 on 12 to 48 layers of random weights (deviation 0.02 and 0.05),
-# every head: at most 6e-6, 2.2e-6 and 7e-6 for the three relative errors, 6e-13 nats. Planted
-# faults in the same models, from a dropped mask to one doubled weight, start at about 4e-4.
-_FP32 = (
-    Limit(Metric.NON_FINITE, 0, "a NaN or infinity is never an answer"),
-    Limit(
-        Metric.MAX_RELATIVE,
-        5e-5,
-        "sums of thousands of fp32 terms in another order differ by about 1e-6 a layer; ten times "
-        "the largest error seen over 48 layers",
-    ),
-    Limit(
-        Metric.RMS_RELATIVE,
-        1e-5,
-        "rounding errors are independent, so that their mean stays well below the largest; five "
-        "times the largest seen",
-    ),
-    Limit(
-        Metric.SPREAD_RELATIVE,
-        3e-4,
-        "rounding of 3e-6 beside differences between inputs that are 1 % of the output, the "
-        "smallest that count",
-    ),
-    Limit(
-        Metric.MIN_COSINE,
-        0.999999,
-        "an error of 1e-5 turns the shortest row that counts, a fifth of the usual length, by "
-        "1e-9; the largest one permitted by 3e-8",
-    ),
-    Limit(Metric.AGREEMENT, 1.0, "fp32 changes no decision but a tie within the permitted error"),
-    Limit(
-        Metric.MEAN_KL,
-        1e-7,
-        "an error of 1e-5 in logits of 30 gives (3e-4)^2 / 2 = 4.5e-8 nats",
-    ),
-)
-
-# Measured with half's rounding in every value by benchmarks/parity_noise.py, on 2 to 24 layers of
-# random weights (deviation 0.02 to 0.1), every head: at most 4.2e-3, 3.2e-3 and 2.7e-2 for the
-# three relative errors, 3.1e-4 for the cosine of logits of a row, 1.8e-6 nats. The largest are of
-# heads whose logits are nearly constant. The demo has 1.7e-4, 1e-4, 1e-4 and 1e-9 nats.
-_FP16 = (
-    Limit(Metric.NON_FINITE, 0, "a NaN or infinity is never an answer; fp16 overflows to it"),
-    Limit(
-        Metric.MAX_RELATIVE,
-        1e-2,
-        "rounding of 5e-4 in every value that is multiplied gives 1e-3 after 48 layers; twice the "
-        "largest error seen, with weights larger than trained ones",
-    ),
-    Limit(
-        Metric.RMS_RELATIVE,
-        5e-3,
-        "rounding errors are independent, so that their mean stays below the largest; half as much "
-        "again as the largest seen",
-    ),
-    Limit(
-        Metric.SPREAD_RELATIVE,
-        4e-2,
-        "rounding of 4e-4 beside differences between inputs that are 1 % of the output, the "
-        "smallest that count; half as much again as the largest seen",
-    ),
-    Limit(
-        Metric.MIN_COSINE,
-        0.999,
-        "an error of 5e-3 turns the shortest row that counts, a fifth of the usual length, by 3e-4",
-    ),
-    Limit(Metric.AGREEMENT, 1.0, "fp16 changes no decision but a tie within the permitted error"),
-    Limit(Metric.MEAN_KL, 1e-5, "an error of 1e-3 in logits of 4 gives (4e-3)^2 / 2 = 8e-6 nats"),
-)
-
-# bf16 rounds eight times coarser. Measured as above: at most 2.8e-2, 2.6e-2 and 0.15, 7.4e-3 for
-# the cosine, 9.5e-5 nats; the demo has 2.2e-3, 1.1e-3, 1.1e-3 and 1.3e-7 nats.
-_BF16 = (
-    Limit(Metric.NON_FINITE, 0, "a NaN or infinity is never an answer"),
-    Limit(
-        Metric.MAX_RELATIVE,
-        6e-2,
-        "rounding of 4e-3 in every value that is multiplied gives 2e-2 after 48 layers; above the "
-        "largest error seen, with weights larger than trained ones",
-    ),
-    Limit(Metric.RMS_RELATIVE, 4e-2, "eight times that of fp16"),
-    Limit(Metric.SPREAD_RELATIVE, 3e-1, "nearly eight times that of fp16"),
-    Limit(
-        Metric.MIN_COSINE,
-        0.98,
-        "an error of 4e-2 turns the shortest row that counts, a fifth of the usual length, by 2e-2",
-    ),
-    Limit(
-        Metric.AGREEMENT,
-        0.9995,
-        "rounding of 4e-3 changes one decision in thousands beside ties within the permitted error",
-    ),
-    Limit(Metric.MEAN_KL, 3e-4, "four times the largest seen, with weights larger than trained"),
-)
-
-# int8 rounds the inputs of linear layers to 127 steps up to their largest value. Measured as above
-# up to a deviation of 0.05: at most 4.6e-2, 3.3e-2 and 8.3e-2 for the three relative errors, 5.2e-4
-# nats. At 0.1, more than trained weights have, it is 0.16, 7.3e-2, 0.1 and 1.4e-3 nats: 2 of 8
-# builds leave the limits. v3-base with random weights and two labels has 6.4e-2, 7e-2, 0.14 and
-# 3.4e-5 nats, where its hidden states differ by 3.2e-2: the logits of such a head can be small. The
-# demo has 5e-3, 3e-3, 3e-3, 1.4e-6 nats.
-# There is no limit on the cosine of outputs: `rms_relative` and the decisions judge a row of two or
-# three logits. That of hidden states is limited.
-_INT8 = (
-    Limit(Metric.NON_FINITE, 0, "a NaN or infinity is never an answer"),
-    Limit(
-        Metric.MAX_RELATIVE,
-        1e-1,
-        "a half step of 127 in every linear layer gives 7e-2 after 48 layers; above the largest "
-        "error seen, with weights larger than trained ones",
-    ),
-    Limit(
-        Metric.RMS_RELATIVE,
-        1e-1,
-        "half as much again as the largest seen, of a head without training whose few logits are "
-        "small beside the hidden states they come from",
-    ),
-    Limit(
-        Metric.SPREAD_RELATIVE,
-        4e-1,
-        "beside small differences between inputs; twice the largest seen, with random weights that "
-        "hardly tell inputs apart",
-    ),
-    Limit(
-        Metric.AGREEMENT,
-        0.995,
-        "one decision in two hundred beside ties within the permitted error",
-    ),
-    Limit(Metric.MEAN_KL, 1e-3, "four times the largest seen, with weights larger than trained"),
-)
-
-# fp8 has 3 bits of mantissa: its step is up to 1/8 of a value. Measured as above: at most 0.23,
-# 0.12, 0.94 and 2.8e-3 nats; the demo has 1.5e-2, 8e-3, 8e-3 and 9e-6 nats.
-_FP8 = (
-    Limit(Metric.NON_FINITE, 0, "a NaN or infinity is never an answer"),
-    Limit(
-        Metric.MAX_RELATIVE,
-        3e-1,
-        "errors of up to 1/16 of each input and weight give 0.23 after 48 layers; above the "
-        "largest error seen, with weights larger than trained ones",
-    ),
-    Limit(Metric.RMS_RELATIVE, 2e-1, "above the largest seen"),
-    Limit(
-        Metric.SPREAD_RELATIVE,
-        1.0,
-        "beside small differences between inputs, with random weights that hardly tell them apart; "
-        "an output that says nothing of its input has 1.4",
-    ),
-    Limit(
-        Metric.AGREEMENT,
-        0.99,
-        "one decision in a hundred beside ties within the permitted error",
-    ),
-    Limit(Metric.MEAN_KL, 1e-2, "four times the largest seen, with weights larger than trained"),
-)
-
-_LIMITS = {"fp32": _FP32, "fp16": _FP16, "bf16": _BF16, "int8": _INT8, "fp8": _FP8}
-PRECISIONS = tuple(_LIMITS)
-"""From the tightest limits to the widest."""
-
-_NO_LOSS = "follows from the agreement: only a decision that changes can be lost"
-_ECE = "twice the shift of the confidence, and a decision in a bin may change"
-
-
-def _decisions(confidence: float, accuracy: float, ece: float, reason: str) -> tuple[Limit, ...]:
-    return (
-        Limit(Metric.CONFIDENCE_SHIFT, confidence, reason),
-        Limit(Metric.ACCURACY_DROP, accuracy, _NO_LOSS),
-        Limit(Metric.ECE_SHIFT, ece, _ECE),
-    )
-
-
-_DECISIONS = {
-    "fp32": _decisions(1e-5, 0.0, 1e-3, "an error of 1e-5 in a logit moves no probability by more"),
-    "fp16": _decisions(1e-3, 0.0, 5e-3, "an error of 4e-3 in a logit moves one by a quarter of it"),
-    "bf16": _decisions(
-        5e-3, 5e-4, 1e-2, "an error of 2e-2 in a logit moves one by a quarter of it"
-    ),
-    "int8": _decisions(
-        1e-2, 5e-3, 3e-2, "an error of 4e-2 in a logit moves one by a quarter of it"
-    ),
-    "fp8": _decisions(3e-2, 1e-2, 6e-2, "an error of 0.1 in a logit moves one by a quarter of it"),
-}
-
-
-def _layers(
-    largest: float, rms: float, cosine: float, added: float, reason: str
-) -> tuple[Limit, ...]:
-    return (
-        Limit(Metric.LAYER_MAX_RELATIVE, largest, f"{reason}; of the largest in the layer"),
-        Limit(Metric.LAYER_RMS_RELATIVE, rms, f"{reason}; of all tokens together"),
-        Limit(Metric.LAYER_MIN_COSINE, cosine, f"{reason}; of the worst token, turned by it"),
-        Limit(Metric.LAYER_ADDED_RELATIVE, added, f"{reason}; beyond twice what it is given"),
-    )
-
-
-# Measured on 2, 12 and 48 layers of random weights (deviation 0.02, 0.08, 0.15), the worst layer:
-# fp32 2.7e-6, 8e-7 and 1 - 4e-12; fp16 5.7e-3, 1.9e-3 and 1 - 2e-5; bf16 8.1e-2, 1.5e-2 and
-# 1 - 2e-3; int8 0.27, 3.8e-2 and 0.966; fp8 0.53, 0.13 and 0.73. The large ones are single tokens
-# at a deviation of 0.15, where attention is nearly a choice; at 0.08 int8 has 5e-2, 1.9e-2, 0.997.
-# The first layer adds most: 2.4e-7, 5.4e-4, 4.4e-3, 1.7e-2 and 4.4e-2; fp8 7.8e-2 in a layer of 20
-# channels (tests/unit/parity/test_honest_builds.py). What a layer adds is the tighter limit where
-# errors of the layers before it are small, and names the layer that is wrong.
-_LAYERS = {
-    "fp32": _layers(
-        5e-5, 1e-5, 0.999999, 3e-6, "a layer adds rounding of 1e-7 to what it is given"
-    ),
-    "fp16": _layers(
-        2e-2, 5e-3, 0.9998, 1.5e-3, "a layer adds rounding of 3e-4 to what it is given"
-    ),
-    "bf16": _layers(1.5e-1, 4e-2, 0.99, 1e-2, "a layer adds rounding of 2e-3 to what it is given"),
-    "int8": _layers(4e-1, 8e-2, 0.9, 2.5e-2, "a layer adds steps of 1/127 of its largest inputs"),
-    "fp8": _layers(8e-1, 2.5e-1, 0.6, 1e-1, "a layer adds steps of 1/16 of its inputs"),
-}
-
-
+@cache
 def limits_for(precision: str) -> Limits:
     """The limits that an artifact of this precision is held to.
 
     Raises:
         InputError: no limits are known for it.
     """
-    if precision not in _LIMITS:
-        raise InputError(f"precision {precision!r}: no parity limits; known are {sorted(_LIMITS)}")
-    chosen = (*_LIMITS[precision], *_DECISIONS[precision], *_LAYERS[precision])
-    return Limits(precision, chosen)
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"precision {precision!r}: no parity limits; known are {sorted(PRECISIONS)}"
+        )
+    text = files("exporter.parity").joinpath("limits.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(text)["limits"][precision]
+    return Limits(precision, tuple(Limit(Metric(name), **entry) for name, entry in table.items()))
 
 
 def widest(precisions: Iterable[str]) -> str:
     """Of some precisions the one whose limits are the widest."""
     return max(precisions, key=PRECISIONS.index)
+
+
+def chosen_limits(precision: str, file: Path | None = None, options: Sequence[str] = ()) -> Limits:
+    """The limits of a precision with those of a file and of the command line in their place.
+
+    Args:
+        precision: whose built-in limits are the start.
+        file: TOML, see `docs/parity.md`.
+        options: `metric=bound` each; a later one counts.
+
+    Raises:
+        InputError: the file is unusable, a metric is unknown, or a bound is none.
+    """
+    limits = limits_for(precision)
+    if file is not None:
+        limits = limits.replaced(_from_file(file, precision))
+    return limits.replaced(_from_option(text) for text in options)
+
+
+def _from_file(path: Path, precision: str) -> Iterator[Limit]:
+    """The limits of all precisions, then those of this one."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not TOML ({error})") from None
+    unknown = sorted(set(data) - {"limits"})
+    table: Any = data.get("limits", {})
+    if unknown or not isinstance(table, dict):
+        raise InputError(f"{path}: expected the table [limits], found {unknown or 'a value'}")
+    # All of it is read, so that a slip in the limits of another precision shows now.
+    sections: dict[str, list[Limit]] = {"": []}
+    for name, value in table.items():
+        if name not in PRECISIONS:
+            sections[""].append(_from_entry(path, name, name, value))
+            continue
+        if not isinstance(value, dict):
+            raise InputError(f"{path}: limits.{name} is {value!r}; expected a table")
+        sections[name] = [
+            _from_entry(path, f"{name}.{metric}", metric, entry) for metric, entry in value.items()
+        ]
+    yield from sections[""]
+    yield from sections.get(precision, ())
+
+
+def _from_entry(path: Path, where: str, name: str, entry: object) -> Limit:
+    """`metric = bound`, or `metric = {bound = ..., reason = "..."}`."""
+    reason: object = f"set in {path.name}"
+    if isinstance(entry, dict):
+        unknown = sorted(set(entry) - {"bound", "reason"})
+        if unknown or "bound" not in entry:
+            raise InputError(f"{path}: limits.{where}: give bound, and reason if you like")
+        reason = entry.get("reason", reason)
+        entry = entry["bound"]
+    if not isinstance(reason, str):
+        raise InputError(f"{path}: limits.{where}: reason is {reason!r}; expected a text")
+    return _limit(f"{path}: limits.{where}", name, entry, reason, path.name)
+
+
+def _from_option(text: str) -> Limit:
+    name, sign, bound = text.partition("=")
+    try:
+        value = float(bound) if sign else None
+    except ValueError:
+        value = None
+    if value is None:
+        raise InputError(f"--limit {text!r}: give METRIC=BOUND, as in max_relative=1e-3")
+    return _limit(f"--limit {text}", name.strip(), value, "set on the command line", COMMAND_LINE)
+
+
+def _limit(where: str, name: str, bound: object, reason: str, origin: str) -> Limit:
+    if name == Metric.NON_FINITE.value:
+        raise InputError(f"{where}: NaN and infinity always fail; there is nothing to set")
+    known = {metric.value: metric for metric in Metric if metric is not Metric.NON_FINITE}
+    if name not in known:
+        raise InputError(f"{where}: unknown metric {name!r}; known are {', '.join(known)}")
+    if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not isfinite(bound):
+        raise InputError(f"{where}: bound is {bound!r}; expected a number")
+    metric = known[name]
+    if bound < 0 or (metric in HIGHER_IS_BETTER and bound > 1):
+        highest = "1" if metric in HIGHER_IS_BETTER else "any size"
+        raise InputError(f"{where}: bound is {bound:g}; expected 0 to {highest}")
+    return Limit(metric, float(bound), reason, origin)

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
-
-import numpy as np
+from math import fsum, inf, isfinite
 
 from exporter.artifact.files import FileRecord
-from exporter.metrics.decisions import Decision
+from exporter.environment import environment
+from exporter.metrics.error_spread import Errors
 from exporter.metrics.figures import Figures
 from exporter.metrics.tally import Tally
 from exporter.model.model_shape import ModelShape
-from exporter.parity.limits import HIGHER_IS_BETTER, Limit, Limits
+from exporter.parity.limits import HIGHER_IS_BETTER, Level, Limit, Limits
 from exporter.parity.runners import Layers
 
 FIRST_LAYER = "first layer outside its limits"
-
-
-class Level(str, Enum):
-    """What a check is about."""
-
-    OUTPUT = "output"
-    LAYER = "layer"
-    DECISION = "decision"
 
 
 @dataclass(frozen=True)
@@ -76,10 +67,6 @@ class CaseResult:
     seconds: Mapping[str, float]
     problem: str | None = None
 
-    def figures(self, subject: str) -> Figures | None:
-        """Of an output or a layer; None where it was not compared in this batch."""
-        return self.outputs.get(subject) or self.layers.get(subject)
-
 
 @dataclass(frozen=True)
 class Check:
@@ -130,8 +117,8 @@ class DataSetResult:
         outputs: figures by output.
         layers: figures by layer.
         tallies: decisions by output.
-        checks: every limit on every output and layer.
         problems: outputs that could not be compared.
+        checks: every limit on every output and layer.
     """
 
     name: str
@@ -140,34 +127,8 @@ class DataSetResult:
     outputs: Mapping[str, Figures]
     layers: Mapping[str, Figures]
     tallies: Mapping[str, Tally]
-    checks: tuple[Check, ...]
     problems: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LayerFault:
-    """The first layer that leaves its limits, and the check that it fails by most."""
-
-    layer: str
-    check: Check
-
-
-@dataclass(frozen=True, eq=False)
-class Errors:
-    """How the errors of the outputs are spread.
-
-    Attributes:
-        edges: `(N + 1,)`, decimal logarithms of |error| / largest reference.
-        counts: int64 `(N,)`, of a sample of the elements; smaller and larger ones are in the
-            first and last.
-        exact: elements of the sample without any error.
-        points: `(P, 2)`, reference and candidate of some elements.
-    """
-
-    edges: np.ndarray[tuple[int], np.dtype[np.float64]]
-    counts: np.ndarray[tuple[int], np.dtype[np.int64]]
-    exact: int
-    points: np.ndarray[tuple[int, int], np.dtype[np.float64]]
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,34 +138,30 @@ class ParityResult:
     Attributes:
         reference: the one side.
         candidate: the other.
-        shape: the model; None where the candidate could not be run.
-        decision: what is read from its outputs.
+        shape: the model.
         limits: what it was held to.
-        data_sets: results of each.
-        cases: figures of each batch.
         layers: names of the layers compared, or why there are none.
+        data_sets: results of each; empty where the candidate could not be run.
+        cases: figures of each batch.
         errors: how errors are spread, by output.
         problems: what fails besides the checks: files that changed, outputs of a wrong shape.
         notes: what a reader should know, without a part in the verdict.
         cached: batches whose reference was not run again.
         environment: versions and machine.
-        seconds: time of the runs, by "reference" and "candidate".
     """
 
     reference: SideInfo
     candidate: SideInfo
-    shape: ModelShape | None
-    decision: Decision
+    shape: ModelShape
     limits: Limits
-    data_sets: tuple[DataSetResult, ...]
-    cases: tuple[CaseResult, ...]
     layers: Layers
-    errors: Mapping[str, Errors]
-    problems: tuple[str, ...]
-    notes: tuple[str, ...]
-    cached: int
-    environment: Mapping[str, str]
-    seconds: Mapping[str, float]
+    data_sets: tuple[DataSetResult, ...] = ()
+    cases: tuple[CaseResult, ...] = ()
+    errors: Mapping[str, Errors] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    cached: int = 0
+    environment: Mapping[str, str] = field(default_factory=environment)
 
     def __bool__(self) -> bool:
         return not self.problems and all(check.passed for check in self.checks)
@@ -215,25 +172,33 @@ class ParityResult:
         return tuple(check for part in self.data_sets for check in part.checks)
 
     @property
-    def first_fault(self) -> LayerFault | None:
-        """The first layer that leaves its limits; None where none does."""
+    def flipped(self) -> int:
+        """Decisions that changed."""
+        decided = [item.outputs[name] for item in self.data_sets for name in item.tallies]
+        return sum(figures.decisions - figures.agreed for figures in decided)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time of the runs, by "reference" and "candidate"."""
+        sides = ("reference", "candidate")
+        return {side: fsum(case.seconds[side] for case in self.cases) for side in sides}
+
+    @property
+    def first_fault(self) -> Check | None:
+        """The check that the first layer outside its limits fails by most."""
         failed = [c for c in self.checks if c.level is Level.LAYER and not c.passed]
-        for layer in self.layers.names:
-            mine = [check for check in failed if check.subject == layer]
-            if mine:
-                return LayerFault(layer, max(mine, key=excess))
-        return None
+        if not failed:
+            return None
+        first = min((check.subject for check in failed), key=self.layers.names.index)
+        return max((check for check in failed if check.subject == first), key=excess)
 
     @property
     def failures(self) -> tuple[str, ...]:
         """A line for each thing that fails, the first layer that does before everything else."""
         fault = self.first_fault
-        lines = []
-        if fault is not None:
-            lines.append(f"{FIRST_LAYER}: {fault.check}")
-        failed = [check for check in self.checks if not check.passed]
-        rest = [str(c) for c in failed if fault is None or c is not fault.check]
-        return (*self.problems, *lines, *rest)
+        first = () if fault is None else (f"{FIRST_LAYER}: {fault}",)
+        rest = (str(check) for check in self.checks if not check.passed and check is not fault)
+        return (*self.problems, *first, *rest)
 
 
 def excess(check: Check) -> float:
@@ -241,23 +206,10 @@ def excess(check: Check) -> float:
     value, bound = check.value, check.limit.bound
     if value is None:
         return 0.0
-    if not np.isfinite(value):
-        return float("inf")
+    if not isfinite(value):
+        return inf
     if check.limit.metric in HIGHER_IS_BETTER:
         value, bound = 1.0 - value, 1.0 - bound
     if bound <= 0:
-        return float("inf") if value > 0 else 0.0
+        return inf if value > 0 else 0.0
     return value / bound
-
-
-@dataclass
-class Known:
-    """What is known before the models run: failures and remarks.
-
-    Attributes:
-        problems: part of the verdict.
-        notes: not part of it.
-    """
-
-    problems: Sequence[str] = ()
-    notes: Sequence[str] = field(default=())

@@ -1,21 +1,25 @@
-"""One side of a comparison."""
+"""One side of a comparison, and whether two of them are the same model."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.artifact.files import record
 from exporter.environment import package_version
+from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape
 from exporter.model.profile import ShapeProfile
+from exporter.model.task import Task
 from exporter.parity.result import SideInfo
 from exporter.parity.runners import Runner
 
 Open = Callable[[ModelShape], Runner]
 _ROOT = Path(__file__).parents[2]
 _SOFTWARE = ("torch", "onnxruntime", "tensorrt", "tensorrt-rtx")
+_VOCABULARIES = ("spm.model", "tokenizer.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,3 +59,70 @@ class Side:
             for path in sorted((_ROOT / folder).glob("*.py")):
                 digest.update(path.read_bytes())
         return digest.hexdigest()
+
+
+def vocabulary_files(folder: Path) -> dict[str, Path]:
+    """The files in a folder that hold a vocabulary, by name."""
+    paths = {name: folder / name for name in _VOCABULARIES}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def common_shape(reference: Side, candidate: Side) -> ModelShape:
+    """The model that both sides are.
+
+    Raises:
+        InputError: they are different ones, in task, size, labels or vocabulary, or neither says.
+    """
+    first, second = reference.shape, candidate.shape
+    found = first or second
+    if found is None:
+        raise InputError(
+            f"{candidate.info.name}: neither side says which model it is; put the checkpoint's "
+            "config.json beside one, or give the checkpoint as a side"
+        )
+    if first is None or second is None:
+        return found
+    names = (reference.info.name, candidate.info.name)
+    facts = _facts(first), _facts(second)
+    for what, ours in facts[0].items():
+        theirs = facts[1].get(what, ours)
+        if ours != theirs:
+            raise InputError(
+                f"{what}: {names[0]} has {ours}, {names[1]} has {theirs}; they are different models"
+            )
+    labels = dict(first.id2label), dict(second.id2label)
+    if labels[0] != labels[1] and sorted(labels[0].values()) == sorted(labels[1].values()):
+        raise InputError(
+            f"labels: {names[0]} has {labels[0]}, {names[1]} has {labels[1]}: "
+            "the same in another order"
+        )
+    # A file that has changed fails the check, under its own name.
+    if not reference.problems and not candidate.problems:
+        _check_vocabularies(reference, candidate)
+    return first
+
+
+def _facts(shape: ModelShape) -> Mapping[str, object]:
+    """What two models must have in common; a masked LM may be told any number of labels."""
+    facts: dict[str, object] = {"task": shape.task.value, "vocabulary size": shape.vocab_size}
+    if shape.task is not Task.MASKED_LM:
+        facts["number of labels"] = shape.num_labels
+    facts["token types"] = shape.type_vocab_size
+    if shape.task is Task.BASE:
+        facts["hidden size"] = shape.hidden_size
+    return facts
+
+
+def _check_vocabularies(reference: Side, candidate: Side) -> None:
+    """Refuse two vocabularies: the same ids would be different texts."""
+    found = [
+        {} if side.folder is None else vocabulary_files(side.folder)
+        for side in (reference, candidate)
+    ]
+    for name in [name for name in found[0] if name in found[1]]:
+        first, second = (record(files[name]).sha256 for files in found)
+        if first != second:
+            raise InputError(
+                f"{name}: that of {candidate.info.name} is another one than that of "
+                f"{reference.info.name}; they are different models"
+            )

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import FileRecord, record, verify_files
 from exporter.artifact.manifest import MANIFEST, MODEL_FILE, Manifest, read_manifest
+from exporter.artifact.onnx_file import (
+    CONFIG_KEY,
+    PRECISION_KEY,
+    TASK_KEY,
+    external_files,
+    open_onnx,
+)
 from exporter.deberta.configuration import DebertaConfig
+from exporter.engine.plan_file import PlanHeader, read_header
 from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import ARCHITECTURES, Task
+from exporter.parity.limits import PRECISIONS
 from exporter.parity.result import SideInfo
-from exporter.parity.runners import Runner
-from exporter.parity.side import Open, Side
-from exporter.runtime.load import artifact_shape, source_folder
+from exporter.parity.runners import Layers, Runner, SavedRunner, SessionRunner, TorchRunner
+from exporter.parity.side import Open, Side, vocabulary_files
+from exporter.runtime.load import artifact_shape, require_torch, source_folder
 
-_VOCABULARIES = ("spm.model", "tokenizer.json")
+if TYPE_CHECKING:
+    import onnx
+
+ENGINE_LAYERS = "a TensorRT engine gives its outputs only"
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger")
 
 
 def open_side(path: Path, task: Task | None = None) -> Side:
@@ -31,27 +49,19 @@ def open_side(path: Path, task: Task | None = None) -> Side:
         InputError: nothing is there, or nothing that can be compared.
     """
     if path.is_dir():
-        if (path / MANIFEST).is_file():
-            return artifact_side(path)
-        return checkpoint_side(path, task)
+        found = (path / MANIFEST).is_file()
+        return artifact_side(path) if found else checkpoint_side(path, task)
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder")
-    suffix = path.suffix.lower()
-    if suffix == ".onnx":
-        beside = path.parent
-        if path.name == MODEL_FILE and (beside / MANIFEST).is_file():
-            return artifact_side(beside)
-        return onnx_side(path)
-    if suffix == ".plan":
-        from exporter.parity.engine_side import engine_side
-
-        return engine_side(path)
-    if suffix == ".json":
-        return _saved_side(path)
-    raise InputError(
-        f"{path}: give a checkpoint or artifact folder, an .onnx file, a .plan engine, or a .json "
-        "of outputs that polygraphy run saved"
-    )
+    if path.name == MODEL_FILE and (path.parent / MANIFEST).is_file():
+        return artifact_side(path.parent)
+    openers = {".onnx": onnx_side, ".plan": engine_side, ".json": _saved_side}
+    if path.suffix.lower() not in openers:
+        raise InputError(
+            f"{path}: give a checkpoint or artifact folder, an .onnx file, a .plan engine, or a "
+            ".json of outputs that polygraphy run saved"
+        )
+    return openers[path.suffix.lower()](path)
 
 
 def checkpoint_side(folder: Path, task: Task | None = None) -> Side:
@@ -61,15 +71,12 @@ def checkpoint_side(folder: Path, task: Task | None = None) -> Side:
         InputError: it is unusable.
         MissingDependencyError: PyTorch is not installed.
     """
-    from exporter.runtime.load import require_torch
-
     require_torch()
     from exporter.deberta.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(folder, task)
-    files = (*checkpoint.files, *_vocabulary_files(folder))
-    shape = checkpoint.shape
-    return reference_side(folder, shape, tuple(record(path) for path in files))
+    files = (*checkpoint.files, *vocabulary_files(folder).values())
+    return reference_side(folder, checkpoint.shape, tuple(record(path) for path in files))
 
 
 def reference_side(folder: Path, shape: ModelShape, files: tuple[FileRecord, ...]) -> Side:
@@ -85,31 +92,7 @@ def reference_side(folder: Path, shape: ModelShape, files: tuple[FileRecord, ...
         shape=shape,
         folder=_tokenizer_folder(folder),
         longest=shape.max_position_embeddings,
-        opens=(lambda shape: _torch(folder, shape),),
-    )
-
-
-def artifact_side(folder: Path) -> Side:
-    """The graph of an artifact. A changed file is a problem, and the graph runs all the same.
-
-    Raises:
-        InputError: no artifact there, or the manifest is malformed.
-    """
-    manifest = read_manifest(folder)
-    problems = verify_files(folder, manifest.files)
-    try:
-        shape = artifact_shape(folder, manifest)
-    except InputError:
-        if not problems:
-            raise
-        shape = None  # the file that tells is one of those that changed: the other side knows
-    return Side(
-        info=SideInfo(str(folder), "artifact", manifest.precision, "", manifest.files),
-        shape=shape,
-        folder=_tokenizer_folder(folder),
-        longest=manifest.seq.max,
-        opens=graph_opens(folder / MODEL_FILE, manifest.half),
-        problems=tuple(f"{item.path} {item.problem}" for item in problems),
+        opens=(lambda shape: TorchRunner(folder, shape),),
     )
 
 
@@ -133,6 +116,38 @@ def source_side(manifest: Manifest, checkpoint: Path | None = None) -> Side:
     return checkpoint_side(folder, Task(manifest.task))
 
 
+def artifact_side(folder: Path) -> Side:
+    """The graph of an artifact. A changed file is a problem, and the graph runs all the same.
+
+    Raises:
+        InputError: no artifact there, or the manifest is malformed.
+    """
+    manifest = read_manifest(folder)
+    problems = _problems(folder, manifest.files)
+    try:
+        shape = artifact_shape(folder, manifest)
+    except InputError:
+        if not problems:
+            raise
+        shape = None  # the file that tells is one of those that changed: the other side knows
+    return Side(
+        info=SideInfo(str(folder), "artifact", manifest.precision, "", manifest.files),
+        shape=shape,
+        folder=_tokenizer_folder(folder),
+        longest=manifest.seq.max,
+        opens=graph_opens(folder / MODEL_FILE, manifest.half),
+        problems=problems,
+    )
+
+
+def _problems(folder: Path, files: tuple[FileRecord, ...]) -> tuple[str, ...]:
+    return tuple(f"{item.path} {item.problem}" for item in verify_files(folder, files))
+
+
+def _tokenizer_folder(folder: Path) -> Path | None:
+    return folder if vocabulary_files(folder) else None
+
+
 def graph_opens(path: Path, half: str | None) -> tuple[Open, ...]:
     """What runs a graph of ours.
 
@@ -144,8 +159,14 @@ def graph_opens(path: Path, half: str | None) -> tuple[Open, ...]:
         path: the graph.
         half: "fp16" or "bf16" where it has values of that type.
     """
-    native: Open = lambda shape: _graph(path, shape, rounded=False)  # noqa: E731
-    rounded: Open = lambda shape: _graph(path, shape, rounded=True)  # noqa: E731
+
+    def runner(shape: ModelShape, *, rounded: bool) -> Runner:
+        from exporter.parity.graph_runner import GraphRunner
+
+        return GraphRunner(path, shape, rounded=rounded)
+
+    native: Open = partial(runner, rounded=False)
+    rounded: Open = partial(runner, rounded=True)
     if half is None:
         return (native,)
     return (rounded,) if half == "bf16" else (rounded, native)
@@ -154,39 +175,140 @@ def graph_opens(path: Path, half: str | None) -> tuple[Open, ...]:
 def onnx_side(path: Path) -> Side:
     """An ONNX file of any exporter; what it says of itself, or `config.json` beside it, counts.
 
+    No weight is read.
+
     Raises:
         InputError: not an ONNX file, or not one of such a model.
     """
-    from exporter.parity.onnx_facts import read_facts
-
-    facts = read_facts(path)
-    beside = path.parent
-    shape = facts.shape
-    notes = [f"made by {facts.producer}"]
-    if shape is None and (beside / "config.json").is_file():
-        config = DebertaConfig.from_folder(beside)
-        known = [ARCHITECTURES[name] for name in config.architectures if name in ARCHITECTURES]
-        shape = config.shape(known[0]) if known else None
+    model, beside = open_onnx(path), path.parent
+    metadata = {item.key: item.value for item in model.metadata_props}
+    external = [beside / name for name in external_files(model)]
+    missing = [file for file in external if not file.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]}: missing; {path.name} has its weights there")
+    precision = _precision(model, metadata)
+    producer = f"{model.producer_name} {model.producer_version}".strip() or "an unknown exporter"
     # Another exporter's fp16 graph is run as it is: where its casts belong is its own affair.
-    half = facts.precision if facts.ours and facts.precision in ("fp16", "bf16") else None
+    half = precision if CONFIG_KEY in metadata and precision in ("fp16", "bf16") else None
     return Side(
         info=SideInfo(
             name=str(path),
             kind="onnx",
-            precision=facts.precision,
-            files=tuple(record(file) for file in (path, *facts.external)),
-            notes=tuple(notes),
+            precision=precision,
+            files=tuple(record(file) for file in (path, *external)),
+            notes=(f"made by {producer}",),
         ),
-        shape=shape,
+        shape=_shape(metadata) or _shape_beside(beside),
         folder=_tokenizer_folder(beside),
-        longest=facts.length,
+        longest=_fixed_length(model),
         opens=graph_opens(path, half),
     )
 
 
-def _saved_side(path: Path) -> Side:
-    from exporter.parity.runners import SavedRunner
+def _shape(metadata: Mapping[str, str]) -> ModelShape | None:
+    """The model as the file itself says."""
+    try:
+        raw = json.loads(metadata[CONFIG_KEY])
+        config = DebertaConfig.from_dict({"model_type": "deberta-v2", **raw})
+        return config.shape(Task(metadata[TASK_KEY]))
+    except (KeyError, ValueError, TypeError, InputError):
+        return None
 
+
+def _shape_beside(folder: Path) -> ModelShape | None:
+    """The model as `config.json` says, if there is one."""
+    if not (folder / "config.json").is_file():
+        return None
+    config = DebertaConfig.from_folder(folder)
+    known = [ARCHITECTURES[name] for name in config.architectures if name in ARCHITECTURES]
+    return config.shape(known[0]) if known else None
+
+
+def _fixed_length(model: onnx.ModelProto) -> int | None:
+    """The length in tokens that a graph is fixed to, None where it is dynamic."""
+    for item in model.graph.input:
+        if item.name == "input_ids" and item.type.tensor_type.shape.dim:
+            return item.type.tensor_type.shape.dim[-1].dim_value or None
+    return None
+
+
+def _precision(model: onnx.ModelProto, metadata: Mapping[str, str]) -> str:
+    """As the file says, or else as its operators and weights show."""
+    from onnx import TensorProto
+
+    if metadata.get(PRECISION_KEY) in PRECISIONS:
+        return metadata[PRECISION_KEY]
+    types = {TensorProto.DataType.Name(item.data_type) for item in model.graph.initializer}
+    if any(name.startswith(("FLOAT8E4", "FLOAT8E5")) for name in types):
+        return "fp8"
+    bodies = (model.graph.node, *(function.node for function in model.functions))
+    if any(node.op_type in _QUANTIZED for nodes in bodies for node in nodes):
+        return "int8"
+    if "BFLOAT16" in types:
+        return "bf16"
+    return "fp16" if "FLOAT16" in types else "fp32"
+
+
+def engine_side(path: Path) -> Side:
+    """The engine at `path`: of an artifact where the manifest beside it names it, else a bare one.
+
+    A bare plan may be anyone's, built from a graph with the inputs and outputs of the other side.
+    What limits it is held to, `--precision` says; fp16's are the default. CI has no GPU and runs
+    this against a stand-in for the session; see `exporter.runtime.providers.tensorrt_session`.
+
+    Raises:
+        InputError: not an engine, or one that is cut short.
+    """
+    header = read_header(path)
+    folder = path.parent
+    manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else None
+    engines = () if manifest is None else manifest.engines
+    engine = next((item for item in engines if item.file == path.name), None)
+    if manifest is None or engine is None:
+        note = "no manifest names it: held to the limits of fp16 unless --precision says otherwise"
+        info = SideInfo(str(path), "engine", "fp16", header.target, (record(path),), (note,))
+        return Side(info, None, None, None, _engine_opens(path, _bare_record(path, header)))
+    mine = tuple(item for item in manifest.files if item.path == path.name)
+    return Side(
+        info=SideInfo(str(path), "engine", manifest.precision, header.target, mine),
+        shape=artifact_shape(folder, manifest),
+        folder=folder,
+        longest=manifest.seq.max,
+        opens=_engine_opens(path, engine),
+        problems=_problems(folder, mine),
+        profiles=engine.profiles,
+    )
+
+
+def _bare_record(path: Path, header: PlanHeader) -> EngineRecord:
+    return EngineRecord(
+        target=header.target,
+        file=path.name,
+        layers="",
+        version=header.version,
+        profiles=(),
+        options=EngineOptions(),
+        bytes=header.bytes,
+        activation_bytes=None,
+        weight_bytes=None,
+        attention="unknown",
+        kernels={},
+        dtypes={},
+        seconds=0.0,
+        host_peak_bytes=0,
+    )
+
+
+def _engine_opens(path: Path, engine: EngineRecord) -> tuple[Open, ...]:
+    def runner(shape: ModelShape) -> Runner:
+        from exporter.runtime.providers.tensorrt_session import TensorRtSession
+
+        return SessionRunner(TensorRtSession(path, engine, shape), Layers(reason=ENGINE_LAYERS))
+
+    return (runner,)
+
+
+def _saved_side(path: Path) -> Side:
     return Side(
         info=SideInfo(str(path), "saved outputs", "fp32", files=(record(path),)),
         shape=None,
@@ -195,88 +317,3 @@ def _saved_side(path: Path) -> Side:
         opens=(lambda shape: SavedRunner(path, shape),),
         saved=True,
     )
-
-
-def common_shape(reference: Side, candidate: Side) -> ModelShape:
-    """The model that both sides are.
-
-    Raises:
-        InputError: they are different ones, in task, size, labels or vocabulary, or neither says.
-    """
-    first, second = reference.shape, candidate.shape
-    if first is None or second is None:
-        found = first or second
-        if found is None:
-            raise InputError(
-                f"{candidate.info.name}: neither side says which model it is; put the checkpoint's "
-                "config.json beside one, or give the checkpoint as a side"
-            )
-        return found
-    pairs = (
-        ("task", first.task.value, second.task.value),
-        ("vocabulary size", first.vocab_size, second.vocab_size),
-        ("number of labels", first.num_labels, second.num_labels),
-        ("token types", first.type_vocab_size, second.type_vocab_size),
-        *(
-            (("hidden size", first.hidden_size, second.hidden_size),)
-            if first.task is Task.BASE
-            else ()
-        ),
-    )
-    for what, ours, theirs in pairs:
-        if ours != theirs and not (what == "number of labels" and first.task is Task.MASKED_LM):
-            raise InputError(
-                f"{what}: {reference.info.name} has {ours}, {candidate.info.name} has {theirs}; "
-                "they are different models"
-            )
-    _check_labels(reference, candidate, first, second)
-    _check_vocabularies(reference, candidate)
-    return first
-
-
-def _check_labels(reference: Side, candidate: Side, first: ModelShape, second: ModelShape) -> None:
-    """Refuse the same labels in another order."""
-    ours, theirs = dict(first.id2label), dict(second.id2label)
-    if ours != theirs and sorted(ours.values()) == sorted(theirs.values()):
-        raise InputError(
-            f"labels: {reference.info.name} has {ours}, {candidate.info.name} has {theirs}: "
-            "the same in another order"
-        )
-
-
-def _check_vocabularies(reference: Side, candidate: Side) -> None:
-    """Refuse two vocabularies: the same ids would be different texts."""
-    if reference.problems or candidate.problems:
-        return  # a file that has changed fails the check, under its own name
-    found = []
-    for side in (reference, candidate):
-        files = {} if side.folder is None else {p.name: p for p in _vocabulary_files(side.folder)}
-        found.append(files)
-    for name in _VOCABULARIES:
-        if name in found[0] and name in found[1]:
-            first, second = (record(files[name]).sha256 for files in found)
-            if first != second:
-                raise InputError(
-                    f"{name}: that of {candidate.info.name} is another one than that of "
-                    f"{reference.info.name}; they are different models"
-                )
-
-
-def _vocabulary_files(folder: Path) -> Sequence[Path]:
-    return [folder / name for name in _VOCABULARIES if (folder / name).is_file()]
-
-
-def _tokenizer_folder(folder: Path) -> Path | None:
-    return folder if _vocabulary_files(folder) else None
-
-
-def _torch(folder: Path, shape: ModelShape) -> Runner:
-    from exporter.parity.runners import TorchRunner
-
-    return TorchRunner(folder, shape)
-
-
-def _graph(path: Path, shape: ModelShape, *, rounded: bool) -> Runner:
-    from exporter.parity.graph_runner import GraphRunner
-
-    return GraphRunner(path, shape, rounded=rounded)

@@ -10,16 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from calibration.whole_files import write_whole
 from exporter.errors import InputError
 from exporter.metrics.figures import Floats
 from exporter.model.feeds import Ids
@@ -57,21 +56,12 @@ def entry_key(model: str, feeds: Mapping[str, Ids], layers: bool) -> str:
     return digest.hexdigest()
 
 
-@dataclass
 class ReferenceStore:
-    """A folder of entries.
+    """A folder of entries, made when the first one is written."""
 
-    Attributes:
-        folder: made when the first entry is written.
-        limit: bytes it may take after a run.
-        used: entries of this process.
-    """
-
-    folder: Path
-    limit: int = LIMIT_BYTES
-
-    def __post_init__(self) -> None:
-        self.used: set[str] = set()
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._used: set[str] = set()
 
     def get(self, key: str) -> Observation | None:
         """The entry, None where there is none or it is damaged; then it is removed."""
@@ -89,12 +79,8 @@ class ReferenceStore:
             return None
         with suppress(OSError):
             os.utime(path)
-        self.used.add(key)
+        self._used.add(key)
         return entry
-
-    def has(self, key: str) -> bool:
-        """Whether there is an entry, whole or not."""
-        return self._path(key).is_file()
 
     def put(self, key: str, entry: Observation) -> None:
         """Write an entry.
@@ -102,42 +88,34 @@ class ReferenceStore:
         Raises:
             InputError: it cannot be written; nothing is left of it.
         """
-        path = self._path(key)
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
-                for part in _serialized(entry):
-                    stream.write(part)
-            partial.replace(path)
+            # Its hash tells whether an entry outlived a power failure.
+            write_whole(self._path(key), _serialized(entry), durable=False)
         except OSError as error:
             raise InputError(
                 f"{self.folder}: outputs of the reference cannot be kept ({error.strerror}); "
                 "choose another --reference-cache"
             ) from None
-        finally:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-        self.used.add(key)
+        self._used.add(key)
 
-    def trim(self) -> int:
-        """Remove entries until the folder is within its limit; the number removed."""
+    def trim(self) -> None:
+        """Remove entries until the folder is within `LIMIT_BYTES`."""
         found = []
         for path in self.folder.glob(f"*{_SUFFIX}"):
             with suppress(OSError):  # another process may have removed it
                 status = path.stat()
                 found.append((status.st_mtime, status.st_size, path))
-        total, removed = sum(size for _, size, _ in found), 0
+        total = sum(size for _, size, _ in found)
         newest = time.time() - _IN_USE_SECONDS
         for used, size, path in sorted(found):
-            if total <= self.limit:
+            if total <= LIMIT_BYTES:
                 break
-            if used > newest and path.stem not in self.used:
+            if used > newest and path.stem not in self._used:
                 continue
             with suppress(OSError):
                 path.unlink()
-                total, removed = total - size, removed + 1
-        return removed
+                total -= size
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{_SUFFIX}"

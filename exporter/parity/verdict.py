@@ -2,131 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from exporter.metrics.figures import Figures, add
-from exporter.metrics.tally import Tally, merge
-from exporter.parity.limits import (
-    DECISION_METRICS,
-    HIGHER_IS_BETTER,
-    LAYER_METRICS,
-    Limit,
-    Limits,
-    Metric,
-)
-from exporter.parity.result import CaseResult, Check, DataSetResult, Level
-
-_FIGURES: Mapping[Metric, Callable[[Figures], float | None]] = {
-    Metric.NON_FINITE: lambda figures: figures.non_finite,
-    Metric.MAX_RELATIVE: lambda figures: figures.max_relative,
-    Metric.RMS_RELATIVE: lambda figures: figures.rms_relative,
-    Metric.SPREAD_RELATIVE: lambda figures: figures.spread_relative,
-    Metric.MIN_COSINE: lambda figures: figures.min_cosine,
-    Metric.AGREEMENT: lambda figures: figures.agreement,
-    Metric.MEAN_KL: lambda figures: figures.mean_kl,
-    Metric.LAYER_MAX_RELATIVE: lambda figures: figures.max_relative,
-    Metric.LAYER_RMS_RELATIVE: lambda figures: figures.rms_relative,
-    Metric.LAYER_MIN_COSINE: lambda figures: figures.min_cosine,
-}
-_TALLIES: Mapping[Metric, Callable[[Tally], float | None]] = {
-    Metric.CONFIDENCE_SHIFT: lambda tally: _size(tally.confidence_shift),
-    Metric.ACCURACY_DROP: lambda tally: tally.accuracy_drop,
-    Metric.ECE_SHIFT: lambda tally: _size(tally.ece_shift),
-}
+from exporter.metrics.tally import merge
+from exporter.parity.limits import HIGHER_IS_BETTER, TALLY_METRICS, Level, Limit, Limits, Metric
+from exporter.parity.result import CaseResult, Check, DataSetResult
 
 
 def judge(name: str, cases: Sequence[CaseResult], limits: Limits) -> DataSetResult:
     """The figures of a data set over its batches, and every limit on them."""
     outputs = _totals(case.outputs for case in cases)
-    layers = _totals(case.layers for case in cases)
-    tallies = {}
-    for output in outputs:
-        merged = merge(case.tallies[output] for case in cases if output in case.tallies)
-        if merged is not None:
-            tallies[output] = merged
-    checks = [
-        *_output_checks(name, cases, limits, outputs, tallies),
-        *_layer_checks(name, cases, limits, layers),
-    ]
-    return DataSetResult(
+    merged = {
+        output: merge(case.tallies[output] for case in cases if output in case.tallies)
+        for output in outputs
+    }
+    found = DataSetResult(
         name=name,
         inputs=sum(case.shape[0] for case in cases),
         layer_inputs=sum(case.shape[0] for case in cases if case.layers),
         outputs=outputs,
-        layers=layers,
-        tallies=tallies,
-        checks=tuple(checks),
+        layers=_totals(case.layers for case in cases),
+        tallies={output: tally for output, tally in merged.items() if tally is not None},
         problems=tuple(f"{name}, {case.name!r}: {case.problem}" for case in cases if case.problem),
     )
+    return replace(found, checks=tuple(_checks(found, cases, limits)))
 
 
-def _output_checks(
-    name: str,
-    cases: Sequence[CaseResult],
-    limits: Limits,
-    outputs: Mapping[str, Figures],
-    tallies: Mapping[str, Tally],
-) -> Iterator[Check]:
-    for output, total in outputs.items():
-        for limit in limits.limits:
-            if limit.metric in LAYER_METRICS:
-                continue
-            level = Level.DECISION if limit.metric in DECISION_METRICS else Level.OUTPUT
-            if limit.metric in _TALLIES:
-                tally = tallies.get(output)
-                value = None if tally is None else _TALLIES[limit.metric](tally)
-                yield Check(name, level, output, limit, value, *_worst_tally(limit, output, cases))
-                continue
-            yield _check(name, level, output, limit, total, cases)
-
-
-def _layer_checks(
-    name: str, cases: Sequence[CaseResult], limits: Limits, layers: Mapping[str, Figures]
-) -> Iterator[Check]:
-    before: str | None = None
-    for layer, total in layers.items():
-        for limit in limits.limits:
-            if limit.metric is Metric.LAYER_ADDED_RELATIVE:
-                yield _added_check(name, layer, before, limit, layers, cases)
-            elif limit.metric in LAYER_METRICS or limit.metric is Metric.NON_FINITE:
-                yield _check(name, Level.LAYER, layer, limit, total, cases)
-        before = layer
-
-
-def added(layers: Mapping[str, Figures], layer: str, before: str | None) -> float:
-    """What a layer adds: its rms error less twice that of the layer before, not below 0.
-
-    A sound layer passes an error on with little change, LayerNorm sees to that; one that is wrong
-    makes a new one. The embeddings have nothing before them.
-    """
-    given = 0.0 if before is None else layers[before].rms_relative
-    return max(0.0, layers[layer].rms_relative - 2.0 * given)
-
-
-def _added_check(
-    data_set: str,
-    layer: str,
-    before: str | None,
-    limit: Limit,
-    layers: Mapping[str, Figures],
-    cases: Sequence[CaseResult],
-) -> Check:
-    worst = max(
-        (case for case in cases if layer in case.layers),
-        key=lambda case: added(case.layers, layer, before),
-    )
-    return Check(
-        data_set,
-        Level.LAYER,
-        layer,
-        limit,
-        added(layers, layer, before),
-        worst.name,
-        worst.worst_texts.get(layer),
-    )
-
-
-def _totals(parts: Iterator[Mapping[str, Figures]]) -> dict[str, Figures]:
+def _totals(parts: Iterable[Mapping[str, Figures]]) -> dict[str, Figures]:
     totals: dict[str, Figures] = {}
     for part in parts:
         for name, found in part.items():
@@ -134,46 +38,67 @@ def _totals(parts: Iterator[Mapping[str, Figures]]) -> dict[str, Figures]:
     return totals
 
 
+def _checks(found: DataSetResult, cases: Sequence[CaseResult], limits: Limits) -> Iterator[Check]:
+    for output in found.outputs:
+        for limit in limits.limits:
+            level = limit.metric.levels[0]
+            if level is not Level.LAYER:
+                yield _check(found, cases, limit, level, output)
+    before: str | None = None
+    for layer in found.layers:
+        for limit in limits.limits:
+            if Level.LAYER in limit.metric.levels:
+                yield _check(found, cases, limit, Level.LAYER, layer, before)
+        before = layer
+
+
 def _check(
-    data_set: str,
+    found: DataSetResult,
+    cases: Sequence[CaseResult],
+    limit: Limit,
     level: Level,
     subject: str,
-    limit: Limit,
-    total: Figures,
-    cases: Sequence[CaseResult],
+    before: str | None = None,
 ) -> Check:
-    """One limit on one output or layer: the value over all cases, and the case that is worst."""
-    read = _FIGURES[limit.metric]
-    value = read(total)
+    """One limit on one output or layer: the value over all batches, and the batch that is worst."""
+    value = _value(limit.metric, level, subject, before, found)
     if limit.metric is Metric.NON_FINITE:
-        value = total.non_finite + total.scale.non_finite
+        figures = (found.layers if level is Level.LAYER else found.outputs)[subject]
+        value = figures.non_finite + figures.scale.non_finite
     sign = -1.0 if limit.metric in HIGHER_IS_BETTER else 1.0
     ranked = [
-        (sign * found, case)
+        (sign * shown, case)
         for case in cases
-        if (figures := case.figures(subject)) is not None and (found := read(figures)) is not None
+        if (shown := _value(limit.metric, level, subject, before, case)) is not None
     ]
     if not ranked:
-        return Check(data_set, level, subject, limit, value, "", None)
+        return Check(found.name, level, subject, limit, value, "", None)
     worst = max(ranked, key=lambda item: item[0])[1]
     text = worst.worst_texts.get(subject)
-    return Check(data_set, level, subject, limit, value, worst.name, text)
+    if limit.metric in TALLY_METRICS and worst.tallies[subject].flips:
+        text = worst.tallies[subject].flips[0].text
+    return Check(found.name, level, subject, limit, value, worst.name, text)
 
 
-def _worst_tally(limit: Limit, output: str, cases: Sequence[CaseResult]) -> tuple[str, str | None]:
-    """The batch whose decisions show a metric worst, and the first text of it that flipped."""
-    ranked = [
-        (value, case)
-        for case in cases
-        if output in case.tallies
-        and (value := _TALLIES[limit.metric](case.tallies[output])) is not None
-    ]
-    if not ranked:
-        return "", None
-    worst = max(ranked, key=lambda item: item[0])[1]
-    flips = worst.tallies[output].flips
-    return worst.name, flips[0].text if flips else worst.worst_texts.get(output)
+def _value(
+    metric: Metric, level: Level, subject: str, before: str | None, part: CaseResult | DataSetResult
+) -> float | None:
+    """A metric of an output or layer in one batch or all; None where there is nothing to measure.
 
-
-def _size(value: float | None) -> float | None:
-    return None if value is None else abs(value)
+    What a layer adds is its rms error less twice that of the layer before, not below 0: a sound
+    layer passes an error on with little change, LayerNorm sees to that; one that is wrong makes a
+    new one. The embeddings have nothing before them.
+    """
+    if metric in TALLY_METRICS:
+        tally = part.tallies.get(subject)
+        shift: float | None = getattr(tally, metric.value, None)
+        # Confidence and calibration may move neither way; of accuracy only a loss counts.
+        return shift if shift is None or metric is Metric.ACCURACY_DROP else abs(shift)
+    figures = (part.layers if level is Level.LAYER else part.outputs).get(subject)
+    if figures is None:
+        return None
+    if metric is Metric.LAYER_ADDED_RELATIVE:
+        given = 0.0 if before is None else part.layers[before].rms_relative
+        return max(0.0, figures.rms_relative - 2.0 * given)
+    value: float | None = getattr(figures, metric.value.removeprefix("layer_"))
+    return value

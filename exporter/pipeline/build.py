@@ -30,7 +30,7 @@ from exporter.model.profile import Range, ShapeProfile, profiles_for
 from exporter.parity.check import check_sides
 from exporter.parity.limits import limits_for
 from exporter.parity.report.json import limits_json, to_json
-from exporter.parity.result import Known, ParityResult, SideInfo
+from exporter.parity.result import ParityResult, SideInfo
 from exporter.parity.side import Side
 from exporter.parity.sides import graph_opens, reference_side
 from exporter.parity.store import ReferenceStore
@@ -325,7 +325,7 @@ def _judge(
             limits_for(config.precision),
             say,
             store=ReferenceStore(Path(folder)),
-            known=Known(converted.problems),
+            problems=converted.problems,
         )
 
 

@@ -10,18 +10,21 @@ from types import MappingProxyType
 import numpy as np
 
 from exporter.artifact.files import FileRecord
+from exporter.artifact.manifest import read_manifest
 from exporter.deberta.configuration import DebertaConfig
 from exporter.graph.transforms.hidden_states import layer_names
 from exporter.inputs.cases import DataSet, ParityCase
+from exporter.inputs.data_sets import DataOptions
 from exporter.metrics.figures import Floats
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
-from exporter.parity.check import check_sides
+from exporter.parity.check import CompareOptions, check_sides, compare_sides
 from exporter.parity.limits import Limits, limits_for
-from exporter.parity.result import Known, ParityResult, SideInfo
+from exporter.parity.result import ParityResult, SideInfo
 from exporter.parity.runners import Layers, Observation
 from exporter.parity.side import Side
+from exporter.parity.sides import artifact_side, source_side
 from exporter.parity.store import ReferenceStore
 
 LAYERS = 3
@@ -79,6 +82,12 @@ class Arrays:
         pass
 
 
+def judged_again(folder: Path, data: DataOptions | None = None) -> ParityResult:
+    """An artifact against the checkpoint that it was built from."""
+    options = CompareOptions(data or DataOptions())
+    return compare_sides(source_side(read_manifest(folder)), artifact_side(folder), options)
+
+
 def compared(
     folder: Path,
     candidate: Arrays | None = None,
@@ -125,5 +134,6 @@ def compared(
         limits or limits_for("fp32"),
         lambda message: None,
         store=ReferenceStore(folder),
-        known=Known(problems, ("remember this",)),
+        problems=problems,
+        notes=("remember this",),
     )

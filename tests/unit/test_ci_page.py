@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from exporter.cli import PROGRAM, cli
-from exporter.parity.limit_options import chosen_limits
+from exporter.parity.limits import chosen_limits
 
 PAGE = Path(__file__).parents[2] / "docs" / "ci.md"
 

@@ -26,7 +26,7 @@ ROOMS = {
     "exporter.environment": "",
     "exporter.demo": "",
     "exporter.model": "errors",
-    "exporter.artifact": "plugins errors model",
+    "exporter.artifact": "plugins calibration errors model",
     "exporter.deberta": "plugins errors model",
     "exporter.graph": "plugins errors progress model artifact deberta",
     "exporter.metrics": "model",
@@ -35,8 +35,8 @@ ROOMS = {
     "exporter.runtime": "errors threads demo model artifact deberta graph inputs engine",
     "exporter.precision": "plugins calibration errors progress console model graph metrics inputs "
     "runtime",
-    "exporter.parity": "errors progress console svg environment model artifact deberta graph "
-    "metrics inputs engine runtime",
+    "exporter.parity": "calibration errors progress console svg environment model artifact deberta "
+    "graph metrics inputs engine runtime",
     "exporter.packaging": "errors model artifact engine",
     "exporter.bench": "errors console progress environment model artifact metrics inputs "
     "runtime parity",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import isfinite, prod
 
 import numpy as np
 
-from exporter.metrics.figures import Figures
+from exporter.metrics.error_spread import Errors
 from exporter.metrics.tally import Tally
 from exporter.parity.limits import Metric
-from exporter.parity.report.json import choice_name
-from exporter.parity.result import Errors, ParityResult
+from exporter.parity.report.text import choice_name
+from exporter.parity.result import ParityResult
 from exporter.svg import Axis, Mark, Plot, log_axis
 
 _SMALLEST = 1e-12
@@ -48,7 +48,7 @@ def layer_plot(result: ParityResult) -> str | None:
 
 def _worst(result: ParityResult, layer: str, figure: str) -> float:
     """A figure of a layer, the largest of all data sets; infinite where it is not a number."""
-    found: list[Figures] = [s.layers[layer] for s in result.data_sets if layer in s.layers]
+    found = [s.layers[layer] for s in result.data_sets if layer in s.layers]
     if any(figures.non_finite for figures in found):
         return float("inf")
     return max((float(getattr(figures, figure)) for figures in found), default=0.0)
@@ -122,13 +122,12 @@ def value_plot(name: str, errors: Errors) -> str:
 
 def latency_plot(result: ParityResult) -> str | None:
     """Time of each batch by its tokens, padding included, in both models."""
-    batches = list(_batches(result))
+    batches = timed_batches(result)
     if not batches:
         return None
-    tokens = [count for count, _, _ in batches]
     plot = Plot(
         "Latency",
-        log_axis("tokens in the batch, padding included", tokens),
+        log_axis("tokens in the batch, padding included", [tokens for tokens, *_ in batches]),
         log_axis("milliseconds", [value for _, *both in batches for value in both]),
     )
     reference, candidate = (
@@ -142,8 +141,10 @@ def latency_plot(result: ParityResult) -> str | None:
     return plot.svg(plot.marks(reference), plot.marks(candidate, 5.0))
 
 
-def _batches(result: ParityResult) -> Iterator[tuple[int, float, float]]:
-    for case in result.cases:
-        first, second = (1000 * case.seconds[side] for side in ("reference", "candidate"))
-        if first > 0 and second > 0:
-            yield prod(case.shape), first, second
+def timed_batches(result: ParityResult) -> list[tuple[int, float, float]]:
+    """Tokens of each batch, padding included, and the milliseconds of reference and candidate."""
+    times = [
+        (prod(case.shape), 1000 * case.seconds["reference"], 1000 * case.seconds["candidate"])
+        for case in result.cases
+    ]
+    return [item for item in times if item[1] > 0 and item[2] > 0]

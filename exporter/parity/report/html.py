@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.resources import files
 from statistics import median
 
 from exporter.environment import tool_name
-from exporter.parity.limits import Metric
+from exporter.parity.limits import BUILT_IN, Metric
 from exporter.parity.report.charts import (
     decision_plot,
     latency_plot,
     layer_plot,
     spread_plot,
+    timed_batches,
     value_plot,
 )
-from exporter.parity.report.json import choice_name
-from exporter.parity.report.rows import (
+from exporter.parity.report.text import (
     Line,
+    all_flips,
     compared,
+    decision_cells,
     layer_line,
-    number,
     percent,
-    permitted,
     summary,
 )
 from exporter.parity.result import FIRST_LAYER, ParityResult, SideInfo, excess
@@ -84,23 +84,24 @@ def _failures(result: ParityResult) -> Iterator[str]:
     yield '<section class="failures">\n<h2>What fails</h2>\n'
     fault = result.first_fault
     if fault is not None:
-        check = fault.check
-        yield f"<p>The first layer outside its limits is <b>{escape(fault.layer)}</b>: "
-        yield f"{escape(check.limit.metric.value)} {number(check.value or 0.0)}, "
-        yield f"permitted {escape(permitted(check))}.</p>\n"
-        if check.text:
-            yield f"<blockquote>{escape(check.text[:400])}</blockquote>\n"
+        _, metric, value, bound = Line(fault.subject, fault, passed=False).cells
+        yield f"<p>The first layer outside its limits is <b>{escape(fault.subject)}</b>: "
+        yield f"{metric} {value}, permitted {escape(bound)}.</p>\n"
+        if fault.text:
+            yield f"<blockquote>{escape(fault.text[:400])}</blockquote>\n"
     rest = [line for line in result.failures if not line.startswith(FIRST_LAYER)]
-    yield "<ul>\n"
-    for line in rest[:_FAILURES]:
-        yield f"<li>{escape(line)}</li>\n"
+    lines = [f"<li>{escape(line)}</li>\n" for line in rest[:_FAILURES]]
     if len(rest) > _FAILURES:
-        yield f"<li>and {len(rest) - _FAILURES} more, all of them in parity.json</li>\n"
-    yield "</ul>\n</section>\n"
+        lines.append(f"<li>and {len(rest) - _FAILURES} more, all of them in parity.json</li>\n")
+    yield f"<ul>\n{''.join(lines)}</ul>\n</section>\n"
 
 
 def _tiles(result: ParityResult, lines: list[Line]) -> Iterator[str]:
     """The four figures to look at first."""
+
+    def good(metric: Metric) -> bool:
+        return all(line.passed for line in lines if line.check.limit.metric is metric)
+
     yield '<section class="tiles">\n'
     nearest = max(lines, key=lambda line: excess(line.check))
     failed = sum(not line.passed for line in lines)
@@ -112,42 +113,30 @@ def _tiles(result: ParityResult, lines: list[Line]) -> Iterator[str]:
         yield _tile("of a limit is used, at the worst", used, name, True)
     decided = [(s.outputs[n], t) for s in result.data_sets for n, t in s.tallies.items()]
     if decided:
-        count = sum(figures.decisions for figures, _ in decided)
-        flipped = sum(figures.decisions - figures.agreed for figures, _ in decided)
+        count, flipped = sum(figures.decisions for figures, _ in decided), result.flipped
         tied = sum(figures.tied for figures, _ in decided)
         note = f"{flipped} flipped, {tied} of them tied" if flipped else "none flipped"
-        good = all(line.passed for line in lines if line.check.limit.metric is Metric.AGREEMENT)
-        yield _tile("of the decisions agree", percent(1 - flipped / max(1, count)), note, good)
-    labelled = [t for _, t in decided if t.labelled]
+        share = percent(1 - flipped / max(1, count))
+        yield _tile("of the decisions agree", share, note, good(Metric.AGREEMENT))
+    labelled = [tally for _, tally in decided if tally.labelled]
     if labelled:
         before, after = labelled[0].reference_bins.accuracy, labelled[0].candidate_bins.accuracy
-        good = all(line.passed for line in lines if line.check.limit.metric is Metric.ACCURACY_DROP)
-        yield _tile("accuracy of the candidate", percent(after), f"{percent(before)} before", good)
-    speed = _speed(result)
-    if speed is not None:
-        yield _tile("time per batch, reference / candidate", *speed, True)
+        note, within = f"{percent(before)} before", good(Metric.ACCURACY_DROP)
+        yield _tile("accuracy of the candidate", percent(after), note, within)
+    ratios = [first / second for _, first, second in timed_batches(result)]
+    if ratios:
+        kept = f", {result.cached} batches from the cache" if result.cached else ""
+        first, second = (f"{seconds:.2f} s" for seconds in result.seconds.values())
+        note = f"median; {first} and {second} in all{kept}"
+        yield _tile("time per batch, reference / candidate", f"{median(ratios):.2f}", note, True)
     yield "</section>\n"
 
 
 def _tile(title: str, value: str, note: str, good: bool) -> str:
-    state = "" if good else " bad"
     return (
-        f'<div class="tile{state}"><b>{escape(value)}</b><span>{escape(title)}</span>'
-        f"<small>{escape(note)}</small></div>\n"
+        f'<div class="tile{"" if good else " bad"}"><b>{escape(value)}</b>'
+        f"<span>{escape(title)}</span><small>{escape(note)}</small></div>\n"
     )
-
-
-def _speed(result: ParityResult) -> tuple[str, str] | None:
-    ratios = [
-        case.seconds["reference"] / case.seconds["candidate"]
-        for case in result.cases
-        if case.seconds["candidate"] > 0 and case.seconds["reference"] > 0
-    ]
-    if not ratios:
-        return None
-    totals = (result.seconds["reference"], result.seconds["candidate"])
-    kept = f", {result.cached} batches from the cache" if result.cached else ""
-    return f"{median(ratios):.2f}", f"median; {totals[0]:.2f} s and {totals[1]:.2f} s in all{kept}"
 
 
 def _plots(result: ParityResult) -> Iterator[str]:
@@ -189,84 +178,71 @@ def _key(*entries: tuple[str, str]) -> str:
     return f'<p class="key">{names}</p>'
 
 
+def _table(title: str, titles: Sequence[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """A section with a table; the cells are HTML."""
+    names = "".join(f"<th>{name}</th>" for name in titles)
+    yield f'<section><h2>{title}</h2>\n<div class="wide"><table>\n<thead><tr>{names}</tr></thead>\n'
+    for row in rows:
+        yield f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n"
+    yield "</table></div>\n"
+
+
 def _flips(result: ParityResult) -> Iterator[str]:
-    found = [
-        (item.name, flip)
-        for item in result.data_sets
-        for tally in item.tallies.values()
-        for flip in tally.flips
-    ]
+    found = all_flips(result)
     if not found:
         return
-    yield '<section><h2>Flipped decisions</h2>\n<div class="wide"><table>\n<thead><tr>'
-    yield "<th>text</th><th>reference</th><th>candidate</th><th>label</th><th></th></tr></thead>\n"
-    for data_set, flip in found[:_FLIPS]:
-        first = choice_name(result.shape, flip.reference, flip.column)
-        second = choice_name(result.shape, flip.candidate, flip.column)
-        where = flip.text[:300] if flip.text else f"{data_set}, {flip.case}, example {flip.example}"
-        token = f' <span class="muted">token {flip.token}</span>' if flip.token >= 0 else ""
-        label = "" if flip.label is None else choice_name(result.shape, flip.label)
-        yield f"<tr><td>{escape(where)}{token}</td>"
-        yield f"<td>{escape(first)} <b>{flip.reference_score:.3f}</b></td>"
-        yield f"<td>{escape(second)} <b>{flip.candidate_score:.3f}</b></td>"
-        yield f"<td>{escape(label)}</td><td>{'tied' if flip.tied else ''}</td></tr>\n"
-    yield "</table></div>\n"
+    titles = ("text", "reference", "candidate", "label", "")
+    yield from _table("Flipped decisions", titles, map(_flip, found[:_FLIPS]))
     if len(found) > _FLIPS:
         yield f'<p class="muted">{len(found) - _FLIPS} more are in parity.json.</p>\n'
     yield "</section>\n"
 
 
+def _flip(cells: Sequence[str]) -> Iterator[str]:
+    where, token, *choices, label, tied = cells
+    yield escape(where[:300]) + (token and f' <span class="muted">{token}</span>')
+    for choice in choices:
+        name, _, score = choice.rpartition(" ")
+        yield f"{escape(name)} <b>{score}</b>"
+    yield escape(label)
+    yield tied
+
+
 def _decisions(result: ParityResult) -> Iterator[str]:
-    rows = [(item, name, t) for item in result.data_sets for name, t in item.tallies.items()]
-    if not rows:
-        return
-    yield '<section><h2>Decisions by data set</h2>\n<div class="wide"><table>\n<thead><tr>'
-    for title in ("data set", "output", "decisions", "agreement", "mean KL, nats", "accuracy"):
-        yield f"<th>{title}</th>"
-    yield "<th>calibration error</th><th>mean confidence</th></tr></thead>\n"
-    for item, name, tally in rows:
-        figures, count = item.outputs[name], max(1, tally.decisions)
-        before, after = tally.reference_bins, tally.candidate_bins
-        accuracy = error = "no labels"
-        if before.accuracy is not None:
-            accuracy = f"{percent(before.accuracy)} → {percent(after.accuracy)}"
-            error = f"{before.error or 0:.4f} → {after.error or 0:.4f}"
-        yield f"<tr><td>{escape(item.name)}</td><td>{escape(name)}</td><td>{tally.decisions}</td>"
-        yield f"<td>{percent(figures.agreement)}</td><td>{figures.mean_kl or 0.0:.2g}</td>"
-        yield f"<td>{accuracy}</td><td>{error}</td>"
-        yield f"<td>{tally.reference_confidence / count:.4f} → "
-        yield f"{tally.candidate_confidence / count:.4f}</td></tr>\n"
-    yield "</table></div></section>\n"
+    rows = [decision_cells(item, name) for item in result.data_sets for name in item.tallies]
+    if rows:
+        titles = ["data set", "output", "decisions", "agreement", "mean KL, nats", "accuracy"]
+        titles += ["calibration error", "mean confidence"]
+        cells = ([escape(cell or "no labels") for cell in row] for row in rows)
+        yield from _table("Decisions by data set", titles, cells)
+        yield "</section>\n"
 
 
 def _limits(lines: list[Line]) -> Iterator[str]:
-    yield '<section><h2>Limits</h2>\n<div class="wide"><table>\n<thead><tr>'
-    for title in ("output", "metric", "value", "permitted", "of the limit", "", "reason"):
-        yield f"<th>{title}</th>"
-    yield "</tr></thead>\n"
-    for line in lines:
-        check = line.check
-        share = excess(check)
-        state = "good" if line.passed else "bad"
-        width = 100 * min(1.0, share)
-        origin = "" if check.limit.origin == "built in" else f" ({check.limit.origin})"
-        yield f"<tr><td>{escape(line.subject)}</td><td>{escape(check.limit.metric.value)}</td>"
-        yield f"<td>{number(check.value or 0.0)}</td>"
-        yield f'<td class="whole">{escape(permitted(check))}</td>'
-        yield f'<td><span class="gauge {state}"><i style="width:{width:.1f}%"></i></span></td>'
-        yield f'<td class="{state}">{"ok" if line.passed else "FAIL"}</td>'
-        yield f'<td class="muted reason">{escape(check.limit.reason + origin)}</td></tr>\n'
-    yield "</table></div></section>\n"
+    titles = ("output", "metric", "value", "permitted", "of the limit", "", "reason")
+    yield from _table("Limits", titles, map(_limit, lines))
+    yield "</section>\n"
+
+
+def _limit(line: Line) -> Iterator[str]:
+    limit, state = line.check.limit, "good" if line.passed else "bad"
+    subject, metric, value, bound = map(escape, line.cells)
+    yield from (subject, metric, value, f'<span class="whole">{bound}</span>')
+    width = 100 * min(1.0, excess(line.check))
+    yield f'<span class="gauge {state}"><i style="width:{width:.1f}%"></i></span>'
+    yield f'<span class="{state}">{"ok" if line.passed else "FAIL"}</span>'
+    origin = "" if limit.origin == BUILT_IN else f" ({limit.origin})"
+    yield f'<div class="muted reason">{escape(limit.reason + origin)}</div>'
 
 
 def _facts(result: ParityResult) -> Iterator[str]:
     yield '<section><h2>What was compared</h2>\n<div class="facts">\n'
     for role, side in (("Reference", result.reference), ("Candidate", result.candidate)):
         yield from _side(role, side)
-    yield "<div><h3>Environment</h3><dl>\n"
-    for name, value in {"tool": tool_name(), **result.environment}.items():
-        yield f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>\n"
-    yield "</dl></div>\n</div></section>\n"
+    facts = {"tool": tool_name(), **result.environment}
+    yield "<div><h3>Environment</h3>\n"
+    yield _list((name, escape(value)) for name, value in facts.items())
+    yield "</div>\n</div></section>\n"
 
 
 def _side(role: str, side: SideInfo) -> Iterator[str]:
@@ -275,8 +251,11 @@ def _side(role: str, side: SideInfo) -> Iterator[str]:
     for note in side.notes:
         yield f'<p class="muted">{escape(note)}</p>\n'
     if side.files:
-        yield "<dl>\n"
-        for item in side.files:
-            yield f"<dt>{escape(item.path)}</dt><dd><code>{item.sha256}</code></dd>\n"
-        yield "</dl>\n"
+        yield _list((item.path, f"<code>{item.sha256}</code>") for item in side.files)
     yield "</div>\n"
+
+
+def _list(entries: Iterable[tuple[str, str]]) -> str:
+    """Names and what they are, the latter as HTML."""
+    lines = "".join(f"<dt>{escape(name)}</dt><dd>{value}</dd>\n" for name, value in entries)
+    return f"<dl>\n{lines}</dl>\n"

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from exporter.parity.report.rows import compared, layer_line, number, permitted
-from exporter.parity.result import Check, DataSetResult, Level, ParityResult
+from exporter.parity.limits import Level
+from exporter.parity.report.text import compared, layer_line, number, permitted
+from exporter.parity.result import Check, DataSetResult, ParityResult
 
 _NAME = "deb-export parity"
 # Characters that XML 1.0 has no way to write; see https://www.w3.org/TR/xml/#charsets.

@@ -138,7 +138,7 @@ def test_a_build_outside_its_limits_is_exit_code_1(
         graph: ClassVar[dict[str, object]] = {}
 
     monkeypatch.setattr(pipeline_module, "build_and_judge", lambda *given: (Manifest(), None))
-    monkeypatch.setattr("exporter.parity.report.table.to_table", lambda result: "table")
+    monkeypatch.setattr("exporter.parity.report.text.to_table", lambda result: "table")
     assert call(capsys, "build", "x")[0] == 1
 
 

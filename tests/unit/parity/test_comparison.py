@@ -22,7 +22,7 @@ from exporter.model.feeds import Ids
 from exporter.model.task import Task
 from exporter.parity.check import check_sides
 from exporter.parity.limits import Metric, limits_for
-from exporter.parity.result import Known, ParityResult, SideInfo
+from exporter.parity.result import ParityResult, SideInfo
 from exporter.parity.runners import Observation, Runner, TorchRunner
 from exporter.parity.side import Side
 from exporter.parity.sides import reference_side
@@ -66,7 +66,7 @@ class Prepared:
             LIMITS,
             quiet,
             store=self.store,
-            known=Known(problems),
+            problems=problems,
         )
 
 

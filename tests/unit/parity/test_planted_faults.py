@@ -18,8 +18,8 @@ from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.export import export_onnx
 from exporter.inputs.data_sets import DataOptions
 from exporter.parity.check import CompareOptions, compare_sides
-from exporter.parity.limits import Metric
-from exporter.parity.result import Level, ParityResult
+from exporter.parity.limits import Level, Metric
+from exporter.parity.result import ParityResult
 from exporter.parity.sides import checkpoint_side, onnx_side
 from exporter.pipeline.build import build
 from exporter.pipeline.config import BuildConfig
@@ -123,8 +123,8 @@ def test_a_fault_is_attributed_to_its_layer(
     result = judge(checkpoint, model, tmp_path / "wrong.onnx", options)
     assert not result
     assert result.first_fault is not None
-    assert result.first_fault.layer == f"layer {layer}"
-    assert result.first_fault.check.text
+    assert result.first_fault.subject == f"layer {layer}"
+    assert result.first_fault.text
     sound = {"embeddings", *(f"layer {index}" for index in range(layer))}
     assert all(c.passed for c in result.checks if c.subject in sound)
     assert any(not c.passed for c in result.checks if c.level is Level.OUTPUT)
@@ -179,8 +179,8 @@ def test_an_fp16_overflow_is_attributed_to_its_layer(
     result = judge(checkpoint, model, tmp_path / "overflow.onnx", options)
     assert not result
     assert result.first_fault is not None
-    assert result.first_fault.layer == f"layer {layer}"
-    assert result.first_fault.check.limit.metric is Metric.NON_FINITE
+    assert result.first_fault.subject == f"layer {layer}"
+    assert result.first_fault.limit.metric is Metric.NON_FINITE
 
 
 def test_scales_swapped_between_two_layers_are_attributed_to_the_first(
@@ -202,4 +202,4 @@ def test_scales_swapped_between_two_layers_are_attributed_to_the_first(
     assert result.limits.precision == "int8"
     assert not result
     assert result.first_fault is not None
-    assert result.first_fault.layer == "layer 1"
+    assert result.first_fault.subject == "layer 1"

@@ -23,9 +23,8 @@ from exporter.graph.export import export_onnx
 from exporter.graph.transforms.hidden_states import find_hidden_states, with_outputs
 from exporter.inputs.data_sets import DataOptions
 from exporter.parity.check import CompareOptions, compare_sides
-from exporter.parity.engine_side import REASON
 from exporter.parity.result import ParityResult
-from exporter.parity.sides import open_side
+from exporter.parity.sides import ENGINE_LAYERS, open_side
 from exporter.pipeline.build import build
 from exporter.pipeline.config import BuildConfig
 
@@ -109,7 +108,7 @@ def test_a_fault_in_another_exporters_graph_is_found(
     onnx.save(model, tmp_path / "wrong.onnx")
     result = judge(checkpoint, tmp_path / "wrong.onnx", texts_file)
     assert result.first_fault is not None
-    assert result.first_fault.layer == "layer 1"
+    assert result.first_fault.subject == "layer 1"
 
 
 def test_a_graph_whose_layers_have_no_names_is_judged_by_its_outputs(
@@ -234,7 +233,7 @@ def test_an_engine_is_judged_by_its_outputs(
     monkeypatch.setattr(tensorrt_session, "TensorRtSession", Engine)
     result = judge(checkpoint, plan, texts_file)
     assert result, result.failures
-    assert result.layers.reason == f"candidate: {REASON}"
+    assert result.layers.reason == f"candidate: {ENGINE_LAYERS}"
     assert result.limits.precision == "fp16"
     assert any("no manifest names it" in note for note in result.candidate.notes)
 

@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from support.parity_results import judged_again
 
 import exporter
 from exporter.artifact.manifest import Manifest
 from exporter.cli import main
 from exporter.inputs.data_sets import DataOptions
 from exporter.model.profile import Range
-from exporter.parity.check import CompareOptions, verify_artifact
 from exporter.pipeline.config import BuildConfig
 from exporter.precision.quantized.options import QuantizationOptions
 from exporter.precision.quantized.report import quantization_lines
@@ -117,7 +117,7 @@ def test_artifact(
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.inputs) > 2:
             assert not np.asarray(node.inputs[2].const_value.numpy(), np.float32).any()
 
-    assert verify_artifact(output, options=CompareOptions(DataOptions((data,))))
+    assert judged_again(output, DataOptions((data,)))
     session, exact = load(output), load(output, "torch")
     shape = (2, 3, 11) if task == "multiple-choice" else (2, 11)
     ids = np.random.default_rng(0).integers(4, 1600, shape)

@@ -13,13 +13,12 @@ from support.parity_results import LAYERS, Arrays, compared, shape_of
 from exporter.cli import main
 from exporter.errors import InputError
 from exporter.model.task import Task
-from exporter.parity.limit_options import chosen_limits
-from exporter.parity.report.files import ReportFiles
+from exporter.parity.limits import chosen_limits
 from exporter.parity.report.html import to_html
 from exporter.parity.report.json import to_json
 from exporter.parity.report.junit import to_junit
-from exporter.parity.report.markdown import to_markdown
-from exporter.parity.report.table import to_table
+from exporter.parity.report.report_files import ReportFiles
+from exporter.parity.report.text import to_markdown, to_table
 from exporter.parity.runners import Layers
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from exporter.metrics.decisions import Doubles, Ints
 from exporter.metrics.figures import Floats, Rows, Scale
-from exporter.parity.result import Errors
 
 LOWEST, HIGHEST = -9.0, 1.0
 PER_DECADE = 4
@@ -14,6 +15,24 @@ SAMPLE = 1 << 14
 """Elements looked at in a batch; a vocabulary's logits have millions."""
 POINTS = 40
 """Pairs kept of a batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """How the errors of an output are spread.
+
+    Attributes:
+        edges: `(N + 1,)`, decimal logarithms of |error| / largest reference.
+        counts: int64 `(N,)`, of a sample of the elements; smaller and larger ones are in the
+            first and last.
+        exact: elements of the sample without any error.
+        points: `(P, 2)`, reference and candidate of some elements.
+    """
+
+    edges: Doubles
+    counts: Ints
+    exact: int
+    points: Doubles
 
 
 class ErrorSpread:
