@@ -1,31 +1,24 @@
-"""A build from top to bottom: checkpoint, graph, parity, manifest."""
+"""A build from top to bottom: checkpoint, graph, precision, parity, engines, manifest."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
-from calibration.texts import TextItem
-from exporter.artifact.files import FileRecord, record
+from exporter.artifact.files import FileRecord
 from exporter.artifact.manifest import MODEL_FILE, Manifest, ParitySummary, Source, half_type
 from exporter.artifact.writer import ArtifactWriter
-from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.tokenization import tokenizer_files
 from exporter.engine.targets import BuiltTargets, build_targets, plan_targets
 from exporter.environment import environment, tool_name
-from exporter.errors import InputError, MissingDependencyError
+from exporter.errors import MissingDependencyError
 from exporter.inputs.cases import DataSet
-from exporter.inputs.data_sets import DEFAULT_TEXTS, DataOptions, make_data_sets
-from exporter.inputs.encode import TextEncoder
-from exporter.inputs.text_files import calibration_texts
-from exporter.model.model_shape import ModelShape
 from exporter.model.profile import Range, ShapeProfile, profiles_for
 from exporter.parity.check import check_sides
 from exporter.parity.limits import limits_for
@@ -36,39 +29,31 @@ from exporter.parity.sides import graph_opens, reference_side
 from exporter.parity.store import ReferenceStore
 from exporter.pipeline.config import BuildConfig
 from exporter.pipeline.convert import Converted, range_cases, to_half
-from exporter.pipeline.quantize import (
-    Places,
-    QuantizationInput,
-    model_hash,
-    quantization_input,
-    to_quantized,
-)
+from exporter.pipeline.quantize import Places, model_hash, to_quantized
+from exporter.pipeline.source import BuildSource, BuildTexts, open_source, open_texts
 from exporter.precision.quantized.report import TABLE_FILE
 from exporter.progress import Progress, silent
-from exporter.runtime.load import text_encoder
-
-if TYPE_CHECKING:
-    from exporter.deberta.checkpoint import Checkpoint
-    from exporter.graph.export import GraphSummary
 
 PARITY_FILE = "parity.json"
-_USUAL_LENGTH = 128
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What a build reads, opened and checked."""
+class _Wanted:
+    """The graph that is asked for.
 
-    folder: Path
-    demo: bool
-    checkpoint: Checkpoint
-    shape: ModelShape
-    seq: Range
-    encoder: TextEncoder | None
-    tokenizer_files: tuple[Path, ...]
-    data_sets: tuple[DataSet, ...]
-    calibration: tuple[TextItem, ...]
-    quantization: QuantizationInput | None
+    Attributes:
+        path: where it is written, in the unfinished artifact.
+        output: folder that the artifact becomes.
+        precision: its storage and arithmetic.
+        rest: precision of what is not quantized in it.
+        external_data: see `BuildConfig`.
+    """
+
+    path: Path
+    output: Path
+    precision: str
+    rest: str
+    external_data: bool | None
 
 
 def build(config: BuildConfig, progress: Progress = silent) -> Manifest:
@@ -96,45 +81,49 @@ def build_and_judge(
 ) -> tuple[Manifest, ParityResult]:
     """As `build`, with all figures of the parity check as well."""
     _require_packages()
-    plan = plan_targets(config.targets, config.engine)
+    output, precision, data = config.output_folder, config.precision, config.calibration_data
+    quantization = config.quantization if config.quantized else None
+    targets = plan_targets(config.targets, config.engine)
     seconds: dict[str, float] = {}
-    with ArtifactWriter(config.output_folder, force=config.force) as writer:
-        start = perf_counter()
-        progress("reading the checkpoint")
-        source = _open_source(config)
-        profiles: tuple[ShapeProfile, ...] = ()
-        if plan.backends:
-            profiles = profiles_for(config.profiles, config.batch, source.seq, source.shape)
-        files = tuple(record(path) for path in _source_files(source))
-        seconds["read"] = perf_counter() - start
 
-        start = perf_counter()
-        graph = writer.folder / MODEL_FILE
-        exact = graph if config.precision == "fp32" else _work_folder(writer) / MODEL_FILE
-        summary = _export(source, files, exact, config, progress)
-        for path in (source.folder / "config.json", *source.tokenizer_files):
-            writer.copy(path)
-        seconds["export"] = perf_counter() - start
+    with ArtifactWriter(output, force=config.force) as writer:
+        with _timed(seconds, "read"):
+            progress("reading the checkpoint")
+            source = open_source(config.model, config.task, config.seq)
+            texts = open_texts(source, config.data, data, precision, quantization)
+            profiles: tuple[ShapeProfile, ...] = ()
+            if targets.backends:
+                profiles = profiles_for(config.profiles, config.batch, source.seq, source.shape)
+            files = source.records()
 
-        converted = Converted(summary, {})
-        if exact != graph:
-            start = perf_counter()
-            converted = _convert(config, source, files, exact, graph, summary, progress)
-            shutil.rmtree(exact.parent)
-            seconds["precision"] = perf_counter() - start
+        path, rest = writer.folder / MODEL_FILE, config.quantization.rest
+        wanted = _Wanted(path, output, precision, rest, config.external_data)
+        with _timed(seconds, "export"):
+            exact = path if precision == "fp32" else _work_folder(writer) / MODEL_FILE
+            # A graph on the way is read again: a runtime maps its weights from a file of their own.
+            external_data = config.external_data if exact == path else True
+            only_graph = config.targets == ("onnx",)
+            graph = _export(source, files, exact, external_data, only_graph, progress)
+            for item in (source.folder / "config.json", *source.tokenizer_files):
+                writer.copy(item)
 
-        start = perf_counter()
-        result = _judge(config, source, files, graph, converted, progress)
-        writer.write_json(PARITY_FILE, to_json(result))
-        seconds["parity"] = perf_counter() - start
+        if exact != path:
+            with _timed(seconds, "precision"):
+                graph = _to_precision(wanted, exact, graph, source, texts, files, progress)
+                shutil.rmtree(exact.parent)
 
-        start = perf_counter()
-        built = build_targets(plan, config.engine, graph, source.shape.inputs, profiles, progress)
-        seconds["engines"] = perf_counter() - start
+        with _timed(seconds, "parity"):
+            result = _judge(wanted, graph, source, texts.data_sets, files, progress)
+            writer.write_json(PARITY_FILE, to_json(result))
+
+        with _timed(seconds, "engines"):
+            inputs = source.shape.inputs
+            built = build_targets(targets, config.engine, path, inputs, profiles, progress)
 
         progress("writing the manifest")
-        manifest = _manifest(config, source, files, converted, result, built, seconds)
-        manifest = replace(manifest, files=writer.records())
+        manifest = _manifest(
+            source, files, precision, config.batch, graph, result, built, seconds, writer.records()
+        )
         writer.finish(manifest)
     return manifest, result
 
@@ -148,108 +137,12 @@ def _require_packages() -> None:
         )
 
 
-def _open_source(config: BuildConfig) -> _Source:
-    """Open the checkpoint, its tokenizer and the texts, and check that they fit together."""
-    from exporter.deberta.checkpoint import open_checkpoint
-
-    folder = (config.model or _demo_folder()).absolute()
-    checkpoint = open_checkpoint(folder, config.task)
-    model = checkpoint.config
-    if model.unknown:
-        fields = ", ".join(sorted(model.unknown))
-        warnings.warn(
-            f"{folder}: config.json has fields that nothing reads: {fields}", stacklevel=2
-        )
-    seq = _lengths(config, model)
-    encoder = text_encoder(folder, checkpoint.task, seq.max)
-    if encoder is None:
-        warnings.warn(
-            f"{folder}: no tokenizer, so the artifact takes token ids and no texts", stacklevel=2
-        )
-    files = () if config.data is None else (config.data,)
-    data_sets = make_data_sets(checkpoint.shape, encoder, DataOptions(files), seq.max)
-    quantization = None
-    if config.quantized:
-        quantization = quantization_input(
-            config.precision,
-            config.quantization,
-            config.calibration_data,
-            checkpoint.shape,
-            encoder,
-        )
-        calibration = quantization.texts
-    else:
-        calibration = calibration_texts(config.calibration_data, checkpoint.shape)
-        if config.calibration_data is None:  # those first that the parity check does not use
-            calibration = (*calibration[DEFAULT_TEXTS:], *calibration[:DEFAULT_TEXTS])
-    return _Source(
-        folder=folder,
-        demo=config.model is None,
-        checkpoint=checkpoint,
-        shape=checkpoint.shape,
-        seq=seq,
-        encoder=encoder,
-        tokenizer_files=() if encoder is None else tokenizer_files(folder),
-        data_sets=data_sets,
-        calibration=calibration,
-        quantization=quantization,
-    )
-
-
-def _demo_folder() -> Path:
-    from exporter.demo import checkpoint_folder
-
-    return checkpoint_folder()
-
-
-def _lengths(config: BuildConfig, model: DebertaConfig) -> Range:
-    """The lengths asked for, or 1 up to what the model was trained for.
-
-    Raises:
-        InputError: a longest length that the model has no positions for.
-    """
-    longest = model.max_position_embeddings
-    if config.seq is None:
-        return Range(1, min(_USUAL_LENGTH, longest), longest)
-    if model.position_biased_input and config.seq.max > longest:
-        raise InputError(
-            f"--seq {config.seq}: the model has positions for {longest} tokens "
-            "(max_position_embeddings); choose a smaller maximum"
-        )
-    return config.seq
-
-
-def _source_files(source: _Source) -> tuple[Path, ...]:
-    return (*source.checkpoint.files, *source.tokenizer_files)
-
-
-def _export(
-    source: _Source,
-    files: tuple[FileRecord, ...],
-    path: Path,
-    config: BuildConfig,
-    say: Progress,
-) -> GraphSummary:
-    """Write the graph, with the hash of the vocabulary that its ids belong to."""
-    from exporter.graph.attention_body import SKEW_UP_TO
-    from exporter.graph.export import export_onnx
-
-    hashes = {item.path: item.sha256 for item in files}
-    metadata = {}
-    short = source.seq.max <= SKEW_UP_TO
-    if source.encoder is not None:
-        vocabulary = source.encoder.tokenizer.source_files[0].name
-        metadata["deb_export.vocabulary_sha256"] = hashes[vocabulary]
-    return export_onnx(
-        source.checkpoint,
-        path,
-        # A graph on the way is read again: a runtime maps its weights from a file of their own.
-        external_data=config.external_data if config.precision == "fp32" else True,
-        metadata=metadata,
-        # Measured on CPUs alone: what may become an engine keeps the form known from engines.
-        reading="skew" if short and config.targets == ("onnx",) else "gather",
-        progress=lambda message: say(f"graph: {message}"),
-    )
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Keep how long a step took."""
+    start = perf_counter()
+    yield
+    seconds[step] = perf_counter() - start
 
 
 def _work_folder(writer: ArtifactWriter) -> Path:
@@ -259,106 +152,137 @@ def _work_folder(writer: ArtifactWriter) -> Path:
     return folder
 
 
-def _convert(
-    config: BuildConfig,
-    source: _Source,
-    files: tuple[FileRecord, ...],
-    exact: Path,
-    graph: Path,
-    summary: GraphSummary,
-    say: Progress,
+def _export(
+    source: BuildSource,
+    files: Sequence[FileRecord],
+    path: Path,
+    external_data: bool | None,
+    only_graph: bool,
+    progress: Progress,
 ) -> Converted:
-    """The fp32 graph `exact` in the precision asked for."""
-    if source.quantization is None:
-        return _halve(config, source, exact, graph, config.precision, summary, say)
-    rest = config.quantization.rest
-    whole = graph if rest == "fp32" else exact.with_name("quantized.onnx")
-    quantized = to_quantized(
-        Places(exact, whole, graph.with_name(TABLE_FILE), config.output_folder),
-        source.shape,
-        source.quantization,
-        model=model_hash(source.shape.task.value, files),
-        summary=summary,
-        external_data=config.external_data if whole == graph else True,
-        say=say,
+    """Write the fp32 graph, with the hash of the vocabulary that its ids belong to.
+
+    `only_graph` says that no engine is to be made of it.
+    """
+    from exporter.graph.attention_body import SKEW_UP_TO
+    from exporter.graph.export import export_onnx
+
+    hashes = {item.path: item.sha256 for item in files}
+    metadata = {}
+    if source.encoder is not None:
+        vocabulary = source.encoder.tokenizer.source_files[0].name
+        metadata["deb_export.vocabulary_sha256"] = hashes[vocabulary]
+    short = source.seq.max <= SKEW_UP_TO
+    summary = export_onnx(
+        source.checkpoint,
+        path,
+        external_data=external_data,
+        metadata=metadata,
+        # Measured on CPUs alone: what may become an engine keeps the form known from engines.
+        reading="skew" if short and only_graph else "gather",
+        progress=lambda message: progress(f"graph: {message}"),
     )
-    if whole == graph:
-        return quantized
-    halved = _halve(config, source, whole, graph, rest, quantized.summary, say)
-    return replace(halved, facts={**quantized.facts, **halved.facts}, problems=quantized.problems)
+    return Converted(summary, {})
 
 
-def _halve(
-    config: BuildConfig,
-    source: _Source,
+def _to_precision(
+    wanted: _Wanted,
     exact: Path,
-    graph: Path,
-    half: str,
-    summary: GraphSummary,
-    say: Progress,
+    graph: Converted,
+    source: BuildSource,
+    texts: BuildTexts,
+    files: Sequence[FileRecord],
+    progress: Progress,
 ) -> Converted:
-    cases = range_cases(source.shape, source.encoder, source.calibration, source.seq.max)
-    return to_half(
-        exact, graph, half, cases, summary, config.external_data, say, label=config.precision
+    """The fp32 graph `exact` in the precision asked for: quantized, halved, or both in turn."""
+    half = wanted.precision
+    if texts.quantization is not None:
+        half = wanted.rest
+        last = half == "fp32"
+        target = wanted.path if last else exact.with_name("quantized.onnx")
+        quantized = to_quantized(
+            Places(exact, target, wanted.path.with_name(TABLE_FILE), wanted.output),
+            source.shape,
+            texts.quantization,
+            model=model_hash(source.shape.task.value, files),
+            summary=graph.summary,
+            external_data=wanted.external_data if last else True,
+            say=progress,
+        )
+        if last:
+            return quantized
+        exact, graph = target, quantized
+    cases = range_cases(source.shape, source.encoder, texts.calibration, source.seq.max)
+    halved = to_half(
+        exact,
+        wanted.path,
+        half,
+        cases,
+        graph.summary,
+        wanted.external_data,
+        progress,
+        label=wanted.precision,
     )
+    return replace(halved, facts={**graph.facts, **halved.facts}, problems=graph.problems)
 
 
 def _judge(
-    config: BuildConfig,
-    source: _Source,
+    wanted: _Wanted,
+    graph: Converted,
+    source: BuildSource,
+    data_sets: Sequence[DataSet],
     files: tuple[FileRecord, ...],
-    path: Path,
-    converted: Converted,
-    say: Progress,
+    progress: Progress,
 ) -> ParityResult:
     """Compare the graph with the reference."""
-    info = SideInfo(str(config.output_folder), "artifact", config.precision)
-    half = half_type(converted.facts)
-    graph = Side(info, source.shape, None, source.seq.max, graph_opens(path, half))
+    info = SideInfo(str(wanted.output), "artifact", wanted.precision)
+    opens = graph_opens(wanted.path, half_type(graph.facts))
     # Beside the unfinished artifact, with which it goes: a temporary folder may be small.
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=wanted.path.parent) as folder:
         return check_sides(
             reference_side(source.folder, source.shape, files),
-            graph,
+            Side(info, source.shape, None, source.seq.max, opens),
             source.shape,
-            source.data_sets,
-            limits_for(config.precision),
-            say,
+            data_sets,
+            limits_for(wanted.precision),
+            progress,
             store=ReferenceStore(Path(folder)),
-            problems=converted.problems,
+            problems=graph.problems,
         )
 
 
 def _manifest(
-    config: BuildConfig,
-    source: _Source,
-    files: tuple[FileRecord, ...],
-    converted: Converted,
+    source: BuildSource,
+    source_files: tuple[FileRecord, ...],
+    precision: str,
+    batch: Range,
+    graph: Converted,
     result: ParityResult,
     built: BuiltTargets,
-    seconds: dict[str, float],
+    seconds: Mapping[str, float],
+    files: tuple[FileRecord, ...],
 ) -> Manifest:
-    model = source.checkpoint.config
-    graph = {key: value for key, value in asdict(converted.summary).items() if key != "files"}
-    graph.update(converted.facts)
+    model, shape = source.checkpoint.config, source.shape
+    summary = {key: value for key, value in asdict(graph.summary).items() if key != "files"}
     return Manifest(
         tool=tool_name(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        source=Source(str(source.folder), source.demo, files),
-        precision=config.precision,
+        source=Source(str(source.folder), source.demo, source_files),
+        precision=precision,
         targets=built.targets,
-        task=source.shape.task.value,
-        inputs=source.shape.inputs,
-        outputs=source.shape.outputs,
-        batch=config.batch,
+        task=shape.task.value,
+        inputs=shape.inputs,
+        outputs=shape.outputs,
+        batch=batch,
         seq=source.seq,
         labels=dict(model.id2label),
         model={key: value for key, value in model.to_dict().items() if key != "id2label"},
-        graph=graph,
+        graph={**summary, **graph.facts},
         environment=environment(),
         parity=ParitySummary(bool(result), PARITY_FILE, result.failures),
         limits=tuple(limits_json(result.limits)["metrics"]),
         seconds={name: round(value, 3) for name, value in seconds.items()},
+        files=files,
         engines=built.engines,
         skipped=built.skipped,
     )
