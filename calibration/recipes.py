@@ -17,12 +17,11 @@ from calibration.bias_correction import rounding_error
 from calibration.collectors import TensorStatistics
 from calibration.errors import CalibrationError
 from calibration.formats import NumberFormat
-from calibration.histogram import HistogramBuilder
 from calibration.methods import PERCENTILE, Method
 from calibration.sites import Site
 from calibration.smoothing import SmoothingChoice, search
-from calibration.table import SiteEntry, decode_array, encode_array
-from calibration.thresholds import threshold
+from calibration.table import SiteEntry, decode_array, encode_array, field_of
+from calibration.thresholds import threshold_of
 
 Floats = NDArray[np.float32]
 
@@ -91,7 +90,7 @@ class SiteRecipe:
         """
         try:
             return _read(site, entry)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, ValueError) as error:
             raise CalibrationError(
                 f"scale table: the entry of {site.name} is broken ({error}); calibrate again"
             ) from None
@@ -123,14 +122,12 @@ def make_recipe(
         CalibrationError: an unknown method, or a percentile out of range.
     """
 
-    def threshold_of(values: Floats, channel_amax: Floats) -> float:
+    def limit_of(values: Floats, channel_amax: Floats) -> float:
         if method == "minmax":
             return float(channel_amax.max())
-        builder = HistogramBuilder()
-        builder.update(values)
-        return threshold(builder.result(), method, percentile=percentile)
+        return threshold_of(values, method, percentile=percentile)
 
-    choice = search(site, seen.sample[:SEARCH_ROWS], seen.channel_amax, weight, threshold_of)
+    choice = search(site, seen.sample[:SEARCH_ROWS], seen.channel_amax, weight, limit_of)
     mean, square = seen.channel_mean, seen.channel_mean_square
     sample, largest = seen.sample, float(seen.channel_amax.max())
     if choice.factors is None:
@@ -141,7 +138,7 @@ def make_recipe(
         mean, square = mean / factors, square / np.square(factors)
         smoothed_amax = seen.channel_amax / factors
         largest = float(smoothed_amax.max())
-        limit = threshold_of(sample, smoothed_amax)
+        limit = limit_of(sample, smoothed_amax)
     recipe = SiteRecipe(
         strength=choice.strength,
         factors=choice.factors,
@@ -157,9 +154,9 @@ def make_recipe(
 
 
 def _read(site: Site, entry: SiteEntry) -> SiteRecipe:
-    factors = entry["factors"]
+    strength, factors = entry["strength"], entry["factors"]
     return SiteRecipe(
-        strength=None if entry["strength"] is None else _number(entry, "strength"),
+        strength=None if strength is None else _number(entry, "strength"),
         factors=None if factors is None else _vector(site, entry, "factors", above=0.0),
         largest=_number(entry, "largest"),
         threshold=_number(entry, "int8_threshold"),
@@ -172,22 +169,17 @@ def _read(site: Site, entry: SiteEntry) -> SiteRecipe:
 
 
 def _number(entry: SiteEntry, key: str) -> float:
-    value = entry[key]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{key} is {value!r}")
+    value = field_of(entry, key, float)
     if not (np.isfinite(value) and value >= 0):
         raise ValueError(f"{key} is {value!r}")
-    return float(value)
+    return value
 
 
-def _vector(site: Site, entry: SiteEntry, key: str, above: float | None = None) -> Floats:
-    text = entry[key]
-    if not isinstance(text, str):
-        raise TypeError(f"{key} is no text")
-    vector = decode_array(text)
+def _vector(site: Site, entry: SiteEntry, key: str, above: float = -np.inf) -> Floats:
+    vector = decode_array(field_of(entry, key, str))
     if vector.shape != (site.in_features,):
         raise ValueError(f"{key} has {vector.size} numbers, expected {site.in_features}")
-    if not np.isfinite(vector).all() or (above is not None and not (vector > above).all()):
+    if not (np.isfinite(vector).all() and (vector > above).all()):
         raise ValueError(f"{key} is out of range")
     return vector
 

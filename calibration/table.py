@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from calibration.collectors import TensorStatistics
 from calibration.errors import CalibrationError
 from calibration.methods import METHODS, PERCENTILE, Method
-from calibration.thresholds import INT8_MAX
+from calibration.thresholds import INT8_MAX, SMALLEST_AMAX
 from calibration.whole_files import write_whole
 
 FORMAT = "deb-export-calibration"
@@ -31,10 +31,12 @@ MUCH_SATURATED = 0.01
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 SiteEntry: TypeAlias = "Mapping[str, Json]"
-"""What later stages note for a site: smoothing strength, clipping, fallback and its reason."""
+"""A site's recipe, see `calibration.recipes`, and what its fallback to float would cost."""
+
+T = TypeVar("T", str, int, float, dict[str, Any])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class TensorScale:
     """Threshold of one activation tensor.
 
@@ -44,7 +46,6 @@ class TensorScale:
         minimum: smallest value that was seen.
         maximum: largest value that was seen.
         saturated: share of the values beyond `amax`, 0 to 1.
-        channel_amax: (C,) float32, largest |x| per channel, if kept.
 
     Raises:
         CalibrationError: a figure is out of range.
@@ -55,7 +56,6 @@ class TensorScale:
     minimum: float
     maximum: float
     saturated: float = 0.0
-    channel_amax: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.amax) and self.amax > 0):
@@ -67,13 +67,11 @@ class TensorScale:
             raise CalibrationError(f"the range is {self.minimum} to {self.maximum}")
         if not 0 <= self.saturated <= 1:
             raise CalibrationError(f"saturated is {self.saturated}; it is a share, 0 to 1")
-        channels = self.channel_amax
-        if channels is not None and not (np.isfinite(channels).all() and (channels >= 0).all()):
-            raise CalibrationError("channel_amax holds a negative or infinite value or NaN")
 
-    def scale(self, largest_code: float = INT8_MAX) -> float:
-        """Step of a symmetric format whose largest number is `largest_code`; 448 for E4M3."""
-        return self.amax / largest_code
+    @property
+    def int8_scale(self) -> float:
+        """Step of int8."""
+        return self.amax / INT8_MAX
 
     @property
     def all_zero(self) -> bool:
@@ -87,7 +85,7 @@ class ScaleTable:
 
     Attributes:
         model_hash: SHA-256 identity of the fp32 graph and weights, hexadecimal.
-        data_hash: SHA-256 of the token ids; see `calibration.batches.data_hash`.
+        data_hash: SHA-256 of the token ids; see `calibration.tokens.data_hash`.
         method: how `amax` was chosen.
         percentile: of that method; None for the others.
         tensors: by name of the tensor, or of the site that reads it.
@@ -110,7 +108,6 @@ class ScaleTable:
         data_hash: str,
         method: Method,
         percentile: float = PERCENTILE,
-        keep_channels: bool = True,
     ) -> ScaleTable:
         """The table of what was observed, with thresholds by `method`.
 
@@ -126,7 +123,6 @@ class ScaleTable:
                 minimum=seen.minimum,
                 maximum=seen.maximum,
                 saturated=seen.saturation(amax),
-                channel_amax=seen.channel_amax if keep_channels else None,
             )
         used = percentile if method == "percentile" else None
         return cls(model_hash, data_hash, method, used, tensors)
@@ -176,13 +172,25 @@ class ScaleTable:
             "model_hash": self.model_hash,
             "data_hash": self.data_hash,
             "method": method,
-            "tensors": {name: _tensor_to_dict(item) for name, item in self.tensors.items()},
+            "tensors": {
+                name: {
+                    "amax": item.amax,
+                    "int8_scale": item.int8_scale,
+                    "count": item.count,
+                    "min": item.minimum,
+                    "max": item.maximum,
+                    "saturated": item.saturated,
+                }
+                for name, item in self.tensors.items()
+            },
             "sites": {name: dict(entry) for name, entry in self.sites.items()},
         }
 
     @classmethod
     def from_dict(cls, data: object, where: Path | str = "calibration.json") -> ScaleTable:
         """The table that `data` describes; unknown fields are ignored.
+
+        Where `amax` was edited, it is the threshold of the site as well: see docs/calibration.md.
 
         Raises:
             CalibrationError: another format or schema, or a field that is missing or malformed; the
@@ -195,7 +203,10 @@ class ScaleTable:
                 f"{where}: schema {data.get('schema')!r}, this version reads {SCHEMA}; "
                 "calibrate again, or use the version that made it"
             )
-        return _Reader(str(where)).table(data)
+        try:
+            return _read(data)
+        except CalibrationError as error:
+            raise CalibrationError(f"{where}: {error}; calibrate again") from None
 
     def save(self, path: Path) -> None:
         """Write the table; the file appears whole or not at all.
@@ -242,99 +253,93 @@ def decode_array(text: str) -> NDArray[np.float32]:
         raise CalibrationError(f"not base64 of float32 numbers: {error}") from error
 
 
+def field_of(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    """A field of a JSON object: text, a number, a whole number or an object.
+
+    Raises:
+        CalibrationError: it is missing, or of another kind.
+    """
+    if key not in data:
+        raise CalibrationError(f"{key} is missing")
+    value = data[key]
+    if kind is dict and not isinstance(value, dict):
+        raise CalibrationError(f"{key} is no object")
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    if not fits or isinstance(value, bool) or value == "":
+        raise CalibrationError(f"{key} is {value!r}; expected {_EXPECTED[kind]}")
+    try:
+        return kind(value)
+    except OverflowError:
+        raise CalibrationError(f"{key} is out of range") from None
+
+
+_EXPECTED = {str: "text", int: "a whole number", float: "a number"}
+
+
+def _read(data: Mapping[str, Any]) -> ScaleTable:
+    how = field_of(data, "method", dict)
+    method = field_of(how, "name", str)
+    if method not in METHODS:
+        raise CalibrationError(f"method {method!r}; known are {', '.join(METHODS)}")
+    model_hash, data_hash = (field_of(data, key, str) for key in ("model_hash", "data_hash"))
+    percentile = field_of(how, "percentile", float) if "percentile" in how else None
+    entries, sites = (field_of(data, key, dict) for key in ("tensors", "sites"))
+    sites = {name: field_of(sites, name, dict) for name in sites}
+    tensors = {}
+    for name in entries:
+        entry = field_of(entries, name, dict)
+        try:
+            tensors[name] = item = _tensor(entry)
+            if name in sites and _edited(method, item, entry, sites[name]):
+                sites[name] = _with_threshold(sites[name], item.amax)
+        except CalibrationError as error:
+            raise CalibrationError(f"tensor {name!r}: {error}") from None
+    return ScaleTable(model_hash, data_hash, method, percentile, tensors, sites)
+
+
+def _tensor(entry: Mapping[str, Any]) -> TensorScale:
+    return TensorScale(
+        amax=field_of(entry, "amax", float),
+        count=field_of(entry, "count", int),
+        minimum=field_of(entry, "min", float),
+        maximum=field_of(entry, "max", float),
+        saturated=field_of(entry, "saturated", float),
+    )
+
+
+def _edited(
+    method: Method, item: TensorScale, entry: Mapping[str, Any], site: Mapping[str, Any]
+) -> bool:
+    """Whether `amax` is another than calibration wrote, by what follows from it in the file."""
+    if item.all_zero or "int8_threshold" not in site:
+        return False
+    smoothed = site.get("factors") is not None
+    return (
+        entry.get("int8_scale", item.int8_scale) != item.int8_scale
+        or (not smoothed and site["int8_threshold"] != item.amax)
+        or (method == "minmax" and item.amax != max(-item.minimum, item.maximum, SMALLEST_AMAX))
+    )
+
+
+def _with_threshold(site: Mapping[str, Any], amax: float) -> dict[str, Any]:
+    """The site with `amax` as its threshold in every format.
+
+    Smoothing keeps the largest magnitude of an input, so `amax` is on its scale too. What int8 adds
+    to each channel was measured with the old threshold, and is not known with the new one.
+    """
+    error = np.zeros_like(decode_array(field_of(site, "int8_mean_error", str)))
+    return {
+        **site,
+        "int8_threshold": amax,
+        "largest": amax,
+        "int8_mean_error": encode_array(error),
+    }
+
+
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 
 
-def _tensor_to_dict(item: TensorScale) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "amax": item.amax,
-        "int8_scale": item.scale(),
-        "count": item.count,
-        "min": item.minimum,
-        "max": item.maximum,
-        "saturated": item.saturated,
-    }
-    if item.channel_amax is not None:
-        entry["channel_amax"] = encode_array(item.channel_amax)
-    return entry
-
-
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Checks types on the way from JSON; every message says where."""
-
-    where: str
-
-    def table(self, data: dict[str, Any]) -> ScaleTable:
-        method = self.mapping(data, "method")
-        name = self.text(method, "name")
-        if name not in METHODS:
-            self.fail(f"method {name!r}; known are {', '.join(METHODS)}")
-        tensors = self.mapping(data, "tensors")
-        sites = self.mapping(data, "sites")
-        return ScaleTable(
-            model_hash=self.text(data, "model_hash"),
-            data_hash=self.text(data, "data_hash"),
-            method=name,
-            percentile=self.number(method, "percentile") if "percentile" in method else None,
-            tensors={key: self.tensor(key, self.mapping(tensors, key)) for key in tensors},
-            sites={key: self.mapping(sites, key) for key in sites},
-        )
-
-    def tensor(self, name: str, entry: dict[str, Any]) -> TensorScale:
-        try:
-            channels = entry.get("channel_amax")
-            return TensorScale(
-                amax=self.number(entry, "amax"),
-                count=self.integer(entry, "count"),
-                minimum=self.number(entry, "min"),
-                maximum=self.number(entry, "max"),
-                saturated=self.number(entry, "saturated"),
-                channel_amax=(
-                    None if channels is None else decode_array(self.text(entry, "channel_amax"))
-                ),
-            )
-        except CalibrationError as error:
-            message = str(error).removeprefix(f"{self.where}: ")
-            raise CalibrationError(f"{self.where}: tensor {name!r}: {message}") from error
-
-    def mapping(self, data: dict[str, Any], key: str) -> dict[str, Any]:
-        value = self.get(data, key)
-        if not isinstance(value, dict):
-            self.fail(f"{key} is no object")
-        return value
-
-    def text(self, data: dict[str, Any], key: str) -> str:
-        value = self.get(data, key)
-        if not isinstance(value, str) or not value:
-            self.fail(f"{key} is {value!r}; expected text")
-        return value
-
-    def number(self, data: dict[str, Any], key: str) -> float:
-        value = self.get(data, key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            self.fail(f"{key} is {value!r}; expected a number")
-        try:
-            return float(value)
-        except OverflowError:
-            self.fail(f"{key} is out of range")
-
-    def integer(self, data: dict[str, Any], key: str) -> int:
-        value = self.get(data, key)
-        if isinstance(value, bool) or not isinstance(value, int):
-            self.fail(f"{key} is {value!r}; expected a whole number")
-        return value
-
-    def get(self, data: dict[str, Any], key: str) -> Any:
-        if key not in data:
-            self.fail(f"{key} is missing")
-        return data[key]
-
-    def fail(self, message: str) -> NoReturn:
-        raise CalibrationError(f"{self.where}: {message}; calibrate again")

@@ -84,7 +84,6 @@ def calibrate(
         data_hash=data_hash,
         method=config.method,
         percentile=config.percentile,
-        keep_channels=False,
     )
     model = ir.load(graph)
     entries = {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnx_ir as ir
 import pytest
 from support.checkpoints import write_checkpoint
@@ -15,6 +17,7 @@ from support.site_graphs import run, values_of
 
 from calibration.errors import CalibrationError
 from calibration.formats import NumberFormat, round_trip, scale_of
+from calibration.methods import Method
 from calibration.placement import PlacementPolicy, place
 from calibration.sensitivity import Budget
 from calibration.sites import SiteKind, find_sites
@@ -299,6 +302,49 @@ def test_broken_entries_are_refused(case: Case) -> None:
     del good["largest"]
     with pytest.raises(CalibrationError, match="is broken"):
         recipes_of(table.with_sites({sites[0].name: good}), sites)
+
+
+@pytest.mark.parametrize("number", [NumberFormat.INT8, NumberFormat.FP8])
+@pytest.mark.parametrize(("method", "both"), [("minmax", False), ("minmax", True), ("mse", False)])
+def test_an_edited_amax_is_the_scale_in_the_graph(
+    number: NumberFormat, method: Method, both: bool, case: Case, tmp_path: Path
+) -> None:
+    _, made = case.quantize(calibration=CalibrationConfig(method))
+    file = tmp_path / "calibration.json"
+    made.table.save(file)
+    assert ScaleTable.load(file).to_dict() == made.table.to_dict()
+    plain, _ = case.quantize(number=number, table=ScaleTable.load(file))
+    before = input_scales(plain)
+
+    data = json.loads(file.read_text())
+    names = list(data["tensors"])
+    edited = names[1::3]
+    assert len({data["sites"][name]["factors"] is None for name in edited}) == 2  # and smoothed
+    for name in edited:
+        item = data["tensors"][name]
+        item["amax"] *= 0.7
+        item["int8_scale"] *= 0.7 if both else 1
+    file.write_text(json.dumps(data))
+    table = ScaleTable.load(file)
+    path, made = case.quantize(number=number, table=table)
+    scales = input_scales(path)
+    for name in names:
+        amax = np.float32(data["tensors"][name]["amax"])
+        wanted = amax / np.float32(number.largest) if name in edited else before[name]
+        assert scales[name] == wanted, name
+    # The table that such a build writes says the same again.
+    made.table.save(file)
+    assert ScaleTable.load(file).to_dict() == table.to_dict()
+
+
+def input_scales(path: Path) -> dict[str, np.ndarray]:
+    stored = onnx.load(str(path)).graph.initializer
+    end = ".input_scale"
+    return {
+        item.name.removesuffix(end): onnx.numpy_helper.to_array(item)
+        for item in stored
+        if item.name.endswith(end)
+    }
 
 
 def test_a_report_that_does_not_fit_is_a_defect(case: Case) -> None:
