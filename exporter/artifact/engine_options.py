@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ bias, or our plugin; auto is the best that is there."""
 
 OPTIMIZATION_LEVELS = range(6)
 """TensorRT's builder optimization levels; higher is slower to build."""
+
+_OPTION_NAMES = {"compute_capabilities": "--compute-capability", "workspace_mib": "--workspace"}
+"""Options that the command line names in another way."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,11 @@ class EngineOptions:
             return tuple(int(part) for part in text.split(","))
         except ValueError:
             raise InputError(f"--compute-capability {text!r}: give numbers, as in 89,120") from None
+
+    def given(self) -> tuple[str, ...]:
+        """The options that are not as by default, as the command line names them."""
+        names = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
+        return tuple(_OPTION_NAMES.get(name, f"--{name.replace('_', '-')}") for name in names)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON takes them."""

@@ -95,7 +95,7 @@ def build(
         targets=targets or None,
         batch=Range.parse(batch, "--batch"),
         seq=None if seq is None else Range.parse(seq, "--seq"),
-        task=task,  # type: ignore[arg-type]  # the configuration turns the name into a Task
+        task=task,
         **options,
     )
     from exporter.engine.targets import skipped_text

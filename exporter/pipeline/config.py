@@ -5,9 +5,10 @@ Every option has its one default here; the command line reads it from `BuildConf
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from exporter.artifact.engine_options import EngineOptions
 from exporter.errors import InputError
@@ -24,6 +25,43 @@ PRECISIONS = ("fp32", "fp16", "bf16", *QUANTIZED_PRECISIONS)
 
 TARGETS = ("onnx", "tensorrt", "tensorrt-rtx")
 """What can be built: the graph, which is always written, and engines from it."""
+
+Given = TypeVar("Given", contravariant=True)
+Kept = TypeVar("Kept", covariant=True)
+
+
+class Kind(Generic[Given, Kept]):
+    """A field of a dataclass that is given as one type and kept as another; None is its default.
+
+    Type checkers know such a descriptor: `BuildConfig(model="folder").model` is a Path to them.
+    """
+
+    def __init__(self, keep: Callable[[Given], Kept]) -> None:
+        self._keep = keep
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> None: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> Kept | None: ...
+
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        return None if instance is None else instance.__dict__[self._name]
+
+    def __set__(self, instance: object, value: Given | None) -> None:
+        instance.__dict__[self._name] = None if value is None else self._keep(value)
+
+
+def _task(value: Task | str) -> Task:
+    """The task named `value`."""
+    try:
+        return Task(value)
+    except ValueError:
+        known = ", ".join(task.value for task in Task)
+        raise InputError(f"--task {value!r}: unknown; choose from {known}") from None
 
 
 @dataclass(frozen=True)
@@ -52,15 +90,15 @@ class BuildConfig:
         InputError: an option's value is not one that this version can build.
     """
 
-    model: Path | None = None
-    output: Path | None = None
+    model: Kind[Path | str, Path] = Kind(Path)
+    output: Kind[Path | str, Path] = Kind(Path)
     precision: str = "fp32"
-    targets: tuple[str, ...] | None = None
-    task: Task | None = None
+    targets: Kind[Iterable[str], tuple[str, ...]] = Kind(tuple)
+    task: Kind[Task | str, Task] = Kind(_task)
     batch: Range = field(default=Range(1, 8, 32))
     seq: Range | None = None
-    data: Path | None = None
-    calibration_data: Path | None = None
+    data: Kind[Path | str, Path] = Kind(Path)
+    calibration_data: Kind[Path | str, Path] = Kind(Path)
     external_data: bool | None = None
     force: bool = False
     quantization: QuantizationOptions = field(default=QuantizationOptions())
@@ -68,10 +106,6 @@ class BuildConfig:
     profiles: tuple[ShapeProfile, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("model", "output", "data", "calibration_data"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, Path(value))
         _check_choice("--precision", self.precision, PRECISIONS)
         if self.calibration_data is not None and self.precision == "fp32":
             raise InputError("--calibration-data: fp32 has no use for it; give another --precision")
@@ -84,8 +118,9 @@ class BuildConfig:
             raise InputError("--target: give at least one target, as in --target onnx")
         for target in self.targets or ():
             _check_choice("--target", target, TARGETS)
-        if self.task is not None:
-            object.__setattr__(self, "task", _task(self.task))
+        options = (*self.engine.given(), *(("--profile",) if self.profiles else ()))
+        if options and self.targets is not None and set(self.targets) == {"onnx"}:
+            raise InputError(f"{options[0]}: --target onnx builds no engine; leave one of them out")
 
     @property
     def quantized(self) -> bool:
@@ -105,12 +140,3 @@ def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise an `InputError` that names the choices unless `value` is one of them."""
     if value not in choices:
         raise InputError(f"{option} {value!r}: unknown; choose from {', '.join(choices)}")
-
-
-def _task(value: str) -> Task:
-    """The task named `value`."""
-    try:
-        return Task(value)
-    except ValueError:
-        known = ", ".join(task.value for task in Task)
-        raise InputError(f"--task {value!r}: unknown; choose from {known}") from None

@@ -60,6 +60,11 @@ def test_python_m_exporter() -> None:
             ["build", "x", "--target", "tensorflow"],
             "--target 'tensorflow': unknown; choose from onnx, tensorrt, tensorrt-rtx",
         ),
+        (
+            ["build", "x", "--target", "onnx", "--attention", "graph"],
+            "--attention: --target onnx builds no engine",
+        ),
+        (["build", "x", "--target", "onnx", "--profile", "1x8"], "--profile: --target onnx builds"),
         (["build", "x", "--seq", "9,1,2"], "--seq: range 9,1,2: give MIN,OPT,MAX"),
         (["build", "x", "--batch", "many"], "--batch 'many'"),
         (["build", "x", "--task", "none"], "--task 'none': unknown"),
