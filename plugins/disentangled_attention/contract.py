@@ -25,6 +25,7 @@ OP_TYPE = "DisentangledAttention"
 QUALIFIED_NAME = f"{DOMAIN}::{OP_TYPE}"
 VERSION = 1
 
-INPUTS = ("qkv", "pos_key", "pos_query", "slots", "mask")
+RANKS = {"qkv": 3, "pos_key": 3, "pos_query": 3, "slots": 1, "mask": 2}
+INPUTS = tuple(RANKS)
 OUTPUTS = ("context",)
 ATTRIBUTES = ("num_heads", "scale", "c2p", "p2c")

@@ -53,11 +53,6 @@ class KernelSpec:
         """The power of two, at least 16, that a matrix instruction takes."""
         return max(16, 1 << (self.head_size - 1).bit_length())
 
-    @property
-    def terms(self) -> int:
-        """Number of position terms, 0 to 2."""
-        return int(self.c2p) + int(self.p2c)
-
 
 @dataclass(frozen=True)
 class TileConfig:

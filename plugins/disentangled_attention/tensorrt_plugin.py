@@ -14,10 +14,11 @@ builder itself needs a GPU: nothing has run it yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
+from inspect import Parameter, Signature
 from typing import Any
 
 from plugins.disentangled_attention import contract
@@ -25,7 +26,6 @@ from plugins.disentangled_attention.launch import KernelSpec, TileConfig, grid, 
 from plugins.disentangled_attention.ptx import CompiledKernel, KernelError, compile_ptx
 from plugins.disentangled_attention.tuning import tile_candidates, tile_for
 
-RANKS = {"qkv": 3, "pos_key": 3, "pos_query": 3, "slots": 1, "mask": 2}
 ATTRIBUTE_TYPES = {"num_heads": int, "scale": float, "c2p": int, "p2c": int}
 
 MOST_SHARED_BYTES = 48 << 10
@@ -66,39 +66,42 @@ def register_plugin(capability: int) -> None:
     if capability < 80:
         raise ValueError(f"compute capability {capability / 10:.1f}: the kernel needs 8.0 or newer")
     attention = AttentionPlugin(trt, trtp, capability)
-    tensors = dict.fromkeys(contract.INPUTS, trtp.TensorDesc)
+    tensor = trtp.TensorDesc
     outputs = {"outputs": tuple[trtp.TensorDesc]}
+    tactics = list[trtp.AutoTuneCombination]
     made = tuple[str, str, trtp.KernelLaunchParams, trtp.SymExprs]
-
-    # TensorRT reads the operator's interface from names and annotations, which are set on these.
-    def describe(
-        qkv: Any, pos_key: Any, pos_query: Any, slots: Any, mask: Any, num_heads: Any, scale: Any,
-        c2p: Any, p2c: Any,
-    ) -> Any:  # fmt: skip
-        operands = Operands(qkv, pos_key, pos_query, slots, mask)
-        return attention.describe(operands, Attributes(num_heads, scale, c2p, p2c))
-
-    def autotune(
-        qkv: Any, pos_key: Any, pos_query: Any, slots: Any, mask: Any, num_heads: Any, scale: Any,
-        c2p: Any, p2c: Any, outputs: Any,
-    ) -> Any:  # fmt: skip
-        operands = Operands(qkv, pos_key, pos_query, slots, mask)
-        return attention.autotune(operands, Attributes(num_heads, scale, c2p, p2c))
-
-    def implement(
-        qkv: Any, pos_key: Any, pos_query: Any, slots: Any, mask: Any, num_heads: Any, scale: Any,
-        c2p: Any, p2c: Any, outputs: Any, tactic: Any,
-    ) -> Any:  # fmt: skip
-        operands = Operands(qkv, pos_key, pos_query, slots, mask)
-        return attention.implement(operands, Attributes(num_heads, scale, c2p, p2c), tactic)
-
-    interface = {**tensors, **ATTRIBUTE_TYPES}
-    _annotate(describe, {**interface, "return": trtp.TensorDesc})
-    _annotate(autotune, {**interface, **outputs, "return": list[trtp.AutoTuneCombination]})
-    _annotate(implement, {**interface, **outputs, "tactic": int, "return": made})
+    describe = _function(attention.describe, tensor, {}, tensor)
+    autotune = _function(attention.autotune, tensor, outputs, tactics)
+    implement = _function(attention.implement, tensor, {**outputs, "tactic": int}, made)
     trtp.register(contract.QUALIFIED_NAME)(describe)
     trtp.autotune(contract.QUALIFIED_NAME)(autotune)
     trtp.aot_impl(contract.QUALIFIED_NAME)(implement)
+
+
+def _function(
+    method: Callable[..., Any], tensor: type, more: Mapping[str, Any], result: Any
+) -> Callable[..., Any]:
+    """A method of `AttentionPlugin` as a function of the contract's inputs and attributes.
+
+    TensorRT reads the operator's interface from the function's signature. Behind the attributes it
+    passes what `more` names: the outputs, which no method needs, and the tactic.
+    """
+    types = {**dict.fromkeys(contract.INPUTS, tensor), **ATTRIBUTE_TYPES, **more}
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    signature = Signature(
+        [Parameter(name, kind, annotation=annotation) for name, annotation in types.items()],
+        return_annotation=result,
+    )
+
+    def function(*values: Any, **named: Any) -> Any:
+        given = signature.bind(*values, **named).arguments
+        operands = Operands(**{name: given[name] for name in contract.INPUTS})
+        attributes = Attributes(**{name: given[name] for name in contract.ATTRIBUTES})
+        tactic = {name: given[name] for name in more if name == "tactic"}
+        return method(operands, attributes, **tactic)
+
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    return function
 
 
 @dataclass(frozen=True)
@@ -215,11 +218,11 @@ class AttentionPlugin:
         return candidates[tactic - 1]
 
     def _check(self, operands: Operands, attributes: Attributes) -> None:
-        for name, rank in RANKS.items():
+        for name, rank in contract.RANKS.items():
             found = len(getattr(operands, name).shape_expr)
             if found != rank:
                 raise ValueError(f"{contract.OP_TYPE}: {name} has rank {found}; it must be {rank}")
-        types = {name: getattr(operands, name).dtype.name for name in RANKS}
+        types = {name: getattr(operands, name).dtype.name for name in contract.RANKS}
         for name in ("pos_key", "pos_query"):
             if types[name] != types["qkv"]:
                 raise ValueError(
@@ -268,7 +271,3 @@ def _head_size(width: int, num_heads: int) -> int:
 def _longest(shape: Any) -> int:
     """The largest length that a shape of `qkv` may have."""
     return int(shape.max[1] if shape.is_dynamic else shape[1])
-
-
-def _annotate(function: Callable[..., Any], types: dict[str, Any]) -> None:
-    function.__annotations__ = types

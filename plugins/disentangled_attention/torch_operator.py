@@ -8,87 +8,57 @@ runs the CPU side and the tracing; the CUDA side needs a GPU (`pytest -m gpu tes
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from plugins.disentangled_attention import contract, oracle
-from plugins.disentangled_attention.launch import (
-    KernelSpec,
-    TileConfig,
-    constants,
-    grid,
-    scalars,
-)
+from plugins.disentangled_attention.launch import KernelSpec, TileConfig, constants, grid, scalars
 from plugins.disentangled_attention.tuning import tile_for
 
 NAME = f"{contract.DOMAIN}::disentangled_attention"
+SCHEMA = (
+    "(Tensor qkv, Tensor pos_key, Tensor pos_query, Tensor slots, Tensor mask, "
+    "int num_heads, float scale, bool c2p, bool p2c) -> Tensor"
+)
+_NAMES = (*contract.INPUTS, *contract.ATTRIBUTES)
 
 
-@torch.library.custom_op(NAME, mutates_args=(), device_types="cuda")
-def _operator(
-    qkv: torch.Tensor,
-    pos_key: torch.Tensor,
-    pos_query: torch.Tensor,
-    slots: torch.Tensor,
-    mask: torch.Tensor,
-    num_heads: int,
-    scale: float,
-    c2p: bool,
-    p2c: bool,
-) -> torch.Tensor:
-    inputs = (qkv, pos_key, pos_query, slots, mask)
-    spec = operator_spec(*inputs, num_heads=num_heads, scale=scale, c2p=c2p, p2c=p2c)
-    capability = _capability(qkv.device.index)
-    return launch(*inputs, spec=spec, tile=tile_for(spec, capability, qkv.shape[1]))
+@torch.library.custom_op(NAME, mutates_args=(), device_types="cuda", schema=SCHEMA)
+def _operator(*operands: Any) -> Tensor:
+    inputs = operands[: len(contract.INPUTS)]
+    spec = operator_spec(**dict(zip(_NAMES, operands, strict=True)))
+    qkv = inputs[0]
+    tile = tile_for(spec, _capability(qkv.device.index), qkv.shape[1])
+    return launch(*inputs, spec=spec, tile=tile)
 
 
 @_operator.register_kernel("cpu")
-def _on_cpu(
-    qkv: torch.Tensor,
-    pos_key: torch.Tensor,
-    pos_query: torch.Tensor,
-    slots: torch.Tensor,
-    mask: torch.Tensor,
-    num_heads: int,
-    scale: float,
-    c2p: bool,
-    p2c: bool,
-) -> torch.Tensor:
-    inputs = (qkv, pos_key, pos_query, slots, mask)
-    operator_spec(*inputs, num_heads=num_heads, scale=scale, c2p=c2p, p2c=p2c)
-    return oracle.disentangled_attention(
-        *inputs, num_heads=num_heads, scale=scale, c2p=c2p, p2c=p2c
-    )
+def _on_cpu(*operands: Any) -> Tensor:
+    named = dict(zip(_NAMES, operands, strict=True))
+    operator_spec(**named)
+    return oracle.disentangled_attention(**named)
 
 
 @_operator.register_fake
-def _shape_only(
-    qkv: torch.Tensor,
-    pos_key: torch.Tensor,
-    pos_query: torch.Tensor,
-    slots: torch.Tensor,
-    mask: torch.Tensor,
-    num_heads: int,
-    scale: float,
-    c2p: bool,
-    p2c: bool,
-) -> torch.Tensor:
+def _shape_only(qkv: Tensor, *_: Any) -> Tensor:
     batch, length, width = qkv.shape
     return qkv.new_empty(batch, length, width // 3)
 
 
 def disentangled_attention(
-    qkv: torch.Tensor,
-    pos_key: torch.Tensor,
-    pos_query: torch.Tensor,
-    slots: torch.Tensor,
-    mask: torch.Tensor,
+    qkv: Tensor,
+    pos_key: Tensor,
+    pos_query: Tensor,
+    slots: Tensor,
+    mask: Tensor,
     *,
     num_heads: int,
     scale: float,
     c2p: bool,
     p2c: bool,
-) -> torch.Tensor:
+) -> Tensor:
     """Attention of one layer: `oracle.disentangled_attention`, fused where there is a GPU.
 
     Args:
@@ -107,18 +77,16 @@ def disentangled_attention(
         ValueError: types, ranks or sizes that are not the contract's, or a GPU that is too old.
         ImportError: CUDA tensors, and Triton is not installed.
     """
-    attended: torch.Tensor = _operator(
-        qkv, pos_key, pos_query, slots, mask, num_heads, scale, c2p, p2c
-    )
+    attended: Tensor = _operator(qkv, pos_key, pos_query, slots, mask, num_heads, scale, c2p, p2c)
     return attended
 
 
 def operator_spec(
-    qkv: torch.Tensor,
-    pos_key: torch.Tensor,
-    pos_query: torch.Tensor,
-    slots: torch.Tensor,
-    mask: torch.Tensor,
+    qkv: Tensor,
+    pos_key: Tensor,
+    pos_query: Tensor,
+    slots: Tensor,
+    mask: Tensor,
     *,
     num_heads: int,
     scale: float,
@@ -130,11 +98,10 @@ def operator_spec(
     Raises:
         ValueError: they are not the contract's; the message names the tensor.
     """
-    ranks = {"qkv": 3, "pos_key": 3, "pos_query": 3, "slots": 1, "mask": 2}
     tensors = dict(zip(contract.INPUTS, (qkv, pos_key, pos_query, slots, mask), strict=True))
     for name, tensor in tensors.items():
-        if tensor.ndim != ranks[name]:
-            raise ValueError(f"{name} has rank {tensor.ndim}; it must be {ranks[name]}")
+        if tensor.ndim != contract.RANKS[name]:
+            raise ValueError(f"{name} has rank {tensor.ndim}; it must be {contract.RANKS[name]}")
         if tensor.device != qkv.device:
             raise ValueError(f"{name} is on {tensor.device} and qkv on {qkv.device}")
     size, rest = divmod(qkv.shape[2], 3 * num_heads)
@@ -157,15 +124,15 @@ def operator_spec(
 
 
 def launch(
-    qkv: torch.Tensor,
-    pos_key: torch.Tensor,
-    pos_query: torch.Tensor,
-    slots: torch.Tensor,
-    mask: torch.Tensor,
+    qkv: Tensor,
+    pos_key: Tensor,
+    pos_query: Tensor,
+    slots: Tensor,
+    mask: Tensor,
     *,
     spec: KernelSpec,
     tile: TileConfig,
-) -> torch.Tensor:
+) -> Tensor:
     """Launch the kernel on CUDA tensors, cut as `tile` says.
 
     Args:
