@@ -19,7 +19,7 @@ from calibration.errors import CalibrationError
 from calibration.formats import NumberFormat
 from calibration.methods import PERCENTILE, Method
 from calibration.sites import Site
-from calibration.smoothing import SmoothingChoice, search
+from calibration.smoothing import search
 from calibration.table import SiteEntry, decode_array, encode_array, field_of
 from calibration.thresholds import threshold_of
 
@@ -108,7 +108,7 @@ def make_recipe(
     weight: Floats,
     method: Method,
     percentile: float = PERCENTILE,
-) -> tuple[SiteRecipe, SmoothingChoice]:
+) -> SiteRecipe:
     """Search a site's smoothing and take the figures of its smoothed input.
 
     Args:
@@ -139,7 +139,7 @@ def make_recipe(
         smoothed_amax = seen.channel_amax / factors
         largest = float(smoothed_amax.max())
         limit = limit_of(sample, smoothed_amax)
-    recipe = SiteRecipe(
+    return SiteRecipe(
         strength=choice.strength,
         factors=choice.factors,
         largest=largest,
@@ -150,7 +150,6 @@ def make_recipe(
         error=choice.errors[choice.strength],
         error_plain=choice.errors[None],
     )
-    return recipe, choice
 
 
 def _read(site: Site, entry: SiteEntry) -> SiteRecipe:

@@ -42,30 +42,15 @@ class SmoothingChoice:
     """What the search found for a site.
 
     Attributes:
-        site: the site.
         strength: the strength chosen; None for no smoothing.
         factors: fp32 `(K,)`, `s`; None for no smoothing.
         errors: relative squared error of the site's output for each strength tried; the key None
             is without smoothing.
     """
 
-    site: Site
     strength: float | None
     factors: Floats | None
     errors: Mapping[float | None, float]
-
-
-def is_free(site: Site) -> bool:
-    """Whether the site's factors go into other weights, without a node."""
-    return site.kind is SiteKind.ATTENTION_OUTPUT
-
-
-@dataclass(frozen=True, eq=False)
-class Smoothing:
-    """Factors `s`, fp32 `(K,)`, to be applied to a site."""
-
-    site: Site
-    factors: Floats
 
 
 @dataclass(frozen=True)
@@ -104,16 +89,15 @@ def smoothing_factors(activation: Floats, weight: Floats, strength: float) -> Fl
     return factors.astype(np.float32)
 
 
+def is_free(site: Site) -> bool:
+    """Whether the site's factors go into other weights, without a node."""
+    return site.kind is SiteKind.ATTENTION_OUTPUT
+
+
 def search(
-    site: Site,
-    sample: Floats,
-    channel_amax: Floats,
-    weight: Floats,
-    threshold: Threshold,
-    strengths: Sequence[float] = STRENGTHS,
-    least_gain: float = LEAST_GAIN,
+    site: Site, sample: Floats, channel_amax: Floats, weight: Floats, threshold: Threshold
 ) -> SmoothingChoice:
-    """The strength of one site with the least error of its output on a sample.
+    """The strength of one site with the least error of its output in int8 on a sample.
 
     Args:
         site: the site; whether smoothing it costs a node decides how much it must gain.
@@ -121,77 +105,46 @@ def search(
         channel_amax: `(K,)`, largest magnitudes of the input's channels over all calibration text.
         weight: `(K, N)`.
         threshold: of an activation, by the method that will be used.
-        strengths: what to try.
-        least_gain: share of the squared error that must go where smoothing costs a node.
     """
+    number = NumberFormat.INT8
     wanted = sample @ weight
     # The size of a query, key or value is a matter of convention (a query may be doubled and its
     # key halved), so these are judged each beside itself; what a residual adds, as it is.
     columns = np.ones(1, np.float32)
     if site.kind is SiteKind.QKV:
-        columns = _reciprocal(np.sqrt(np.mean(np.square(wanted), axis=0)))
-
-    def error(tried: Floats | None) -> float:
-        return output_error(sample, channel_amax, weight, wanted, columns, tried, threshold)
-
-    errors: dict[float | None, float] = {None: error(None)}
-    factors = {s: smoothing_factors(channel_amax, weight, s) for s in strengths}
-    for strength, tried in factors.items():
-        errors[strength] = error(tried)
-    best = min(factors, key=lambda strength: errors[strength])
-    needed = 0.0 if is_free(site) else least_gain
-    if not errors[best] < (1.0 - needed) * errors[None]:
-        return SmoothingChoice(site, None, None, errors)
-    return SmoothingChoice(site, best, factors[best], errors)
-
-
-def output_error(
-    sample: Floats,
-    channel_amax: Floats,
-    weight: Floats,
-    wanted: Floats,
-    columns: Floats,
-    factors: Floats | None,
-    threshold: Threshold,
-) -> float:
-    """Squared error of `sample @ weight` in int8, relative to its squares.
-
-    Args:
-        sample: `(rows, K)`, input of the site.
-        channel_amax: `(K,)`, largest magnitudes of the input's channels.
-        weight: `(K, N)`.
-        wanted: `(rows, N)`, `sample @ weight`.
-        columns: `(N,)` or `(1,)`, what the columns of the output are multiplied by first.
-        factors: `s`; None for no smoothing.
-        threshold: of the smoothed input.
-    """
-    number = NumberFormat.INT8
-    if factors is not None:
-        sample, channel_amax = sample / factors, channel_amax / factors
-        weight = weight * factors[:, None]
-    scale = scale_of(threshold(sample, channel_amax), number)
-    stored_sample = round_trip(sample, scale, number)
-    stored_weight = round_trip(weight, scale_of(np.abs(weight).max(axis=0), number), number)
-    error = stored_sample @ stored_weight
-    error -= wanted
-    error *= columns
+        size = np.sqrt(np.mean(np.square(wanted), axis=0))
+        columns = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
     squares = float(np.sum(np.square(wanted * columns), dtype=np.float64))
-    return float(np.sum(np.square(error), dtype=np.float64)) / squares if squares > 0 else 0.0
+
+    def error_with(factors: Floats | None) -> float:
+        """Squared error of `sample @ weight`, relative to its squares."""
+        x, amax, w = sample, channel_amax, weight
+        if factors is not None:
+            x, amax, w = sample / factors, channel_amax / factors, weight * factors[:, None]
+        stored_x = round_trip(x, scale_of(threshold(x, amax), number), number)
+        stored_w = round_trip(w, scale_of(np.abs(w).max(axis=0), number), number)
+        error = stored_x @ stored_w
+        error -= wanted
+        error *= columns
+        return float(np.sum(np.square(error), dtype=np.float64)) / squares if squares > 0 else 0.0
+
+    errors: dict[float | None, float] = {None: error_with(None)}
+    factors = {s: smoothing_factors(channel_amax, weight, s) for s in STRENGTHS}
+    for strength, tried in factors.items():
+        errors[strength] = error_with(tried)
+    best = min(factors, key=lambda strength: errors[strength])
+    needed = 0.0 if is_free(site) else LEAST_GAIN
+    if not errors[best] < (1.0 - needed) * errors[None]:
+        return SmoothingChoice(None, None, errors)
+    return SmoothingChoice(best, factors[best], errors)
 
 
-def _reciprocal(values: Floats) -> Floats:
-    """`1 / values`, 0 where a value is 0."""
-    return np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)
-
-
-def apply(
-    model: ir.Model, smoothings: Sequence[Smoothing], sites: Sequence[Site]
-) -> SmoothingReport:
+def apply(model: ir.Model, factors: Mapping[str, Floats], sites: Sequence[Site]) -> SmoothingReport:
     """Smooth a graph in place; what it computes stays the same but for rounding.
 
     Args:
         model: an exported fp32 graph.
-        smoothings: what to do, for any of the sites.
+        factors: `s`, fp32 `(K,)`, by name of the site, for any of the sites.
         sites: all sites of the graph.
 
     Raises:
@@ -199,14 +152,15 @@ def apply(
     """
     layers = by_layer(sites)
     folded, multiplied = [], []
-    for smoothing in smoothings:
-        site = smoothing.site
+    for site in sites:
+        if site.name not in factors:
+            continue
         if is_free(site):
             (qkv,) = (other for other in layers[site.layer] if other.kind is SiteKind.QKV)
-            fold_into_values(model, qkv, site, smoothing.factors)
+            fold_into_values(model, qkv, site, factors[site.name])
             folded.append(site.name)
         else:
-            multiply(model, site, smoothing.factors)
+            multiply(model, site, factors[site.name])
             multiplied.append(site.name)
     return SmoothingReport(tuple(folded), tuple(multiplied))
 

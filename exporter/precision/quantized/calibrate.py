@@ -90,7 +90,7 @@ def calibrate(
     for index, site in enumerate(sites):
         progress(f"smoothing: {site.name} ({index + 1} of {len(sites)})")
         weight = initializers.read(model, site.weight)
-        recipe, _ = make_recipe(
+        recipe = make_recipe(
             site, statistics.pop(site.name), weight, config.method, config.percentile
         )
         entries[site.name] = recipe.to_entry()

@@ -20,7 +20,7 @@ from calibration.insertion import InsertionReport, SiteScales, insert
 from calibration.placement import Placement
 from calibration.recipes import Recipes, SiteRecipe
 from calibration.sites import Site, find_sites
-from calibration.smoothing import Smoothing, SmoothingReport, apply, is_free
+from calibration.smoothing import SmoothingReport, apply, is_free
 
 METADATA = "deb_export.precision"
 
@@ -139,14 +139,14 @@ def smooth(model: ir.Model, placement: Placement, recipes: Recipes) -> Smoothing
     """
     sites = find_sites(model)
     quantized = {site.name for site in placement.quantized}
-    smoothings = [
-        Smoothing(site, factors)
+    chosen = {
+        site.name: factors
         for site in sites
         if site.name in recipes
         and (factors := recipes[site.name].factors) is not None
         and (site.name in quantized or is_free(site))
-    ]
-    return apply(model, smoothings, sites)
+    }
+    return apply(model, chosen, sites)
 
 
 def _solve(
