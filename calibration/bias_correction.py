@@ -52,9 +52,4 @@ def add_to_bias(model: ir.Model, site: Site, shift: Floats) -> None:
     Raises:
         RuntimeError: the graph has no such bias.
     """
-    initializers.transform(model, site.bias, partial(_plus, shift=shift))
-
-
-def _plus(bias: Floats, shift: Floats) -> Floats:
-    total: Floats = bias + shift
-    return total
+    initializers.transform(model, site.bias, partial(np.add, shift))

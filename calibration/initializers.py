@@ -28,13 +28,7 @@ def read(model: ir.Model, name: str) -> Floats:
 def transform(model: ir.Model, name: str, function: Callable[[Floats], Floats]) -> None:
     """Replace the fp32 initializer `name` by `function` of it, of the same shape, lazily."""
     source = _tensor(model, name)
-
-    def evaluate() -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(function(source.numpy())), name=name)
-
-    model.graph.initializers[name].const_value = ir.LazyTensor(
-        evaluate, dtype=source.dtype, shape=ir.Shape(source.shape.numpy()), name=name
-    )
+    model.graph.initializers[name].const_value = _lazy(source, function, source.dtype, name)
 
 
 def convert(
@@ -49,30 +43,34 @@ def convert(
     Returns:
         The new initializer; the old one stays until it is removed.
     """
-    source = _tensor(model, name)
-    shape = ir.Shape(source.shape.numpy())
-
-    def evaluate() -> ir.TensorProtocol:
-        array = np.ascontiguousarray(function(source.numpy()))
-        return ir.Tensor(array, dtype=dtype, name=new_name)
-
-    lazy = ir.LazyTensor(evaluate, dtype=dtype, shape=shape, name=new_name)
-    value = ir.Value(name=new_name, shape=shape, type=ir.TensorType(dtype), const_value=lazy)
-    model.graph.initializers[new_name] = value
-    return value
+    return _add(model, _lazy(_tensor(model, name), function, dtype, new_name))
 
 
 def add(model: ir.Model, name: str, array: Array, dtype: ir.DataType | None = None) -> ir.Value:
     """Add a small initializer that is held as it is."""
-    tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=dtype, name=name)
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    return _add(model, ir.Tensor(array, dtype=dtype, name=name))
+
+
+def _add(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
     value = ir.Value(
-        name=name,
-        shape=ir.Shape(array.shape),
+        name=tensor.name,
+        shape=ir.Shape(tensor.shape.numpy()),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )
-    model.graph.initializers[name] = value
+    model.graph.initializers.add(value)
     return value
+
+
+def _lazy(
+    source: ir.TensorProtocol, function: Callable[[Floats], Array], dtype: ir.DataType, name: str
+) -> ir.LazyTensor:
+    def evaluate() -> ir.TensorProtocol:
+        array = np.ascontiguousarray(function(source.numpy()))
+        return ir.Tensor(array, dtype=dtype, name=name)
+
+    return ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(source.shape.numpy()), name=name)
 
 
 def _tensor(model: ir.Model, name: str) -> ir.TensorProtocol:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration import initializers
-from calibration.formats import Floats, NumberFormat, Stored, quantize, scale_of
+from calibration.formats import Floats, NumberFormat, quantize, scale_of
 from calibration.sites import Site, matmul_of
 
 
@@ -48,7 +48,6 @@ class InsertionReport:
     """What an insertion did.
 
     Attributes:
-        number: the format.
         sites: names of the quantized sites, in order.
         quantize_nodes: QuantizeLinear nodes in the graph.
         dequantize_nodes: DequantizeLinear nodes in the graph.
@@ -56,7 +55,6 @@ class InsertionReport:
         stored_bytes: bytes that they and their scales take now.
     """
 
-    number: NumberFormat
     sites: tuple[str, ...]
     quantize_nodes: int
     dequantize_nodes: int
@@ -84,7 +82,8 @@ def insert(model: ir.Model, scales: Sequence[SiteScales], number: NumberFormat) 
     float_bytes = stored_bytes = 0
     zero: ir.Value | None = None
     if scales:
-        zero = initializers.add(model, f"{number.value}.zero_point", _zero(number), number.dtype)
+        none = quantize(np.zeros((), np.float32), np.ones((), np.float32), number)
+        zero = initializers.add(model, f"{number.value}.zero_point", none, number.dtype)
     for item in scales:
         site = item.site
         node = matmul_of(model, site)
@@ -101,7 +100,6 @@ def insert(model: ir.Model, scales: Sequence[SiteScales], number: NumberFormat) 
         float_bytes += 4 * size
         stored_bytes += size + weight_scale.nbytes
     report = InsertionReport(
-        number=number,
         sites=tuple(item.site.name for item in scales),
         quantize_nodes=_counts(model)[0] - before[0],
         dequantize_nodes=_counts(model)[1] - before[1],
@@ -198,10 +196,6 @@ def _describe(output: ir.Value, name: str, shaped: ir.Value | None, typed: ir.Va
     output.name = name
     output.shape = None if shaped is None else shaped.shape
     output.type = None if typed is None else typed.type
-
-
-def _zero(number: NumberFormat) -> Stored:
-    return quantize(np.zeros((), np.float32), np.ones((), np.float32), number)
 
 
 def _counts(model: ir.Model) -> tuple[int, int]:

@@ -177,9 +177,9 @@ def fold_into_values(model: ir.Model, qkv: Site, output: Site, factors: Floats) 
     matmul_of(model, output)
     packed = np.ones(3 * width, np.float32)
     packed[2 * width :] = 1.0 / factors
-    initializers.transform(model, qkv.weight, partial(_times, factors=packed))
-    initializers.transform(model, qkv.bias, partial(_times, factors=packed))
-    initializers.transform(model, output.weight, partial(_times, factors=factors[:, None]))
+    initializers.transform(model, qkv.weight, partial(np.multiply, packed))
+    initializers.transform(model, qkv.bias, partial(np.multiply, packed))
+    initializers.transform(model, output.weight, partial(np.multiply, factors[:, None]))
 
 
 def multiply(model: ir.Model, site: Site, factors: Floats) -> None:
@@ -202,9 +202,4 @@ def multiply(model: ir.Model, site: Site, factors: Floats) -> None:
         output.shape, output.type = source.shape, source.type
     model.graph.insert_before(node, [scaled])
     node.replace_input_with(0, output)
-    initializers.transform(model, site.weight, partial(_times, factors=factors[:, None]))
-
-
-def _times(array: Floats, factors: Floats) -> Floats:
-    product: Floats = array * factors
-    return product
+    initializers.transform(model, site.weight, partial(np.multiply, factors[:, None]))
