@@ -1,6 +1,6 @@
 """The built-in demo: a small DeBERTa-v3-like sentiment classifier and its calibration text.
 
-Importing this package is light; only `tools.demo_training.train` needs torch and transformers.
+Data alone, and light to import; `tools/demo_training` in the repository is what trained it.
 """
 
 from __future__ import annotations
