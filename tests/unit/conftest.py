@@ -12,6 +12,7 @@ from support.checkpoints import write_checkpoint
 from support.shared_traces import SharedTraces
 
 from exporter.graph import export
+from exporter.graph.trace import trace
 from exporter.pipeline.build import build
 from exporter.pipeline.config import BuildConfig
 
@@ -38,11 +39,20 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def shared_traces() -> Iterator[None]:
-    """Exports of one configuration share its trace, which is most of the time of a small one."""
+@pytest.fixture(scope="session")
+def trace_cache() -> SharedTraces:
+    return SharedTraces(trace)
+
+
+@pytest.fixture(scope="module")
+def shared_traces(trace_cache: SharedTraces) -> Iterator[None]:
+    """Exports of one configuration share its trace, which is most of the time of a small one.
+
+    For modules that need many graphs and ask for it by name; graphs, builds and the command line
+    have tests that trace.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "trace", SharedTraces(export.trace).trace)
+        patch.setattr(export, "trace", trace_cache.trace)
         yield
 
 

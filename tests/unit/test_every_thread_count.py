@@ -22,6 +22,8 @@ from exporter.precision.quantized.calibrate import CalibrationConfig, calibrate
 from exporter.runtime import options
 from exporter.runtime.providers.torch_session import TorchSession
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 Feeds = dict[str, NDArray[np.int64]]
 
 

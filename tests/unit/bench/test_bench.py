@@ -35,6 +35,8 @@ from exporter.model.task import Task
 from exporter.parity.limits import Metric, limits_for
 from exporter.runtime.options import RuntimeOptions
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeArtifact = Callable[[str], Path]
 ONE = RuntimeOptions(threads=1)
 QUICK: dict[str, Any] = {"rounds": 3, "warmup": 1, "options": ONE}

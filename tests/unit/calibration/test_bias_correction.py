@@ -14,6 +14,8 @@ from calibration.bias_correction import add_to_bias, bias_shift, rounding_error
 from calibration.formats import NumberFormat, round_trip, scale_of
 from calibration.sites import find_sites
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 
 @pytest.mark.parametrize("number", [NumberFormat.INT8, NumberFormat.FP8])
 def test_the_mean_of_the_output_is_that_of_the_float_layer(number: NumberFormat) -> None:

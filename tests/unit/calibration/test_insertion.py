@@ -22,6 +22,8 @@ from calibration.sites import find_sites
 from exporter.graph.write import write_model
 from exporter.model.task import Task
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 TASK = Task.SEQUENCE_CLASSIFICATION
 
 

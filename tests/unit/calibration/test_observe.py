@@ -23,6 +23,8 @@ from exporter.errors import InputError
 from exporter.graph.export import export_onnx
 from exporter.runtime.providers.onnx_session import open_fp32
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 SHAPES = ((2, 9), (3, 1), (1, 33), (4, 17), (5, 2))
 Feeds = dict[str, NDArray[np.int64]]
 

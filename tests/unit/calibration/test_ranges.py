@@ -19,6 +19,8 @@ from exporter.errors import InputError
 from exporter.graph.export import export_onnx
 from exporter.runtime.providers.onnx_session import open_fp32
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 
 def small_graph(path: Path, scale: float = 3.0) -> Path:
     """`y = twice(twice(float(ids)) * scale)`, `twice` being a local function."""

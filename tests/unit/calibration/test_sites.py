@@ -16,6 +16,8 @@ from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.export import export_onnx
 from exporter.model.task import Task
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 ORDER = [SiteKind.QKV, SiteKind.ATTENTION_OUTPUT, SiteKind.INTERMEDIATE, SiteKind.OUTPUT]
 
 

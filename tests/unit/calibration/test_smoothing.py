@@ -21,6 +21,8 @@ from calibration.smoothing import (
 )
 from exporter.model.task import Task
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 TASK = Task.SEQUENCE_CLASSIFICATION
 Exported = tuple[Path, dict[str, Any]]
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support.command_line import assert_one_message, call
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeArtifact = Callable[[str], Path]
 
 

@@ -12,6 +12,8 @@ from support.command_line import assert_one_message, call
 
 from exporter.parity.report.json import FORMAT
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeArtifact = Callable[[str], Path]
 
 

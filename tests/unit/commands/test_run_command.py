@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from support.command_line import assert_one_message, call
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeArtifact = Callable[[str], Path]
 
 

@@ -30,6 +30,8 @@ from exporter.graph.export import export_onnx
 from exporter.model.profile import CHOICES, Range, ShapeProfile
 from exporter.model.task import Task
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeCheckpoint = Callable[..., Path]
 ADA = EngineOptions(compute_capabilities=(89,))
 PROFILE = ShapeProfile(Range(1, 2, 5), Range(1, 17, 33))

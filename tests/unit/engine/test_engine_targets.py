@@ -19,6 +19,8 @@ from exporter.engine.targets import BuiltTargets, build_targets, plan_targets, s
 from exporter.errors import InputError, MissingDependencyError
 from exporter.pipeline.build import build
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeCheckpoint = Callable[..., Path]
 
 

@@ -23,6 +23,8 @@ from exporter.graph.export import export_onnx
 from exporter.model.profile import ShapeProfile
 from plugins.disentangled_attention import tensorrt_plugin
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 INPUTS = ("input_ids", "attention_mask")
 PROFILE = ShapeProfile.parse("1,2,4x1,9,33")
 

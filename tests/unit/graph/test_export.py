@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from support.random_models import random_config, random_inputs, random_model, valid_outputs
 
 from exporter.deberta.checkpoint import open_checkpoint
-from exporter.errors import InputError
-from exporter.graph.check import check_graph
 from exporter.graph.export import export_onnx
-from exporter.graph.export_form import export_form
-from exporter.graph.trace import trace
 from exporter.model.task import Task, input_names, output_names
-from plugins.disentangled_attention import contract
 
 SHAPES = ((1, 1), (2, 2), (3, 33), (1, 130), (2, 77))
 # Two fp32 implementations of a few layers differ by their summation order only.
@@ -85,80 +78,3 @@ def test_a_fully_masked_row_is_finite_and_leaves_others_alone(tmp_path: Path) ->
     (both,) = session.run(None, inputs)
     assert np.isfinite(both).all()
     np.testing.assert_allclose(both[:1], alone, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("external", [False, True])
-def test_weights_inside_and_outside_the_file_are_the_same_model(
-    external: bool, tmp_path: Path
-) -> None:
-    save_random(tmp_path, 3)
-    path = tmp_path / "model.onnx"
-    summary = export_onnx(open_checkpoint(tmp_path), path, external_data=external)
-    data = tmp_path / "model.onnx.data"
-    assert summary.files == ((path, data) if external else (path,))
-    assert data.exists() == external
-    onnx.checker.check_model(str(path), full_check=True)
-    stored = load_file(tmp_path / "model.safetensors")
-    arrays = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
-    name = "deberta.encoder.layer.1.intermediate.dense.weight"
-    np.testing.assert_array_equal(arrays[name], stored[name].numpy().T)
-    prefix = "deberta.encoder.layer.0.attention.self"
-    packed = np.concatenate(
-        [stored[f"{prefix}.{n}_proj.weight"] for n in ("query", "key", "value")]
-    )
-    np.testing.assert_array_equal(arrays[f"{prefix}.qkv.weight"], packed.T)
-
-
-def test_the_file_says_what_it_is(tmp_path: Path) -> None:
-    fields, task, _ = save_random(tmp_path, 4)
-    metadata = {"deb_export.vocabulary_sha256": "0" * 64}
-    export_onnx(open_checkpoint(tmp_path), tmp_path / "model.onnx", metadata=metadata)
-    model = onnx.load(tmp_path / "model.onnx")
-    held = {entry.key: entry.value for entry in model.metadata_props}
-    assert json.loads(held["deb_export.config"])["hidden_size"] == fields["hidden_size"]
-    assert held["deb_export.task"] == task.value
-    assert held["deb_export.vocabulary_sha256"] == "0" * 64
-    assert model.producer_name == "deb-export"
-    assert model.producer_version
-    (function,) = model.functions
-    assert (function.domain, function.name) == (contract.DOMAIN, contract.OP_TYPE)
-    assert tuple(function.input) == contract.INPUTS
-    assert tuple(function.output) == contract.OUTPUTS
-    declared = set(function.attribute) | {a.name for a in function.attribute_proto}
-    assert declared == set(contract.ATTRIBUTES)
-    assert not any("pkg.torch" in p.key for node in model.graph.node for p in node.metadata_props)
-
-
-def test_a_missing_attention_node_fails_the_check(tmp_path: Path) -> None:
-    save_random(tmp_path, 5)
-    checkpoint = open_checkpoint(tmp_path)
-    model = trace(export_form(checkpoint), checkpoint.task, checkpoint.config.type_vocab_size)
-    layers = checkpoint.config.num_hidden_layers
-    with pytest.raises(RuntimeError, match=f"{layers} attention nodes for {layers + 1} layers"):
-        check_graph(model, layers + 1)
-
-
-def test_nan_weights_are_named_and_nothing_is_left(tmp_path: Path) -> None:
-    save_random(tmp_path, 2)
-    weights = tmp_path / "model.safetensors"
-    tensors = load_file(weights)
-    name = "deberta.encoder.layer.1.output.dense.weight"
-    tensors[name][0, 0] = float("nan")
-    save_file(tensors, weights)
-    for external in (False, True):
-        with pytest.raises(InputError, match=name):
-            export_onnx(open_checkpoint(tmp_path), tmp_path / "model.onnx", external_data=external)
-        assert not list(tmp_path.glob("model.onnx*"))
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_tensorrt_rtx_parses_the_graph(seed: int, tmp_path: Path) -> None:
-    tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-    save_random(tmp_path, seed)
-    export_onnx(open_checkpoint(tmp_path), tmp_path / "model.onnx")
-    logger = tensorrt_rtx.Logger(tensorrt_rtx.Logger.ERROR)
-    network = tensorrt_rtx.Builder(logger).create_network(0)
-    parser = tensorrt_rtx.OnnxParser(network, logger)
-    parsed = parser.parse_from_file(str(tmp_path / "model.onnx"))
-    assert parsed, [str(parser.get_error(i)) for i in range(parser.num_errors)]
-    assert network.num_outputs == len(output_names(list(Task)[seed]))

@@ -24,6 +24,8 @@ from exporter.model.profile import Range, ShapeProfile
 from exporter.model.task import Task
 from exporter.packaging.triton import TritonOptions, package_triton
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeCheckpoint = Callable[..., Path]
 BATCH, SEQ = Range(1, 4, 16), Range(1, 32, 128)
 

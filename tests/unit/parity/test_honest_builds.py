@@ -16,6 +16,8 @@ from exporter.model.profile import Range
 from exporter.pipeline.build import build_and_judge
 from exporter.pipeline.config import PRECISIONS, BuildConfig
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 CONFIGURATIONS = 20
 FAST = 1
 """Configurations that run without `-m slow`."""

@@ -24,6 +24,8 @@ from exporter.parity.sides import checkpoint_side, onnx_side
 from exporter.pipeline.build import build
 from exporter.pipeline.config import BuildConfig
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 LAYERS = 4
 ENCODER = "deberta.encoder.layer"
 Fault = Callable[[onnx.ModelProto, int], None]

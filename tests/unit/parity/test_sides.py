@@ -28,6 +28,8 @@ from exporter.parity.sides import ENGINE_LAYERS, open_side
 from exporter.pipeline.build import build
 from exporter.pipeline.config import BuildConfig
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeCheckpoint = Callable[..., Path]
 
 

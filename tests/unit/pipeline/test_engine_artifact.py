@@ -22,6 +22,8 @@ from exporter.errors import InputError, MissingDependencyError
 from exporter.model.profile import Range, ShapeProfile
 from exporter.pipeline.config import BuildConfig
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeCheckpoint = Callable[..., Path]
 SEQ = Range(1, 16, 40)
 

@@ -20,6 +20,8 @@ from exporter.model.profile import Range
 from exporter.model.task import Task
 from exporter.pipeline.config import PRECISIONS, BuildConfig
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 # What TensorRT calls each type.
 TYPES = {"fp32": "Float", "fp16": "Half", "bf16": "BFloat16", "int8": "Int8", "fp8": "FP8"}
 

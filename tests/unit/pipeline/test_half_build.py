@@ -23,6 +23,8 @@ from exporter.model.profile import Range
 from exporter.pipeline.config import BuildConfig
 from exporter.runtime.load import load
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeCheckpoint = Callable[..., Path]
 SEQ = Range(1, 16, 64)
 

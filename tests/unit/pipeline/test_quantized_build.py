@@ -23,6 +23,8 @@ from exporter.precision.quantized.options import QuantizationOptions
 from exporter.precision.quantized.report import quantization_lines
 from exporter.runtime.load import load
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeCheckpoint = Callable[..., Path]
 SEQ = Range(1, 16, 40)
 WORDS = (

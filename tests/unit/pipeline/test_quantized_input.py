@@ -24,6 +24,8 @@ from exporter.pipeline.quantize import QuantizationInput, quantization_input
 from exporter.precision.quantized.options import QuantizationOptions
 from exporter.runtime.load import text_encoder
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeCheckpoint = Callable[..., Path]
 WORDS = "the film was long and I would not see it again a splendid little camera no".split()
 

@@ -30,6 +30,8 @@ from exporter.precision.quantized.quantized_file import (
 from exporter.runtime.load import text_encoder
 from exporter.runtime.providers.onnx_session import open_fp32
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 WORDS = "the film was long and I would not see it again a splendid little camera works".split()
 
 

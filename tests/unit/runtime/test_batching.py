@@ -19,6 +19,8 @@ from exporter.runtime.load import load
 from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.session import TruncationWarning
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeArtifact = Callable[[str], Path]
 
 

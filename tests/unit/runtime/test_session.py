@@ -20,6 +20,8 @@ from exporter.runtime.batching import Batching, batches
 from exporter.runtime.load import load
 from exporter.runtime.session import ModelSession, TruncationWarning
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeArtifact = Callable[[str], Path]
 
 INPUTS: dict[Task, list[Any]] = {

@@ -14,6 +14,8 @@ from exporter.errors import InputError
 from exporter.graph.transforms.inline_functions import inlined
 from exporter.model.task import Task
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 
 def test_nothing_is_left_of_the_functions_and_the_outputs_are_equal(tmp_path: Path) -> None:
     path, fields = export_random(tmp_path)

@@ -15,6 +15,8 @@ from support.site_graphs import export_random, feeds, run
 from exporter.graph.transforms.residual_sums import write_residual_sums
 from exporter.model.task import Task
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 
 def graph(second: str, readers: tuple[str, ...]) -> ir.Model:
     """`x + second`, read by the operators named."""

@@ -27,6 +27,8 @@ from exporter.precision.half.types import HalfName
 from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.providers.onnx_session import OnnxSession, open_fp32
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeCheckpoint = Callable[..., Path]
 
 

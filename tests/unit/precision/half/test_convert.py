@@ -26,6 +26,8 @@ from exporter.precision.half.convert import attention_shape, convert_to_half
 from exporter.precision.half.types import HALF_TYPES, HalfName
 from plugins.disentangled_attention import contract
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 TORCH = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PRODUCTS = ("MatMul", "Gemm", "Conv")
 

@@ -24,6 +24,8 @@ from exporter.model.profile import Range, ShapeProfile
 from exporter.precision.half.types import HalfName
 from exporter.runtime.providers.onnx_session import open_fp32
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 MakeCheckpoint = Callable[..., Path]
 ADA = EngineOptions(compute_capabilities=(89,))
 PROFILE = ShapeProfile(Range(1, 2, 4), Range(1, 32, 64))

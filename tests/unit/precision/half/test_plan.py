@@ -22,6 +22,8 @@ from exporter.graph.transforms.infer_types import infer_types
 from exporter.precision.half.types import HALF_TYPES, HalfName
 from exporter.runtime.providers.onnx_session import open_fp32
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 
 class Sentiment:
     """The demo-like classifier of the tests, rescaled and not."""

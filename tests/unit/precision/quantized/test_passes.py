@@ -38,6 +38,8 @@ from exporter.precision.quantized.quantized_file import (
 )
 from exporter.runtime.load import text_encoder
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 WORDS = (
     "the film was long and I would not see it again a splendid little camera small light quick no "
     "works mostly battery weak point manual does help at all why stop after two minutes gets hot"

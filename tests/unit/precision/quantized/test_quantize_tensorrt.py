@@ -18,6 +18,8 @@ from calibration.smoothing import multiply
 from exporter.graph.write import write_model
 from exporter.model.task import Task
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 
 TASK = Task.SEQUENCE_CLASSIFICATION

@@ -21,6 +21,8 @@ from exporter.runtime.load import open_session
 from exporter.runtime.providers.integer_products import onnxruntime_is_exact
 from exporter.runtime.providers.onnx_session import EXACT_INTEGERS, OnnxSession
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 ROWS, CHANNELS, COLUMNS = 6, 77, 19
 SHAPE = DebertaConfig.from_dict({"model_type": "deberta-v2"}).shape(Task.SEQUENCE_CLASSIFICATION)
 

@@ -32,6 +32,8 @@ from exporter.runtime.providers import openvino_session, openvino_weights
 from exporter.runtime.providers.integer_products import openvino_is_exact, quantized_product
 from exporter.runtime.providers.openvino_session import OpenVinoSession
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
 MakeArtifact = Callable[[str], Path]

@@ -29,6 +29,8 @@ from exporter.runtime.providers import tensorrt_session
 from exporter.runtime.providers.onnx_session import OnnxSession
 from exporter.runtime.providers.tensorrt_session import TensorRtSession
 
+pytestmark = pytest.mark.usefixtures("shared_traces")
+
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
