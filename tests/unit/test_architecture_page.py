@@ -34,7 +34,7 @@ def test_the_picture_has_every_room_in_the_order_of_imports() -> None:
 
 @pytest.mark.parametrize(("path", "name"), PLACES)
 def test_what_the_page_names_is_there(path: str, name: str) -> None:
-    assert (ROOT / path).exists()
+    assert (ROOT / path).exists(), path
     if name:
         body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
         defined = [n.name for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
