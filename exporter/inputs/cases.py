@@ -7,7 +7,7 @@ padding beyond the longest row, the largest length.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -28,6 +28,8 @@ MAX_OUTPUT_BYTES = 3 << 28
 
 BATCH = 8
 """Texts in a batch."""
+
+_PER_TOKEN = [field.name for field in fields(Encoding) if field.name != "truncated"]
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,13 @@ def text_examples(encoder: TextEncoder, texts: Sequence[TextItem]) -> ExampleSou
     def make(index: int, length: int | None) -> Example:
         if length is not None:
             example = encoder.encode(_long_item(encoder.task, texts, index, length), max(length, 3))
-            rows = tuple(_cut(row, length) for row in example.rows)
-        else:
-            item = texts[index % len(texts)]
-            if not fits(encoder.task, item):
-                around = [_flat(texts[(index + k) % len(texts)]) for k in range(1 + CHOICES)]
-                item = _item(encoder.task, around)
-            example = encoder.encode(item)
-            rows = example.rows
-        return replace(example, rows=_mask_some(encoder, rows, index))
+            cut = replace(example, rows=tuple(_cut(row, length) for row in example.rows))
+            return _mask_some(encoder, cut, index)
+        item = texts[index % len(texts)]
+        if not fits(encoder.task, item):
+            around = [_flat(texts[(index + k) % len(texts)]) for k in range(1 + CHOICES)]
+            item = _item(encoder.task, around)
+        return _mask_some(encoder, encoder.encode(item), index)
 
     return make
 
@@ -119,13 +119,19 @@ def random_examples(shape: ModelShape, longest: int) -> ExampleSource:
     def make(index: int, length: int | None) -> Example:
         generator = np.random.default_rng([SEED, index, length or 0])
         count = CHOICES if shape.task is Task.MULTIPLE_CHOICE else 1
-        rows = []
-        for _ in range(count):
-            size = length or int(generator.integers(4, min(60, longest) + 1))
-            ids = generator.integers(0, shape.vocab_size, size)
-            types = (np.arange(size) > size // 2).astype(int)
-            rows.append(_encoding(ids.tolist(), types.tolist()))
-        return Example("", (), tuple(rows))
+        return Example("", (), tuple(row(generator, length) for _ in range(count)))
+
+    def row(generator: np.random.Generator, length: int | None) -> Encoding:
+        size = length or int(generator.integers(4, min(60, longest) + 1))
+        return Encoding(
+            input_ids=tuple(generator.integers(0, shape.vocab_size, size).tolist()),
+            token_type_ids=tuple(int(place > size // 2) for place in range(size)),
+            attention_mask=(1,) * size,
+            special_tokens_mask=(0,) * size,
+            offsets=((0, 0),) * size,
+            sequence_ids=(0,) * size,
+            truncated=False,
+        )
 
     return make
 
@@ -257,44 +263,21 @@ def _cut(row: Encoding, length: int) -> Encoding:
     """The first `length` tokens of a row; a row of 1 or 2 tokens has no room for special ones."""
     if len(row) <= length:
         return row
-    return replace(
-        row,
-        input_ids=row.input_ids[:length],
-        token_type_ids=row.token_type_ids[:length],
-        attention_mask=row.attention_mask[:length],
-        special_tokens_mask=row.special_tokens_mask[:length],
-        offsets=row.offsets[:length],
-        sequence_ids=row.sequence_ids[:length],
-        truncated=True,
-    )
+    cut = {name: getattr(row, name)[:length] for name in _PER_TOKEN}
+    return replace(row, truncated=True, **cut)
 
 
-def _mask_some(
-    encoder: TextEncoder, rows: tuple[Encoding, ...], index: int
-) -> tuple[Encoding, ...]:
-    """For masked LM, the rows with some tokens replaced by the mask, at least one if possible."""
+def _mask_some(encoder: TextEncoder, example: Example, index: int) -> Example:
+    """For masked LM, with some tokens replaced by the mask, at least one if possible."""
     if encoder.task is not Task.MASKED_LM:
-        return rows
-    (row,) = rows
+        return example
+    (row,) = example.rows
     places = [i for i, special in enumerate(row.special_tokens_mask) if not special]
     if not places:
-        return rows
+        return example
     generator = np.random.default_rng([SEED, index, len(row)])
     count = max(1, round(MASKED_SHARE * len(places)))
     chosen = set(generator.choice(places, count, replace=False).tolist())
     mask = encoder.tokenizer.mask_token_id
     ids = tuple(mask if i in chosen else token for i, token in enumerate(row.input_ids))
-    return (replace(row, input_ids=ids),)
-
-
-def _encoding(ids: list[int], types: list[int]) -> Encoding:
-    size = len(ids)
-    return Encoding(
-        input_ids=tuple(ids),
-        token_type_ids=tuple(types),
-        attention_mask=(1,) * size,
-        special_tokens_mask=(0,) * size,
-        offsets=((0, 0),) * size,
-        sequence_ids=(0,) * size,
-        truncated=False,
-    )
+    return replace(example, rows=(replace(row, input_ids=ids),))

@@ -10,7 +10,6 @@ from exporter.errors import InputError
 
 if TYPE_CHECKING:
     from exporter.model.model_shape import ModelShape
-from typing import TYPE_CHECKING
 
 
 @dataclass(frozen=True)
