@@ -1,4 +1,5 @@
-"""Makes `tests/support` importable, and keeps the tests from using more threads than they need."""
+"""Makes `tests/support` importable, keeps the tests from using more threads than they need, and in
+CI fails skips that nobody expects."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -16,3 +18,10 @@ if _WORKER.startswith("gw") and hasattr(os, "sched_setaffinity"):
     # One processor for each of several workers, or every library of each would take them all.
     _usable = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {_usable[int(_WORKER.removeprefix("gw")) % len(_usable)]})
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("CI") == "true":
+        from support import expected_skips
+
+        config.pluginmanager.register(expected_skips, "expected_skips")
