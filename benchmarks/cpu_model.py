@@ -61,9 +61,9 @@ from exporter.graph.export import export_onnx
 from exporter.graph.write import write_model
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
-from exporter.precision.quantized.calibrate import CalibrationConfig, calibrate, recipes_of
+from exporter.precision.quantized.calibrate import calibrate, recipes_of
 from exporter.precision.quantized.candidates import Candidates
-from exporter.precision.quantized.quantized_file import SHORT_TEXTS
+from exporter.precision.quantized.texts import SHORT_TEXTS
 from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.providers.onnx_session import OnnxSession
 from exporter.runtime.providers.openvino_session import OpenVinoSession
@@ -175,9 +175,7 @@ def make_ours(checkpoint: Checkpoint, files: Mapping[str, Path]) -> None:
     sites = find_sites(ir.load(source))
     placement = place(PlacementPolicy(), sites)
     batches = [_feeds(4, length, seed=length) for length in CALIBRATION]
-    table = calibrate(
-        source, sites, batches, CalibrationConfig(), model_hash="a" * 64, data_hash="b" * 64
-    )
+    table = calibrate(source, sites, batches, model_hash="a" * 64, data_hash="b" * 64)
     recipes = recipes_of(table, placement.quantized)
     shape = checkpoint.shape
     for end in ("", SHORT):

@@ -6,12 +6,16 @@ same in every layer: it reads nothing else, so a runtime that merges common sube
 it once. Each pair's position terms are read with `GatherElements`, or, in a body for short texts,
 by skewing: products with all distances in order, of which each row begins one later.
 `docs/cpu-performance.md` has the figures behind the form.
+
+The body ends in one of two ways. The portable one computes scores and softmax itself. The other
+hands query, key and value to ONNX's `Attention` (opset 23), and both position terms and the mask as
+its additive bias, which TensorRT maps to its own attention layer; `docs/tensorrt.md` compares them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -31,6 +35,8 @@ slot of its own, so that no product is made twice."""
 _LOWEST = {"fp32": -(2.0**127), "fp16": -(2.0**15), "bf16": -(2.0**127)}
 """About half of each type's lowest value, and exact in it."""
 
+STANDARD_OPSET = 23
+"""The first with `Attention`."""
 
 CONTENT_TO_CONTENT = f"{contract.OP_TYPE}.content_to_content"
 CONTENT_TO_POSITION = f"{contract.OP_TYPE}.content_to_position"
@@ -91,34 +97,48 @@ def attention_function(
     Returns:
         A function with the contract's inputs, output and attributes.
     """
-    return _Body(shape, opset, storage, fp32_terms).function()
+    body = _Body(shape, storage, fp32_terms)
+    return body.function(body.portable_context(), opset)
+
+
+def standard_attention_function(shape: AttentionShape, storage: Storage) -> ir.Function:
+    """The same function around the standard `Attention`, its arithmetic in the storage type.
+
+    Runtimes that do not know `STANDARD_OPSET` cannot read it: it is for an engine's builder.
+    """
+    body = _Body(replace(shape, reading="gather"), storage, (), standard=True)
+    return body.function(body.standard_context(), STANDARD_OPSET)
 
 
 class _Body:
     """Builds the nodes in order, each method one part of the formula."""
 
     def __init__(
-        self, shape: AttentionShape, opset: int, storage: Storage, fp32_terms: Collection[str]
+        self,
+        shape: AttentionShape,
+        storage: Storage,
+        fp32_terms: Collection[str],
+        *,
+        standard: bool = False,
     ) -> None:
         self.shape = shape
-        self.opset = opset
         self.storage = storage
         self.fp32_terms = fp32_terms
+        self.standard = standard
         self.tape = Tape()
         self.queries: dict[bool, ir.Value] = {}
         self.keys: dict[bool, ir.Value] = {}
         self._sizes: tuple[ir.Value, ir.Value] | None = None
         self.inputs = {name: ir.Value(name=name) for name in contract.INPUTS}
 
-    def function(self) -> ir.Function:
-        context = self.context()
+    def function(self, context: ir.Value, opset: int) -> ir.Function:
         _name_apart(self.tape)
         context.name = contract.OUTPUTS[0]
         graph = ir.Graph(
             list(self.inputs.values()),
             [context],
             nodes=self.tape.nodes,
-            opset_imports={"": self.opset},
+            opset_imports={"": opset},
             name=contract.OP_TYPE,
         )
         # Declared because the nodes carry them, for the plugin; the body has their values in it.
@@ -130,27 +150,53 @@ class _Body:
             contract.DOMAIN, contract.OP_TYPE, "", graph=graph, attributes=attributes
         )
 
-    def context(self) -> ir.Value:
-        query, key, value = self.tape.op_multi_out(
-            "Split", [self.inputs["qkv"]], {"axis": -1, "num_outputs": 3}, num_outputs=3
-        )
+    def portable_context(self) -> ir.Value:
+        query, key, value = self.split()
         scores = self.content_to_content(query, key)
-        if self.shape.reading == "skew":
-            scores = self.add_skewed(scores, query, key)
-        elif self.shape.c2p or self.shape.p2c:
-            live = self.live_slots()
-            index_BHSS = self.slot_index(live)
-            if self.shape.c2p:
-                term = self.content_to_position(query, live, index_BHSS)
-                scores = self.op("Add", scores, term)
-            if self.shape.p2c:
-                scores = self.op("Add", scores, self.position_to_content(key, live, index_BHSS))
+        for term in self.position_terms(query, key):
+            scores = self.op("Add", scores, term)
         scores = self.op("Add", scores, self.mask_bias())
         probabilities = self.stored(self.op("Softmax", scores, axis=-1))
-        context_BHSD = self.op("MatMul", probabilities, self.heads(value, (0, 2, 1, 3)))
+        return self.packed(self.op("MatMul", probabilities, self.heads(value, (0, 2, 1, 3))))
+
+    def standard_context(self) -> ir.Value:
+        query, key, value = self.split()
+        bias = self.stored(self.mask_bias())
+        for term in self.position_terms(query, key):
+            bias = self.op("Add", term, bias)
+        if not (self.shape.c2p or self.shape.p2c):
+            # The operator wants a row for each query.
+            batch, length = self.sizes()
+            sizes = self.op("Concat", batch, self.ints([1]), length, length, axis=0)
+            bias = self.op("Expand", bias, sizes)
+        query_BHSD = self.scaled_query(CONTENT_TO_CONTENT, query)
+        key_BHSD, value_BHSD = (self.heads(part, (0, 2, 1, 3)) for part in (key, value))
+        return self.packed(self.op("Attention", query_BHSD, key_BHSD, value_BHSD, bias, scale=1.0))
+
+    def split(self) -> Sequence[ir.Value]:
+        """Query, key and value, `(B, S, H*D)` each."""
+        return self.tape.op_multi_out(
+            "Split", [self.inputs["qkv"]], {"axis": -1, "num_outputs": 3}, num_outputs=3
+        )
+
+    def packed(self, context_BHSD: ir.Value) -> ir.Value:
+        """`(B, S, H*D)`."""
         context_BSHD = self.op("Transpose", context_BHSD, perm=(0, 2, 1, 3))
         width = self.shape.num_heads * self.shape.head_size
         return self.op("Reshape", context_BSHD, self.ints([0, 0, width]))
+
+    def position_terms(self, query: ir.Value, key: ir.Value) -> Iterator[ir.Value]:
+        """The terms of the scores that the model has beside the content's, as they are summed."""
+        if self.shape.reading == "skew":
+            yield from self.skewed_terms(query, key)
+        elif self.shape.c2p or self.shape.p2c:
+            # The standard form is known from engines with all slots alone.
+            live = None if self.standard else self.live_slots()
+            index_BHSS = self.slot_index(live)
+            if self.shape.c2p:
+                yield self.content_to_position(query, live, index_BHSS)
+            if self.shape.p2c:
+                yield self.position_to_content(key, live, index_BHSS)
 
     def content_to_content(self, query: ir.Value, key: ir.Value) -> ir.Value:
         """`Q . K^T`, fp32."""
@@ -159,20 +205,20 @@ class _Body:
         return self.wide(self.term(name, query_BHSD, self.key_by_head(name, key)))
 
     def content_to_position(
-        self, query: ir.Value, live: _LiveSlots, index_BHSS: ir.Value
+        self, query: ir.Value, live: _LiveSlots | None, index_BHSS: ir.Value
     ) -> ir.Value:
-        """`Q . pos_key[slots]`: every live slot's product, then the one each pair reads; fp32."""
+        """`Q . pos_key[slots]`: every live slot's product, then the one each pair reads."""
         name = CONTENT_TO_POSITION
         query_BHSD = self.scaled_query(name, query)
         pos_key_HLD = self.factor(name, self.live(self.inputs["pos_key"], live))
         pos_key_HDL = self.op("Transpose", pos_key_HLD, perm=(0, 2, 1))
         table_BHSL = self.term(name, query_BHSD, pos_key_HDL)
-        return self.wide(self.op("GatherElements", table_BHSL, index_BHSS, axis=-1))
+        return self.summed(self.op("GatherElements", table_BHSL, index_BHSS, axis=-1))
 
     def position_to_content(
-        self, key: ir.Value, live: _LiveSlots, index_BHSS: ir.Value
+        self, key: ir.Value, live: _LiveSlots | None, index_BHSS: ir.Value
     ) -> ir.Value:
-        """`(K . pos_query[slots])^T`: slots are rows, so the pair (i, j) reads column j; fp32."""
+        """`(K . pos_query[slots])^T`: slots are rows, so the pair (i, j) reads column j."""
         name = POSITION_TO_CONTENT
         pos_query = self.inputs["pos_query"]
         if self.storage == "fp32":
@@ -184,21 +230,19 @@ class _Body:
             key_BHDS = self.heads(self.scaled(name, key), (0, 2, 3, 1))
             pos_query_HLD = self.factor(name, self.live(pos_query, live))
         table_BHLS = self.term(name, pos_query_HLD, key_BHDS)
-        return self.wide(self.op("GatherElements", table_BHLS, index_BHSS, axis=-2))
+        return self.summed(self.op("GatherElements", table_BHLS, index_BHSS, axis=-2))
 
-    def add_skewed(self, scores: ir.Value, query: ir.Value, key: ir.Value) -> ir.Value:
-        """Scores with both position terms, from products with every distance in order; fp32."""
+    def skewed_terms(self, query: ir.Value, key: ir.Value) -> Iterator[ir.Value]:
+        """Both position terms, from products with every distance in order; fp32."""
         if self.shape.c2p:
             name, pos_key = CONTENT_TO_POSITION, self.inputs["pos_key"]
             table = self.by_distance(name, self.scaled_query(name, query), pos_key, falling=True)
-            scores = self.op("Add", scores, self.skewed(table))
+            yield self.skewed(table)
         if self.shape.p2c:
             name, pos_query = POSITION_TO_CONTENT, self.inputs["pos_query"]
             key_BHSD = self.heads(self.scaled(name, key), (0, 2, 1, 3))
             table = self.by_distance(name, key_BHSD, pos_query, falling=False)
-            by_key = self.op("Transpose", self.skewed(table), perm=(0, 1, 3, 2))
-            scores = self.op("Add", scores, by_key)
-        return scores
+            yield self.op("Transpose", self.skewed(table), perm=(0, 1, 3, 2))
 
     def by_distance(
         self, name: str, left_BHSD: ir.Value, table_HRD: ir.Value, *, falling: bool
@@ -233,8 +277,10 @@ class _Body:
         rows = self.op("Reshape", cut, sizes)
         return self.op("Slice", rows, self.ints([0]), length, self.ints([3]))
 
-    def live(self, table_HRD: ir.Value, live: _LiveSlots) -> ir.Value:
-        """The live slots of a table: `(H, L, D)`."""
+    def live(self, table_HRD: ir.Value, live: _LiveSlots | None) -> ir.Value:
+        """The live slots of a table: `(H, L, D)`; all without `live`."""
+        if live is None:
+            return table_HRD
         return self.op("Slice", table_HRD, live.start, live.end, self.ints([1]))
 
     def key_by_head(self, term: str, key: ir.Value) -> ir.Value:
@@ -282,7 +328,7 @@ class _Body:
         start, end = (self.op("Cast", slot, to=ir.DataType.INT64) for slot in (first, last))
         return _LiveSlots(first, start, self.op("Add", end, self.ints([1])))
 
-    def slot_index(self, live: _LiveSlots) -> ir.Value:
+    def slot_index(self, live: _LiveSlots | None) -> ir.Value:
         """Which live slot each query and key read: int32 `(B, H, S, S)`."""
         batch, length = self.sizes()
         end = self.int32_of(self.op("Squeeze", length))
@@ -294,7 +340,7 @@ class _Body:
         clipped = self.op("Clip", distance, self.int32(-reach), self.int32(reach))
         entry = self.op("Add", clipped, self.int32(reach))
         slot_SS = self.op("Gather", self.inputs["slots"], entry, axis=0)
-        index_SS = self.op("Sub", slot_SS, live.first)
+        index_SS = slot_SS if live is None else self.op("Sub", slot_SS, live.first)
         shape = self.op("Concat", batch, self.ints([self.shape.num_heads]), length, length, axis=0)
         return self.op("Expand", index_SS, shape)
 
@@ -321,6 +367,10 @@ class _Body:
         """`(B, S, H*D)` -> (B, S, H, D) permuted."""
         sizes = self.ints([0, 0, self.shape.num_heads, self.shape.head_size])
         return self.op("Transpose", self.op("Reshape", packed, sizes), perm=perm)
+
+    def summed(self, term: ir.Value) -> ir.Value:
+        """A term of the scores in the type that they are summed in."""
+        return term if self.standard else self.wide(term)
 
     def wide(self, value: ir.Value) -> ir.Value:
         """A value in fp32."""

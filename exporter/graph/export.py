@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,28 +12,15 @@ from exporter.artifact.onnx_file import CONFIG_KEY, PRECISION_KEY, TASK_KEY
 from exporter.deberta.checkpoint import Checkpoint
 from exporter.deberta.heads import encoder_of
 from exporter.graph.attention_body import AttentionShape, Reading, attention_function
-from exporter.graph.check import check_graph, count_attention_nodes
 from exporter.graph.export_form import export_form
+from exporter.graph.finish import GraphSummary, finish
 from exporter.graph.trace import OPSET, trace
 from exporter.graph.transforms.fold_transposes import fold_transposes
 from exporter.graph.transforms.residual_sums import write_residual_sums
-from exporter.graph.write import write_model
 from exporter.progress import Progress, silent
 
 IR_VERSION = 10
 """Read by ONNX Runtime 1.20 and newer, and by onnx 1.16."""
-
-
-@dataclass(frozen=True)
-class GraphSummary:
-    """What an export made."""
-
-    opset: int
-    nodes: int
-    attention_nodes: int
-    initializers: int
-    weight_bytes: int
-    files: tuple[Path, ...]
 
 
 def export_onnx(
@@ -82,21 +68,8 @@ def export_onnx(
     model.functions[function.identifier()] = function
     _describe(model, checkpoint, metadata or {})
     progress("checking")
-    check_graph(model, config.num_hidden_layers)
-    progress("writing")
-    written = write_model(
-        model,
-        path,
-        external_data=external_data,
-        progress=lambda done, total: progress(f"writing {100 * done // max(total, 1)} %"),
-    )
-    return GraphSummary(
-        opset=OPSET,
-        nodes=sum(1 for _ in model.graph),
-        attention_nodes=count_attention_nodes(model),
-        initializers=len(model.graph.initializers),
-        weight_bytes=written.weight_bytes,
-        files=written.files,
+    return finish(
+        model, path, config.num_hidden_layers, external_data=external_data, progress=progress
     )
 
 

@@ -17,8 +17,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from exporter.graph.protobuf_wire import varint
-
 EXTERNAL_ABOVE = 1 << 30
 """Bytes of weights from which they go to a file beside the graph: protobuf ends at 2 GiB."""
 _ALIGNMENT = 4096  # lets a runtime map a tensor instead of copying it
@@ -178,6 +176,20 @@ def _write_bytes(tensor: ir.TensorProtocol, stream: IO[bytes]) -> None:
         stream.write(tensor.tobytes())
         return
     stream.write(array.reshape(-1).view(np.uint8).data)
+
+
+def varint(value: int) -> bytes:
+    """A whole number of at least 0 in base 128, least significant digit first.
+
+    The high bit is set in all digits but the last
+    (https://protobuf.dev/programming-guides/encoding/#varints).
+    """
+    digits = bytearray()
+    while value >= 0x80:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
 
 
 def _tag(message: type[onnx.ModelProto | onnx.GraphProto | onnx.TensorProto], name: str) -> bytes:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from exporter.errors import InputError
-from exporter.graph.transforms.hidden_states import layer_names
+from exporter.graph.hidden_states import layer_names
 from exporter.inputs.cases import DataSet, ParityCase
 from exporter.metrics.decisions import Decided, Decision, decision_of
 from exporter.metrics.error_spread import Errors, ErrorSpread

@@ -16,7 +16,7 @@ import numpy as np
 
 from exporter.artifact.onnx_file import open_onnx
 from exporter.errors import InputError
-from exporter.graph.transforms.hidden_states import find_hidden_states, with_outputs
+from exporter.graph.hidden_states import find_hidden_states, with_outputs
 from exporter.metrics.figures import Floats
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from exporter.errors import InputError
-from exporter.graph.transforms.hidden_states import layer_names
+from exporter.graph.hidden_states import layer_names
 from exporter.inputs.polygraphy_json import Iteration, read_outputs
 from exporter.metrics.figures import Floats
 from exporter.model.feeds import Ids

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING, cast
 
 from exporter.artifact.files import FileRecord
 from exporter.artifact.manifest import MODEL_FILE, Manifest, ParitySummary, Source, half_type
@@ -28,11 +29,14 @@ from exporter.parity.side import Side
 from exporter.parity.sides import graph_opens, reference_side
 from exporter.parity.store import ReferenceStore
 from exporter.pipeline.config import BuildConfig
-from exporter.pipeline.convert import Converted, range_cases, to_half
-from exporter.pipeline.quantize import Places, model_hash, to_quantized
 from exporter.pipeline.source import BuildSource, BuildTexts, open_source, open_texts
+from exporter.precision.converted import Converted
+from exporter.precision.half.range_cases import range_cases
 from exporter.precision.quantized.report import TABLE_FILE
 from exporter.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from exporter.precision.half.types import HalfName
 
 PARITY_FILE = "parity.json"
 
@@ -197,31 +201,36 @@ def _to_precision(
     """The fp32 graph `exact` in the precision asked for: quantized, halved, or both in turn."""
     half = wanted.precision
     if texts.quantization is not None:
+        from exporter.precision.quantized import convert as quantized
+
         half = wanted.rest
         last = half == "fp32"
         target = wanted.path if last else exact.with_name("quantized.onnx")
-        quantized = to_quantized(
-            Places(exact, target, wanted.path.with_name(TABLE_FILE), wanted.output),
+        graph = quantized.convert_file(
+            exact,
+            target,
+            wanted.path.with_name(TABLE_FILE),
             source.shape,
             texts.quantization,
-            model=model_hash(source.shape.task.value, files),
-            summary=graph.summary,
+            model_hash=quantized.model_hash_of(source.shape.task.value, files),
+            previous=wanted.output,
             external_data=wanted.external_data if last else True,
-            say=progress,
+            progress=progress,
         )
         if last:
-            return quantized
-        exact, graph = target, quantized
+            return graph
+        exact = target
+    from exporter.precision.half.convert import convert_file
+
     cases = range_cases(source.shape, source.encoder, texts.calibration, source.seq.max)
-    halved = to_half(
+    halved = convert_file(
         exact,
         wanted.path,
-        half,
-        cases,
-        graph.summary,
-        wanted.external_data,
-        progress,
-        label=wanted.precision,
+        cast("HalfName", half),
+        [case.feeds for case in cases],
+        precision=wanted.precision,
+        external_data=wanted.external_data,
+        progress=progress,
     )
     return replace(halved, facts={**graph.facts, **halved.facts}, problems=graph.problems)
 

@@ -20,7 +20,7 @@ from exporter.inputs.text_files import calibration_texts
 from exporter.model.model_shape import ModelShape
 from exporter.model.profile import Range
 from exporter.model.task import Task
-from exporter.pipeline.quantize import QuantizationInput, quantization_input
+from exporter.precision.quantized.inputs import QuantizationInput, quantization_input
 from exporter.precision.quantized.options import QuantizationOptions
 from exporter.runtime.load import text_encoder
 

@@ -12,7 +12,7 @@ import numpy as np
 from exporter.artifact.files import FileRecord
 from exporter.artifact.manifest import read_manifest
 from exporter.deberta.configuration import DebertaConfig
-from exporter.graph.transforms.hidden_states import layer_names
+from exporter.graph.hidden_states import layer_names
 from exporter.inputs.cases import DataSet, ParityCase
 from exporter.inputs.data_sets import DataOptions
 from exporter.metrics.figures import Floats

@@ -17,8 +17,8 @@ from calibration.sites import find_sites
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.export import export_onnx
 from exporter.parity.runners import TorchRunner
-from exporter.precision.half.half_file import write_half
-from exporter.precision.quantized.calibrate import CalibrationConfig, calibrate
+from exporter.precision.half.convert import convert_file
+from exporter.precision.quantized.calibrate import calibrate
 from exporter.runtime import options
 from exporter.runtime.providers.torch_session import TorchSession
 
@@ -28,12 +28,11 @@ Feeds = dict[str, NDArray[np.int64]]
 
 
 def calibrated(folder: Path, graph: Path, feeds: Feeds) -> None:
-    config = CalibrationConfig()
-    calibrate(graph, find_sites(ir.load(graph)), [feeds], config, model_hash="", data_hash="")
+    calibrate(graph, find_sites(ir.load(graph)), [feeds], model_hash="", data_hash="")
 
 
 def halved(folder: Path, graph: Path, feeds: Feeds) -> None:
-    write_half(graph, graph.with_name("half.onnx"), "fp16", [feeds])
+    convert_file(graph, graph.with_name("half.onnx"), "fp16", [feeds], precision="fp16")
 
 
 def session(folder: Path, graph: Path, feeds: Feeds) -> None:

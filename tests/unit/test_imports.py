@@ -33,8 +33,8 @@ ROOMS = {
     "exporter.inputs": "calibration errors demo model deberta metrics",
     "exporter.engine": "plugins errors progress environment model artifact graph",
     "exporter.runtime": "errors threads demo model artifact deberta graph inputs engine",
-    "exporter.precision": "plugins calibration errors progress console model graph metrics inputs "
-    "runtime",
+    "exporter.precision": "plugins calibration errors progress console model artifact graph "
+    "metrics inputs runtime",
     "exporter.parity": "calibration errors progress console svg environment model artifact deberta "
     "graph metrics inputs engine runtime",
     "exporter.packaging": "errors model artifact engine",

@@ -1,14 +1,18 @@
-"""The portable graph in fp16 or bf16."""
+"""The portable graph in fp16 or bf16: ranges measured, types planned and applied, written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration.ranges import inner_name
+from calibration.graphs import Feeds
+from calibration.ranges import inner_name, measure_ranges
+from exporter.artifact.onnx_file import FLOAT_TYPE_KEY, PRECISION_KEY
 from exporter.graph.attention_body import (
     CONTENT_TO_POSITION,
     POSITION_TO_CONTENT,
@@ -16,19 +20,20 @@ from exporter.graph.attention_body import (
     AttentionShape,
     attention_function,
 )
+from exporter.graph.attention_nodes import attention_nodes, attention_shape
+from exporter.graph.finish import finish
 from exporter.graph.transforms.infer_types import infer_types
-from exporter.precision.half.cast_insertion import apply_plan
+from exporter.inputs.text_files import calibration_errors
+from exporter.precision.converted import Converted
+from exporter.precision.half.apply import apply_plan
 from exporter.precision.half.fit import Fit, Kept, Range, module_of
-from exporter.precision.half.plan import plan_half
-from exporter.precision.half.roles import Role, role_of
+from exporter.precision.half.plan import Role, plan_half, role_of
 from exporter.precision.half.types import HALF_TYPES, HalfName
-from plugins.disentangled_attention import contract
+from exporter.progress import Progress, silent
+from exporter.runtime.providers.onnx_session import open_fp32
 
 SAFETY_FACTOR = 4.0
 """How far below fp16's largest value a measured range must end: other texts reach further."""
-
-METADATA = "deb_export.float_type"
-"""Metadata entry of a graph that has values of a half type, and which."""
 
 RECOMMEND_BF16_ABOVE = 0.25
 """Share of the products' weights in fp32 from which fp16 saves too little."""
@@ -66,6 +71,61 @@ class HalfReport:
     recommend_bf16: bool
 
 
+def convert_file(
+    source: Path,
+    target: Path,
+    dtype: HalfName,
+    batches: Sequence[Feeds],
+    *,
+    precision: str,
+    external_data: bool | None = None,
+    progress: Progress = silent,
+) -> Converted:
+    """Convert the graph in `source` and write it to `target`.
+
+    Args:
+        source: an exported fp32 graph, best with its weights in a data file.
+        target: the file to write.
+        dtype: the type.
+        batches: inputs to measure ranges on, of all lengths and with padding.
+        precision: what the file says it has: `dtype`, or "int8" and "fp8", whose rest it is.
+        external_data: see `write_model`.
+        progress: told what is going on.
+
+    Raises:
+        InputError: no batches, NaN in a value of the fp32 graph, or in a weight.
+        OSError: the file cannot be written.
+    """
+    with calibration_errors():
+        ranges = measure_ranges(
+            source,
+            batches,
+            open_fp32,
+            progress=lambda done: progress(f"{dtype}: ranges: batch {done} of {len(batches)}"),
+        )
+    progress(f"{dtype}: converting")
+    model = ir.load(source)
+    layers = len(attention_nodes(model))
+    report = convert_to_half(model, dtype, ranges)
+    model.metadata_props[PRECISION_KEY] = precision
+    summary = finish(
+        model,
+        target,
+        layers,
+        external_data=external_data,
+        progress=lambda message: progress(f"{dtype}: {message}"),
+    )
+    if report.recommend_bf16:
+        warnings.warn(
+            f"{report.kept_share:.0%} of the weights stay in fp32, since their values come near "
+            "the limits of fp16; --precision bf16 halves all of them",
+            stacklevel=2,
+        )
+    facts = asdict(report)
+    facts["kept_fp32"] = [asdict(item) for item in report.kept_fp32]
+    return Converted(summary, {"half": facts})
+
+
 def convert_to_half(
     model: ir.Model,
     dtype: HalfName,
@@ -99,7 +159,7 @@ def convert_to_half(
     infer_types(model)
     if any(value.dtype in _HALVES for node in graph for value in node.outputs):
         raise ValueError("the graph is in half precision already")
-    shape = attention_shape(graph)
+    shape = replace(attention_shape(model), reading="gather")
     fit = Fit(half, ranges, safety_factor)
     large = _large_terms(graph, shape, fit)
     fp32_terms = SCORE_TERMS if ranges is None else tuple(large)
@@ -107,7 +167,7 @@ def convert_to_half(
     casts = apply_plan(graph, plan, half)
     function = attention_function(shape, graph.opset_imports[""], dtype, fp32_terms=fp32_terms)
     model.functions[function.identifier()] = function
-    model.metadata_props[METADATA] = dtype
+    model.metadata_props[FLOAT_TYPE_KEY] = dtype
     return HalfReport(
         dtype=dtype,
         converted_nodes=len(plan.nodes),
@@ -137,23 +197,3 @@ def _large_terms(graph: ir.Graph, shape: AttentionShape, fit: Fit) -> dict[str, 
             verdicts = [fit.judge_score(name, module) for name, module in names]
             large[term] = [kept for kept in verdicts if kept is not None]
     return {term: kept for term, kept in large.items() if kept}
-
-
-def attention_shape(graph: ir.Graph) -> AttentionShape:
-    """What the graph's attention nodes say about themselves: all layers share it."""
-    for node in graph:
-        if role_of(node) is not Role.ATTENTION:
-            continue
-        inputs = dict(zip(contract.INPUTS, node.inputs, strict=True))
-        pos_key, slots = inputs["pos_key"], inputs["slots"]
-        if pos_key is None or pos_key.shape is None or slots is None or slots.shape is None:
-            raise ValueError(f"attention node {node.name}: inputs of unknown shape")
-        return AttentionShape(
-            num_heads=node.attributes["num_heads"].as_int(),
-            head_size=int(pos_key.shape.numpy()[2]),
-            scale=node.attributes["scale"].as_float(),
-            c2p=bool(node.attributes["c2p"].as_int()),
-            p2c=bool(node.attributes["p2c"].as_int()),
-            saturation=(int(slots.shape.numpy()[0]) - 1) // 2,
-        )
-    raise ValueError("the graph has no attention node")

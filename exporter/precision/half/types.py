@@ -1,9 +1,8 @@
-"""The half-precision types: their limits, and tensors rounded to them when they are written."""
+"""The half-precision types and their limits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, TypeAlias
 
 import ml_dtypes
@@ -56,18 +55,3 @@ HALF_TYPES: dict[HalfName, HalfType] = {
     "fp16": HalfType("fp16", ir.DataType.FLOAT16, np.dtype(np.float16), 11, 15),
     "bf16": HalfType("bf16", ir.DataType.BFLOAT16, np.dtype(ml_dtypes.bfloat16), 8, 127),
 }
-
-
-def rounded(tensor: ir.TensorProtocol, half: HalfType) -> ir.LazyTensor:
-    """The fp32 `tensor` rounded to nearest even; evaluated when it is written, and let go of."""
-    return ir.LazyTensor(
-        partial(_round, tensor, half),
-        dtype=half.onnx,
-        shape=ir.Shape(tensor.shape.numpy()),
-        name=tensor.name,
-    )
-
-
-def _round(tensor: ir.TensorProtocol, half: HalfType) -> ir.TensorProtocol:
-    with np.errstate(over="ignore"):  # what does not fit was judged before
-        return ir.Tensor(tensor.numpy().astype(half.numpy), dtype=half.onnx, name=tensor.name)

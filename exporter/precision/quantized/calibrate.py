@@ -6,7 +6,6 @@ A table of the same model serves again: for another build, for fp8 after int8, o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
@@ -24,25 +23,13 @@ from exporter.progress import Progress, silent
 from exporter.runtime.providers.onnx_session import open_fp32
 
 
-@dataclass(frozen=True)
-class CalibrationConfig:
-    """How thresholds are chosen.
-
-    Attributes:
-        method: of the thresholds.
-        percentile: for that method.
-    """
-
-    method: Method = "minmax"
-    percentile: float = PERCENTILE
-
-
 def calibrate(
     graph: Path,
     sites: Sequence[Site],
     batches: Sequence[Mapping[str, Ids]],
-    config: CalibrationConfig,
     *,
+    method: Method = "minmax",
+    percentile: float = PERCENTILE,
     model_hash: str,
     data_hash: str,
     resume: Path | None = None,
@@ -54,7 +41,8 @@ def calibrate(
         graph: an exported fp32 graph.
         sites: what may be quantized.
         batches: calibration text as inputs.
-        config: how.
+        method: of the thresholds.
+        percentile: for that method.
         model_hash: identity of the graph and its weights.
         data_hash: identity of the text.
         resume: file that keeps what was observed, to go on after an interruption.
@@ -82,17 +70,15 @@ def calibrate(
         statistics,
         model_hash=model_hash,
         data_hash=data_hash,
-        method=config.method,
-        percentile=config.percentile,
+        method=method,
+        percentile=percentile,
     )
     model = ir.load(graph)
     entries = {}
     for index, site in enumerate(sites):
         progress(f"smoothing: {site.name} ({index + 1} of {len(sites)})")
         weight = initializers.read(model, site.weight)
-        recipe = make_recipe(
-            site, statistics.pop(site.name), weight, config.method, config.percentile
-        )
+        recipe = make_recipe(site, statistics.pop(site.name), weight, method, percentile)
         entries[site.name] = recipe.to_entry()
     return table.with_sites(entries)
 

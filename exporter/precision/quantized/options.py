@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from calibration.errors import CalibrationError
 from calibration.methods import METHODS, PERCENTILE
 from exporter.errors import InputError
+
+if TYPE_CHECKING:
+    from calibration.placement import PlacementPolicy
 
 RESTS = ("fp32", "fp16", "bf16")
 """Precisions of what is not quantized."""
@@ -34,7 +39,7 @@ class QuantizationOptions:
         weight_bits: of int8 weights, one of `WEIGHT_BITS`.
 
     Raises:
-        InputError: a value is out of range.
+        InputError: a value is out of range, or layers or an expression are malformed.
     """
 
     method: str = "minmax"
@@ -72,3 +77,27 @@ class QuantizationOptions:
             raise InputError("--labels: only --accuracy-budget has a use for them; give one")
         if self.scale_table is not None:
             object.__setattr__(self, "scale_table", Path(self.scale_table))
+        if self.layers is not None or self.include or self.exclude:
+            try:
+                self.policy()
+            except CalibrationError as error:
+                raise InputError(str(error)) from None
+
+    def policy(self) -> PlacementPolicy:
+        """What is quantized."""
+        from calibration.placement import PlacementPolicy, parse_layers
+
+        layers = None if self.layers is None else parse_layers(self.layers)
+        return PlacementPolicy(layers=layers, include=self.include, exclude=self.exclude)
+
+    def check_layers(self, count: int) -> None:
+        """Refuse layers that a model of so many does not have.
+
+        Raises:
+            InputError: there is one.
+        """
+        beyond = [layer for layer in self.policy().layers or () if layer >= count]
+        if beyond:
+            raise InputError(
+                f"placement: no layer {beyond[0]}; the model has layers 0 to {count - 1}"
+            )

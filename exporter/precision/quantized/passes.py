@@ -21,8 +21,7 @@ from calibration.placement import Placement
 from calibration.recipes import Recipes, SiteRecipe
 from calibration.sites import Site, find_sites
 from calibration.smoothing import SmoothingReport, apply, is_free
-
-METADATA = "deb_export.precision"
+from exporter.artifact.onnx_file import PRECISION_KEY
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +118,7 @@ def quantize_graph(
         raise RuntimeError(
             f"{len(inserted.sites)} sites quantized, but the placement has {len(chosen)}"
         )
-    model.metadata_props[METADATA] = number.value
+    model.metadata_props[PRECISION_KEY] = number.value
     return QuantizationReport(
         number=number,
         smoothing=smoothed,

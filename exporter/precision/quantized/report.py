@@ -12,7 +12,7 @@ from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
 if TYPE_CHECKING:
     from calibration.sensitivity import Damage, SensitivityReport
     from exporter.precision.quantized.passes import QuantizationReport
-    from exporter.precision.quantized.quantized_file import QuantizedFile
+    from exporter.precision.quantized.quantize import QuantizedFile
 
 TABLE_FILE = "calibration.json"
 
@@ -80,6 +80,23 @@ def quantization_lines(facts: Mapping[str, Any]) -> Iterator[str]:
             f"accuracy budget {budget['budget']:g}: {verdict}; {_damage_text(budget['before'])} "
             f"with all selected layers in {number}, {_damage_text(budget['after'])} as built"
         )
+
+
+def budget_problems(report: SensitivityReport | None) -> tuple[str, ...]:
+    """A line where the budget is missed."""
+    if report is None or report.within:
+        return ()
+    after = report.after
+    if not after.decisions:
+        reached = f"relative error {after.error:.4g}"
+    elif after.accuracy_loss is not None:
+        reached = f"accuracy {100 * after.accuracy_loss:.2f} points lower"
+    else:
+        reached = f"{100 * after.disagreement:.2f} % of the decisions differ, KL {after.kl:.3g}"
+    return (
+        f"accuracy budget {report.budget.share:g} not reached: {reached} on {after.decisions} "
+        f"held-back decisions with {len(report.fallback)} linear layers in float, the best found",
+    )
 
 
 def _can_saturate(report: QuantizationReport) -> bool:

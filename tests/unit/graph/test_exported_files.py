@@ -14,9 +14,9 @@ from support.random_models import random_config, random_model
 
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.errors import InputError
-from exporter.graph.check import check_graph
 from exporter.graph.export import export_onnx
 from exporter.graph.export_form import export_form
+from exporter.graph.finish import check_graph
 from exporter.graph.trace import trace
 from exporter.model.task import Task, output_names
 from plugins.disentangled_attention import contract

@@ -20,7 +20,7 @@ from exporter.cli import main
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.errors import InputError
 from exporter.graph.export import export_onnx
-from exporter.graph.transforms.hidden_states import find_hidden_states, with_outputs
+from exporter.graph.hidden_states import find_hidden_states, with_outputs
 from exporter.inputs.data_sets import DataOptions
 from exporter.parity.check import CompareOptions, compare_sides
 from exporter.parity.result import ParityResult

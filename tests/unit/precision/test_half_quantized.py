@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from support.checkpoints import write_checkpoint
-from support.half_models import run, run_rounded, session, widened
+from support.half_models import convert, run, run_rounded, session, widened
 
 from calibration.formats import NumberFormat
 from calibration.ranges import ValueRange, measure_ranges
@@ -19,14 +18,10 @@ from calibration.texts import TextItem
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.export import export_onnx
 from exporter.graph.transforms.infer_types import infer_types
-from exporter.precision.half.convert import convert_to_half
 from exporter.precision.half.types import HALF_TYPES, HalfName
-from exporter.precision.quantized.quantized_file import (
-    CalibrationText,
-    QuantizeConfig,
-    prepare_text,
-    quantize_file,
-)
+from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.quantize import quantize_file
+from exporter.precision.quantized.texts import CalibrationText, prepare_text
 from exporter.runtime.load import text_encoder
 from exporter.runtime.providers.onnx_session import open_fp32
 
@@ -56,16 +51,10 @@ class Case:
 
     def quantize(self, number: NumberFormat, half: HalfName | None) -> Path:
         """The quantized graph, what is not quantized in `half`."""
-        path = self.folder / f"{number.value}-{half}.onnx"
-
-        def finish(model: ir.Model) -> None:
-            if half is not None:
-                convert_to_half(model, half, self.ranges)
-
-        config = QuantizeConfig(number=number)
-        options: dict[str, Any] = {"model_hash": "a" * 64, "finish": finish}
-        quantize_file(self.graph, path, self.shape, self.text, config, **options)
-        return path
+        path = self.folder / f"{number.value}.onnx"
+        options = QuantizationOptions()
+        quantize_file(self.graph, path, self.shape, self.text, number, options, model_hash="a" * 64)
+        return path if half is None else convert(path, half, self.ranges)[0]
 
     def logits(self, path: Path, rounded: bool) -> np.ndarray:
         execute = run_rounded if rounded else run

@@ -17,12 +17,13 @@ from support.random_models import random_model
 
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.attention_body import SCORE_TERMS
+from exporter.graph.attention_nodes import attention_shape
 from exporter.graph.export import export_onnx
 from exporter.graph.transforms.infer_types import infer_types
 from exporter.graph.transforms.widen import widen
 from exporter.graph.write import write_model
 from exporter.model.task import Task, input_names, output_names
-from exporter.precision.half.convert import attention_shape, convert_to_half
+from exporter.precision.half.convert import convert_to_half
 from exporter.precision.half.types import HALF_TYPES, HalfName
 from plugins.disentangled_attention import contract
 
@@ -241,7 +242,7 @@ def test_refuses_what_it_cannot_convert(cases: Callable[[int], Case]) -> None:
         convert_to_half(model, "bf16", case.ranges)
     empty = ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 20}), ir_version=10)
     with pytest.raises(ValueError, match="no attention node"):
-        attention_shape(empty.graph)
+        attention_shape(empty)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

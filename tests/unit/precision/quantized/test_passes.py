@@ -19,7 +19,6 @@ from calibration.errors import CalibrationError
 from calibration.formats import NumberFormat, round_trip, scale_of
 from calibration.methods import Method
 from calibration.placement import PlacementPolicy, place
-from calibration.sensitivity import Budget
 from calibration.sites import SiteKind, find_sites
 from calibration.table import ScaleTable
 from calibration.texts import TextItem
@@ -27,15 +26,11 @@ from exporter.deberta.checkpoint import open_checkpoint
 from exporter.errors import InputError
 from exporter.graph.export import export_onnx
 from exporter.graph.write import write_model
-from exporter.precision.quantized.calibrate import CalibrationConfig, calibrate, recipes_of
+from exporter.precision.quantized.calibrate import calibrate, recipes_of
+from exporter.precision.quantized.options import QuantizationOptions
 from exporter.precision.quantized.passes import quantize_graph, solve_sites
-from exporter.precision.quantized.quantized_file import (
-    CalibrationText,
-    QuantizeConfig,
-    QuantizedFile,
-    prepare_text,
-    quantize_file,
-)
+from exporter.precision.quantized.quantize import QuantizedFile, quantize_file
+from exporter.precision.quantized.texts import CalibrationText, prepare_text
 from exporter.runtime.load import text_encoder
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
@@ -66,13 +61,15 @@ class Case:
 
     def quantize(self, name: str = "quantized.onnx", **changes: Any) -> tuple[Path, QuantizedFile]:
         options = {field: changes.pop(field) for field in ("table", "resume") if field in changes}
+        number = changes.pop("number", NumberFormat.INT8)
         target = self.folder / name
         made = quantize_file(
             self.graph,
             target,
             self.shape,
             self.text,
-            QuantizeConfig(**changes),
+            number,
+            QuantizationOptions(**changes),
             model_hash="a" * 64,
             **options,
         )
@@ -169,8 +166,7 @@ def test_a_table_serves_again_and_in_another_format(case: Case) -> None:
 
 
 def test_a_placement_is_followed(case: Case) -> None:
-    policy = PlacementPolicy(layers=(1,), exclude=(r"intermediate",))
-    path, made = case.quantize(policy=policy)
+    path, made = case.quantize(layers="1", exclude=(r"intermediate",))
     names = [name.split("layer.")[1] for name in made.report.insertion.sites]
     assert names == ["1.attention.self.qkv", "1.attention.output.dense", "1.output.dense"]
     assert len(made.report.kept) == 5
@@ -180,14 +176,14 @@ def test_a_placement_is_followed(case: Case) -> None:
 
 
 def test_a_budget_brings_back_what_hurts(case: Case) -> None:
-    path, made = case.quantize(budget=Budget(0.9))
-    assert made.within_budget and made.sensitivity is not None
+    path, made = case.quantize(accuracy_budget=0.9)
+    assert made.sensitivity is not None and made.sensitivity.within
     assert made.sensitivity.measurements == 1 and made.sensitivity.fallback == ()
     before = made.sensitivity.before
-    assert before.decisions == len(case.text.held_back_examples) and before.kl > 0
+    assert before.decisions == len(case.text.held_back_texts) and before.kl > 0
 
-    path, made = case.quantize(budget=Budget(before.kl * 0.8))
-    assert made.sensitivity is not None and made.within_budget
+    path, made = case.quantize(accuracy_budget=before.kl * 0.8)
+    assert made.sensitivity is not None and made.sensitivity.within
     assert made.sensitivity.measurements >= 9 and len(made.sensitivity.units) == 8
     fallback = made.sensitivity.fallback
     assert 1 <= len(fallback) <= 4
@@ -207,8 +203,8 @@ def test_a_budget_brings_back_what_hurts(case: Case) -> None:
 
 
 def test_an_unreachable_budget_writes_the_best_graph_and_says_so(case: Case) -> None:
-    path, made = case.quantize(budget=Budget(0.0))
-    assert not made.within_budget and made.sensitivity is not None
+    path, made = case.quantize(accuracy_budget=0.0)
+    assert made.sensitivity is not None and not made.sensitivity.within
     assert made.sensitivity.after.kl <= made.sensitivity.before.kl
     assert len(made.sensitivity.fallback) <= 4
     assert relative(logits(path, case), logits(case.graph, case)) < 1e-2
@@ -216,7 +212,7 @@ def test_an_unreachable_budget_writes_the_best_graph_and_says_so(case: Case) -> 
 
 def test_labels_are_counted(tmp_path: Path) -> None:
     case = Case(tmp_path, "sequence-classification", labels=True)
-    _, made = case.quantize(budget=Budget(0.5))
+    _, made = case.quantize(accuracy_budget=0.5)
     assert made.sensitivity is not None
     damage = made.sensitivity.before
     assert damage.lost is not None and abs(damage.lost) <= damage.changed
@@ -225,8 +221,8 @@ def test_labels_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["masked-lm", "question-answering", "multiple-choice", "base"])
 def test_every_task(task: str, tmp_path: Path) -> None:
     case = Case(tmp_path, task)
-    path, made = case.quantize(budget=Budget(0.5))
-    assert made.within_budget and made.sensitivity is not None
+    path, made = case.quantize(accuracy_budget=0.5)
+    assert made.sensitivity is not None and made.sensitivity.within
     assert (made.sensitivity.before.decisions == 0) == (task == "base")
     for feeds in case.text.held_back.feeds:
         for one, other in zip(run(path, dict(feeds)), run(case.graph, dict(feeds)), strict=True):
@@ -236,7 +232,7 @@ def test_every_task(task: str, tmp_path: Path) -> None:
 def test_labels_need_classes(tmp_path: Path) -> None:
     case = Case(tmp_path, "token-classification", labels=True)
     with pytest.raises(InputError, match="one class for each text"):
-        case.quantize(budget=Budget(0.5))
+        case.quantize(accuracy_budget=0.5)
 
 
 def test_a_silent_input_stays_in_float(case: Case) -> None:
@@ -255,7 +251,8 @@ def test_a_silent_input_stays_in_float(case: Case) -> None:
         case.folder / "quantized.onnx",
         case.shape,
         case.text,
-        QuantizeConfig(),
+        NumberFormat.INT8,
+        QuantizationOptions(),
         model_hash="b" * 64,
     )
     assert [(name.split("layer.")[1], reason) for name, reason in made.report.kept] == [
@@ -286,7 +283,6 @@ def test_broken_entries_are_refused(case: Case) -> None:
         case.graph,
         sites,
         case.text.batches.feeds,
-        CalibrationConfig("minmax"),
         model_hash="a" * 64,
         data_hash=case.text.batches.data_hash,
     )
@@ -311,7 +307,7 @@ def test_broken_entries_are_refused(case: Case) -> None:
 def test_an_edited_amax_is_the_scale_in_the_graph(
     number: NumberFormat, method: Method, both: bool, case: Case, tmp_path: Path
 ) -> None:
-    _, made = case.quantize(calibration=CalibrationConfig(method))
+    _, made = case.quantize(method=method)
     file = tmp_path / "calibration.json"
     made.table.save(file)
     assert ScaleTable.load(file).to_dict() == made.table.to_dict()

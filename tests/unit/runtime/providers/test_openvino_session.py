@@ -25,7 +25,9 @@ from exporter.graph.export import export_onnx
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
 from exporter.parity.limits import Metric, limits_for
-from exporter.precision.quantized.quantized_file import QuantizeConfig, prepare_text, quantize_file
+from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.quantize import quantize_file
+from exporter.precision.quantized.texts import prepare_text
 from exporter.runtime.load import load, text_encoder
 from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.providers import openvino_session, openvino_weights
@@ -123,10 +125,10 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     texts = [" ".join(words[i % 11 : i % 11 + 1 + i % 7]) + f" {i}" for i in range(60)]
     text = prepare_text(encoder, shape, [TextItem(item) for item in texts])
 
-    def make(precision: str, weights: NumberFormat | None = None) -> Path:
-        path = folder / f"{precision}-{weights}.onnx"
-        config = QuantizeConfig(number=NumberFormat(precision), weights=weights)
-        quantize_file(folder / "fp32.onnx", path, shape, text, config, model_hash="a" * 64)
+    def make(precision: str, weight_bits: int = 8) -> Path:
+        path = folder / f"{precision}-{weight_bits}.onnx"
+        number, options = NumberFormat(precision), QuantizationOptions(weight_bits=weight_bits)
+        quantize_file(folder / "fp32.onnx", path, shape, text, number, options, model_hash="a" * 64)
         return path
 
     return make
@@ -134,7 +136,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.mark.parametrize("weight_bits", [8, 7])
 def test_int8_products_are_exact_here_too(weight_bits: int, quantized: Callable[..., Path]) -> None:
-    path = quantized("int8", NumberFormat.INT7 if weight_bits == 7 else None)
+    path = quantized("int8", weight_bits)
     shape = model_shape(path.parent / "checkpoint", TASK)
     with OpenVinoSession(path, shape, options=ONE, weight_bits=weight_bits) as session:
         # A rounding that falls the other way moves one value by a step; saturation moves all.

@@ -1,4 +1,4 @@
-"""Calibration texts as inputs of the model: tokenized, batched by length, with their identity."""
+"""Texts to calibrate with and to judge by: divided, tokenized, batched by length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.texts import TextItem
+from calibration.texts import TextItem, split_texts
 from calibration.tokens import TokenSequence, data_hash, token_warnings
 from exporter.errors import InputError
 from exporter.inputs.cases import text_examples
@@ -19,6 +19,13 @@ from exporter.model.task import Task
 
 TOKEN_BUDGET = 4096
 """Ids of a batch, padding included."""
+CALIBRATION_TEXTS = 512
+"""Texts to calibrate with: more do not move the thresholds."""
+SHORT_TEXTS = (1, 2, 3, 4, 6) * 4
+"""Lengths in tokens of texts to calibrate with beside those given. Where few tokens share the
+attention, less is averaged away: its output reaches further than in any longer text."""
+HELD_BACK_TEXTS = 1024
+"""Texts to judge by: one more decision in a thousand still shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +43,45 @@ class TextBatches:
     rows: tuple[tuple[int, ...], ...]
     data_hash: str
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationText:
+    """Texts of the user, tokenized and divided.
+
+    Attributes:
+        batches: for calibration.
+        held_back: for judging the result.
+        held_back_texts: the same as texts.
+    """
+
+    batches: TextBatches
+    held_back: TextBatches
+    held_back_texts: tuple[TextItem, ...]
+
+
+def prepare_text(
+    encoder: TextEncoder, shape: ModelShape, examples: Sequence[TextItem]
+) -> CalibrationText:
+    """Divide texts into those to calibrate with and those to judge by, and tokenize them.
+
+    Raises:
+        CalibrationError: too few different texts, or none with a token that the model knows.
+        InputError: a text that the task cannot take.
+    """
+    used, held_back = split_texts(examples)
+    used, held_back = _spread(used, CALIBRATION_TEXTS), _spread(held_back, HELD_BACK_TEXTS)
+    return CalibrationText(
+        batches=batch_texts(encoder, shape, used, SHORT_TEXTS),
+        held_back=batch_texts(encoder, shape, held_back),
+        held_back_texts=held_back,
+    )
+
+
+def _spread(examples: tuple[TextItem, ...], limit: int) -> tuple[TextItem, ...]:
+    """So many examples at most, evenly spaced over the file, which may be sorted."""
+    count = min(limit, len(examples))
+    return tuple(examples[index * len(examples) // count] for index in range(count))
 
 
 def batch_texts(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import onnx_ir as ir
 
 from exporter.precision.half.plan import HalfPlan
-from exporter.precision.half.types import HalfType, rounded
+from exporter.precision.half.types import HalfType
 
 
 def apply_plan(graph: ir.Graph, plan: HalfPlan, half: HalfType) -> int:
@@ -48,7 +51,7 @@ class _Insertion:
     def _store(self, value: ir.Value) -> None:
         if value.const_value is None:
             raise ValueError(f"initializer {value.name} has no value")
-        value.const_value = rounded(value.const_value, self.half)
+        value.const_value = _rounded(value.const_value, self.half)
         value.type = ir.TensorType(self.half.onnx)
 
     def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
@@ -76,3 +79,18 @@ class _Insertion:
         wide = self._cast(value, ir.DataType.FLOAT)
         wide.name = name
         self.graph.outputs[index] = wide
+
+
+def _rounded(tensor: ir.TensorProtocol, half: HalfType) -> ir.LazyTensor:
+    """The fp32 `tensor` rounded to nearest even; evaluated when it is written, and let go of."""
+    return ir.LazyTensor(
+        partial(_round, tensor, half),
+        dtype=half.onnx,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=tensor.name,
+    )
+
+
+def _round(tensor: ir.TensorProtocol, half: HalfType) -> ir.TensorProtocol:
+    with np.errstate(over="ignore"):  # what does not fit was judged before
+        return ir.Tensor(tensor.numpy().astype(half.numpy), dtype=half.onnx, name=tensor.name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from exporter.graph.protobuf_wire import varint
+from exporter.graph.write import varint
 
 EMBEDDINGS = "embeddings"
 _EMBEDDINGS = re.compile(r"(?:.*\.)?embeddings\.LayerNorm\.(?:bias|beta)")

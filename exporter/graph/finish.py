@@ -1,0 +1,91 @@
+"""A graph checked, written, and counted up: the end of every way to a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from exporter.graph.attention_nodes import attention_nodes
+from exporter.graph.write import write_model
+from exporter.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class GraphSummary:
+    """What a written graph has; nodes and initializers of the main graph."""
+
+    opset: int
+    nodes: int
+    attention_nodes: int
+    initializers: int
+    weight_bytes: int
+    files: tuple[Path, ...]
+
+
+def finish(
+    model: ir.Model,
+    path: Path,
+    num_layers: int,
+    *,
+    external_data: bool | None = None,
+    progress: Progress = silent,
+) -> GraphSummary:
+    """Check a graph and write it to `path`.
+
+    Args:
+        model: the graph.
+        path: the file to write.
+        num_layers: layers of the model, each of which has one attention node.
+        external_data: see `write_model`.
+        progress: told what is going on.
+
+    Raises:
+        RuntimeError, onnx.checker.ValidationError: see `check_graph`.
+        InputError: an initializer's source is broken.
+        OSError: the file cannot be written.
+    """
+    check_graph(model, num_layers)
+    written = write_model(
+        model,
+        path,
+        external_data=external_data,
+        progress=lambda done, total: progress(f"writing {100 * done // max(total, 1)} %"),
+    )
+    return GraphSummary(
+        opset=model.opset_imports[""],
+        nodes=sum(1 for _ in model.graph),
+        attention_nodes=num_layers,
+        initializers=len(model.graph.initializers),
+        weight_bytes=written.weight_bytes,
+        files=written.files,
+    )
+
+
+def check_graph(model: ir.Model, num_layers: int) -> None:
+    """Check a graph before its weights are written.
+
+    `onnx.checker` runs in full, with shape inference, on the graph with its initializers declared
+    as inputs: their types and shapes count, their bytes would only fill memory.
+
+    Raises:
+        RuntimeError: the number of attention nodes is not the number of layers, which is a defect
+            of the export.
+        onnx.checker.ValidationError: the graph is not valid ONNX, likewise.
+    """
+    found = len(attention_nodes(model))
+    if found != num_layers:
+        raise RuntimeError(f"the graph has {found} attention nodes for {num_layers} layers")
+    graph = model.graph
+    held, inputs = dict(graph.initializers), len(graph.inputs)
+    graph.initializers.clear()
+    graph.inputs.extend(held.values())
+    try:
+        proto = ir.to_proto(model)
+    finally:
+        del graph.inputs[inputs:]
+        for value in held.values():
+            graph.initializers.add(value)
+    onnx.checker.check_model(proto, full_check=True)

@@ -1,0 +1,24 @@
+"""What every change of precision gives to the build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exporter.graph.finish import GraphSummary
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A graph in the precision asked for.
+
+    Attributes:
+        summary: what the graph has now.
+        facts: what the step did, for the manifest.
+        problems: what fails whatever the parity check says, such as an accuracy budget.
+    """
+
+    summary: GraphSummary
+    facts: dict[str, Any]
+    problems: tuple[str, ...] = ()

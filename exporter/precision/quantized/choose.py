@@ -1,0 +1,136 @@
+"""Which linear layers stay in float: what quantizing costs on held-back text, within a budget."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from calibration.placement import Placement
+from calibration.sensitivity import Budget, Damage, SensitivityReport, fit_budget, units_of
+from exporter.metrics.decisions import decision_of
+from exporter.metrics.figures import Figures, Floats, Rows, ScaleSum, add, measure, rows_of
+from exporter.model.feeds import Ids
+from exporter.model.model_shape import ModelShape
+from exporter.precision.quantized.candidates import Candidates
+from exporter.precision.quantized.texts import CalibrationText, TextBatches, label_indices
+from exporter.progress import Progress
+from exporter.runtime.providers.onnx_session import OnnxSession
+
+FALLBACK = "costs more than the accuracy budget allows"
+
+Outputs = Mapping[str, Floats]
+
+
+def fit_to_budget(
+    source: Path,
+    candidates: Candidates,
+    placement: Placement,
+    text: CalibrationText,
+    shape: ModelShape,
+    budget: Budget,
+    progress: Progress,
+) -> SensitivityReport:
+    """Choose the sites that stay in float.
+
+    Args:
+        source: the fp32 graph; its outputs are kept in a folder beside it on the way.
+        candidates: make the quantized variants.
+        placement: what may be quantized.
+        text: to judge by.
+        shape: the model.
+        budget: what may be lost.
+        progress: told what is going on.
+
+    Raises:
+        InputError: labels that the model or the task does not have.
+        OSError: the disk is full.
+    """
+    labels = label_indices(shape, text.held_back_texts)
+    with tempfile.TemporaryDirectory(dir=source.parent) as folder:
+        progress("running the fp32 graph on held-back text")
+        with OnnxSession(source, shape) as session:
+            outputs = (session.run(**feeds) for feeds in text.held_back.feeds)
+            judge = Judge(shape, text.held_back, outputs, Path(folder), labels)
+
+        def cost(floats: frozenset[str]) -> Damage:
+            variant = placement.keep(tuple(floats), FALLBACK)
+            return judge.damage(candidates.run(variant, text.held_back.feeds))
+
+        return fit_budget(units_of(placement.quantized), cost, budget, progress)
+
+
+class Judge:
+    """Compares outputs for the batches of a text with those of the reference.
+
+    The reference's outputs are on disk: a masked LM's logits for a thousand texts are 15 GB.
+
+    Args:
+        shape: the model.
+        batches: the text.
+        reference: outputs of the fp32 graph by name, of each batch.
+        folder: an empty one, to keep them in.
+        labels: `(N,)`, class of each text; None judges by the reference's decisions.
+    """
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        batches: TextBatches,
+        reference: Iterable[Outputs],
+        folder: Path,
+        labels: Ids | None = None,
+    ) -> None:
+        self._shape = shape
+        self._decision = decision_of(shape)
+        self._batches = batches
+        self._labels = labels
+        self._folder = folder
+        sums = {name: ScaleSum() for name in shape.outputs}
+        for batch, outputs in enumerate(reference):
+            for name in shape.outputs:
+                rows = self._rows(name, outputs, batch)
+                sums[name].add(rows)
+                np.save(self._file(name, batch), rows.values)
+        self._scales = {name: total.scale() for name, total in sums.items()}
+
+    def damage(self, outputs: Iterable[Outputs]) -> Damage:
+        """Damage of a graph, from its outputs for each batch."""
+        totals: dict[str, Figures] = {}
+        lost = 0
+        for batch, given in enumerate(outputs):
+            for name in self._shape.outputs:
+                candidate = self._rows(name, given, batch)
+                kept = np.load(self._file(name, batch), mmap_mode="r")
+                reference = replace(candidate, values=kept)
+                scale = self._scales[name]
+                figures = measure(reference, candidate, scale, self._decision, tie=0.0)
+                totals[name] = add(totals[name], figures) if name in totals else figures
+                if self._labels is not None:  # of whole texts, by the one output
+                    numbers = np.array(self._batches.rows[batch])[candidate.example]
+                    wanted = self._labels[numbers]
+                    lost += _correct(kept, wanted) - _correct(candidate.values, wanted)
+        decisions = sum(figures.decisions for figures in totals.values())
+        broken = any(figures.non_finite for figures in totals.values())
+        error = max(figures.spread_relative for figures in totals.values())
+        return Damage(
+            decisions=decisions,
+            changed=sum(figures.decisions - figures.agreed for figures in totals.values()),
+            kl=sum(figures.sum_kl for figures in totals.values()) / max(1, decisions),
+            error=float("inf") if broken else error,
+            lost=None if self._labels is None else lost,
+        )
+
+    def _rows(self, name: str, outputs: Outputs, batch: int) -> Rows:
+        mask = self._batches.feeds[batch]["attention_mask"] != 0
+        return rows_of(self._shape.task, outputs[name], mask)
+
+    def _file(self, name: str, batch: int) -> Path:
+        return self._folder / f"{name}.{batch}.npy"
+
+
+def _correct(logits: Floats, labels: Ids) -> int:
+    return int((np.argmax(logits, axis=1) == labels).sum())

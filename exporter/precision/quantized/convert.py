@@ -1,0 +1,109 @@
+"""The portable graph in int8 or fp8 as a step of a build, with its scale table beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from calibration.errors import CalibrationError
+from calibration.formats import NumberFormat
+from calibration.table import ScaleTable
+from exporter.artifact.files import FileRecord
+from exporter.errors import InputError
+from exporter.inputs.text_files import calibration_errors
+from exporter.model.model_shape import ModelShape
+from exporter.precision.converted import Converted
+from exporter.precision.quantized.inputs import QuantizationInput
+from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.quantize import quantize_file
+from exporter.precision.quantized.report import TABLE_FILE, budget_problems, quantization_facts
+from exporter.progress import Progress, silent
+
+
+def convert_file(
+    source: Path,
+    target: Path,
+    table_file: Path,
+    shape: ModelShape,
+    given: QuantizationInput,
+    *,
+    model_hash: str,
+    previous: Path,
+    external_data: bool | None = None,
+    progress: Progress = silent,
+) -> Converted:
+    """Quantize the graph in `source` and write it to `target`, its scale table beside it.
+
+    Args:
+        source: an exported fp32 graph, with its weights in a data file.
+        target: the graph to write.
+        table_file: the scale table to write.
+        shape: the model.
+        given: options, texts, table.
+        model_hash: see `model_hash_of`.
+        previous: folder of an earlier build at the same place, whose scale table serves again. What
+            was observed is kept beside it: an interruption removes the build.
+        external_data: see `write_model`.
+        progress: told what is going on.
+
+    Raises:
+        InputError: a table of another model, a policy that fits no layer, or values that cannot be
+            calibrated.
+    """
+    number, data_hash = given.precision, given.text.batches.data_hash
+    resume = previous.with_name(f".{previous.name}.calibration")
+    try:
+        with calibration_errors():
+            table = given.table
+            if table is None:
+                table = _earlier_table(given.options, model_hash, data_hash, previous / TABLE_FILE)
+            else:
+                table.require_model(model_hash, "--scale-table")
+            if table is not None:
+                progress(f"{number}: using the scale table that is there")
+            made = quantize_file(
+                source,
+                target,
+                shape,
+                given.text,
+                NumberFormat(number),
+                given.options,
+                model_hash=model_hash,
+                table=table,
+                resume=resume,
+                external_data=external_data,
+                progress=lambda message: progress(f"{number}: {message}"),
+            )
+    except InputError:
+        resume.unlink(missing_ok=True)  # it would end the same way again
+        raise
+    for warning in made.table.warnings():
+        warnings.warn(warning, stacklevel=2)
+    made.table.save(table_file)
+    facts = {"quantization": quantization_facts(made, data_hash)}
+    return Converted(made.summary, facts, budget_problems(made.sensitivity))
+
+
+def model_hash_of(task: str, files: Sequence[FileRecord]) -> str:
+    """Identity of a model: of the bytes of its checkpoint, whatever folder they lie in."""
+    digest = hashlib.sha256(task.encode())
+    for item in sorted(files, key=lambda item: item.path):
+        digest.update(f"\n{item.path} {item.sha256}".encode())
+    return digest.hexdigest()
+
+
+def _earlier_table(
+    options: QuantizationOptions, model_hash: str, data_hash: str, path: Path
+) -> ScaleTable | None:
+    """The table of an earlier build, if that was of this model, these texts and this method."""
+    if not path.is_file():
+        return None
+    try:
+        table = ScaleTable.load(path)
+    except CalibrationError:
+        return None  # it is to be replaced anyway
+    wanted = (options.method, options.percentile if options.method == "percentile" else None)
+    same = table.matches(model_hash, data_hash) and (table.method, table.percentile) == wanted
+    return table if same else None

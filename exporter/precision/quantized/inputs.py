@@ -1,0 +1,90 @@
+"""What a quantized build reads beside the checkpoint: checked before any work starts."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from calibration.table import ScaleTable
+from calibration.texts import TextItem
+from exporter.errors import InputError
+from exporter.inputs.encode import TextEncoder
+from exporter.inputs.text_files import calibration_errors, calibration_texts
+from exporter.model.model_shape import ModelShape
+from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.texts import CalibrationText, label_indices, prepare_text
+
+
+@dataclass(frozen=True)
+class QuantizationInput:
+    """Options, texts and table of a quantized build.
+
+    Attributes:
+        precision: "int8" or "fp8".
+        options: how to quantize.
+        texts: to calibrate with and to judge by.
+        text: the same, tokenized and divided.
+        table: a scale table that the user named.
+    """
+
+    precision: str
+    options: QuantizationOptions
+    texts: tuple[TextItem, ...]
+    text: CalibrationText
+    table: ScaleTable | None
+
+
+def quantization_input(
+    precision: str,
+    options: QuantizationOptions,
+    data: Path | None,
+    shape: ModelShape,
+    encoder: TextEncoder | None,
+) -> QuantizationInput:
+    """Read and check the options, the texts and the scale table of a build.
+
+    Args:
+        precision: "int8" or "fp8".
+        options: how to quantize.
+        data: calibration texts; None takes the demo's.
+        shape: the model.
+        encoder: its tokenizer.
+
+    Raises:
+        InputError: any of them is unusable, or there is no tokenizer.
+    """
+    if encoder is None:
+        raise InputError(
+            f"--precision {precision}: no tokenizer to calibrate with; "
+            "add spm.model or tokenizer.json to the checkpoint"
+        )
+    if options.labels and data is None:
+        raise InputError("--labels: the demo's texts have none; give --calibration-data")
+    if options.weight_bits != 8 and precision != "int8":
+        raise InputError(f"--weight-bits: {precision} has no use for it; leave it out")
+    options.check_layers(shape.num_hidden_layers)
+    with calibration_errors():
+        texts = calibration_texts(data, shape, labels=options.labels)
+        table = _named_table(options)
+        if options.labels:
+            label_indices(shape, texts)
+        else:  # labels that nobody asked for make no budget of accuracy
+            texts = tuple(replace(item, label=None) for item in texts)
+        text = prepare_text(encoder, shape, texts)
+    for warning in text.batches.warnings:
+        warnings.warn(warning, stacklevel=2)
+    return QuantizationInput(precision, options, texts, text, table)
+
+
+def _named_table(options: QuantizationOptions) -> ScaleTable | None:
+    """The table of --scale-table, whose thresholds are used as they are."""
+    if options.scale_table is None:
+        return None
+    table = ScaleTable.load(options.scale_table)
+    if options.method not in (QuantizationOptions().method, table.method):
+        raise InputError(
+            f"--calibration-method {options.method}: the scale table {options.scale_table} was "
+            f"made with {table.method}; leave one of the two out"
+        )
+    return table

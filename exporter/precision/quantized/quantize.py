@@ -1,0 +1,144 @@
+"""From an fp32 graph on disk to a quantized one: calibrate or reuse, choose, apply, write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import onnx_ir as ir
+
+from calibration.errors import CalibrationError
+from calibration.formats import NumberFormat
+from calibration.methods import Method
+from calibration.placement import Placement, place
+from calibration.recipes import Recipes
+from calibration.sensitivity import Budget, SensitivityReport
+from calibration.sites import find_sites
+from calibration.table import Json, ScaleTable, SiteEntry
+from exporter.graph.attention_nodes import attention_nodes
+from exporter.graph.finish import GraphSummary, finish
+from exporter.model.model_shape import ModelShape
+from exporter.precision.quantized.calibrate import calibrate, recipes_of
+from exporter.precision.quantized.candidates import Candidates
+from exporter.precision.quantized.choose import FALLBACK, fit_to_budget
+from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.passes import QuantizationReport
+from exporter.precision.quantized.texts import CalibrationText
+from exporter.progress import Progress, silent
+
+SILENT = "its input is zero on all calibration text"
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedFile:
+    """How a quantized graph came about.
+
+    Attributes:
+        summary: what was written.
+        table: the scale table, with what fell back noted.
+        reused: whether the table was there before.
+        report: what the pass did.
+        sensitivity: what was measured; None without a budget.
+    """
+
+    summary: GraphSummary
+    table: ScaleTable
+    reused: bool
+    report: QuantizationReport
+    sensitivity: SensitivityReport | None
+
+
+def quantize_file(
+    source: Path,
+    target: Path,
+    shape: ModelShape,
+    text: CalibrationText,
+    number: NumberFormat,
+    options: QuantizationOptions,
+    *,
+    model_hash: str,
+    table: ScaleTable | None = None,
+    resume: Path | None = None,
+    external_data: bool | None = None,
+    progress: Progress = silent,
+) -> QuantizedFile:
+    """Quantize a graph and write it.
+
+    Args:
+        source: an exported fp32 graph, its weights in a data file beside it; files that are needed
+            on the way are put there and removed.
+        target: the file to write.
+        shape: the model.
+        text: to calibrate with and to judge by.
+        number: the format of activations.
+        options: how.
+        model_hash: identity of the graph and its weights.
+        table: a scale table of this model to use in the place of a calibration.
+        resume: file that keeps what was observed, so that an interrupted calibration goes on; it is
+            removed in the end.
+        external_data: see `write_model`.
+        progress: told what is going on.
+
+    Raises:
+        CalibrationError: a policy that fits no site, unusable text, or a broken table.
+        InputError: labels that the model does not have.
+    """
+    exported = ir.load(source)
+    sites, layers = find_sites(exported), len(attention_nodes(exported))
+    placement = place(options.policy(), sites)
+    reused = table is not None
+    if table is None:
+        table = calibrate(
+            source,
+            sites,
+            text.batches.feeds,
+            method=cast("Method", options.method),
+            percentile=options.percentile,
+            model_hash=model_hash,
+            data_hash=text.batches.data_hash,
+            resume=resume,
+            progress=progress,
+        )
+        if resume is not None:
+            resume.unlink(missing_ok=True)
+    recipes = recipes_of(table, placement.quantized)
+    placement = _without_silent(placement, recipes)
+    progress("clipping weights")
+    weights = NumberFormat.INT7 if options.weight_bits == 7 else None
+    sensitivity = None
+    with Candidates(source, shape, placement, recipes, number, weights) as candidates:
+        if options.accuracy_budget is not None:
+            budget = Budget(options.accuracy_budget)
+            sensitivity = fit_to_budget(
+                source, candidates, placement, text, shape, budget, progress
+            )
+            placement = placement.keep(sensitivity.fallback, FALLBACK)
+        model, report = candidates.make(placement)
+        summary = finish(model, target, layers, external_data=external_data, progress=progress)
+    return QuantizedFile(summary, _noted(table, sensitivity, number), reused, report, sensitivity)
+
+
+def _without_silent(placement: Placement, recipes: Recipes) -> Placement:
+    """Keep in float what calibration saw nothing of: any scale would be a guess."""
+    placement = placement.keep([n for n, recipe in recipes.items() if recipe.all_zero], SILENT)
+    if not placement.quantized:
+        raise CalibrationError(
+            "the inputs of all linear layers to quantize are zero on the calibration text; "
+            "check the checkpoint"
+        )
+    return placement
+
+
+def _noted(
+    table: ScaleTable, sensitivity: SensitivityReport | None, number: NumberFormat
+) -> ScaleTable:
+    """The table with what each measured site costs in this format, and what fell back."""
+    if sensitivity is None:
+        return table
+    notes: dict[str, SiteEntry] = {}
+    for unit in sensitivity.units:
+        for site in unit.sites:
+            note: Json = {"cost": unit.cost, "fallback": unit.fallback}
+            notes[site] = {**table.sites[site], f"{number.value}_sensitivity": note}
+    return table.with_sites(notes)
