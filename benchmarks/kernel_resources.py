@@ -18,9 +18,10 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 
-from plugins.disentangled_attention.assembler import SHARED_LIMITS, assemble, find_assembler
+from benchmarks.ptxas import SHARED_LIMITS, assemble, directive, find_assembler
 from plugins.disentangled_attention.launch import DTYPES, KernelSpec, TileConfig
 from plugins.disentangled_attention.ptx import compile_ptx
 from plugins.disentangled_attention.tuning import CAPABILITIES, tile_candidates
@@ -70,12 +71,12 @@ def resources(case: tuple[int, str, int, TileConfig]) -> Row:
             "no ptxas: not on the path, in a CUDA toolkit or in the Triton wheel"
         )
     kernel = compile_ptx(spec_of(dtype, head_size), tile, capability)
-    found = assemble(kernel.ptx, kernel.target, assembler)
+    found = assemble(kernel.ptx, assembler)
     return Row(
-        kernel.target, capability, dtype, head_size, **asdict(tile), registers=found.registers,
-        spill_bytes=found.spill_bytes, shared_bytes=kernel.shared_bytes,
-        shared_limit=SHARED_LIMITS[capability], ptx_version=kernel.ptx_version,
-        triton=kernel.triton_version, ptxas=found.assembler,
+        directive(kernel.ptx, "target"), capability, dtype, head_size, **asdict(tile),
+        registers=found.registers, spill_bytes=found.spill_bytes, shared_bytes=kernel.shared_bytes,
+        shared_limit=SHARED_LIMITS[capability], ptx_version=directive(kernel.ptx, "version"),
+        triton=version("triton"), ptxas=found.assembler,
     )  # fmt: skip
 
 

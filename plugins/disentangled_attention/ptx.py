@@ -29,20 +29,13 @@ class KernelError(RuntimeError):
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """One kernel for one GPU architecture."""
+    """One kernel for one GPU architecture; the entry takes `PARAMETERS`."""
 
     ptx: str
     entry: str
-    parameters: tuple[str, ...]
-    """Names in the order of the entry: inputs, int32 scalars, output."""
     shared_bytes: int
     """Dynamic shared memory of a program. Above 49,152 the launcher must raise the limit."""
     threads: int
-    target: str
-    """Such as `sm_90a`."""
-    ptx_version: str
-    """Such as `8.0`."""
-    triton_version: str
 
 
 def compile_ptx(spec: KernelSpec, tile: TileConfig, capability: int) -> CompiledKernel:
@@ -78,12 +71,8 @@ def compile_ptx(spec: KernelSpec, tile: TileConfig, capability: int) -> Compiled
     return CompiledKernel(
         ptx=ptx,
         entry=entry,
-        parameters=PARAMETERS,
         shared_bytes=int(built.metadata.shared),
         threads=32 * int(built.metadata.num_warps),
-        target=_directive(ptx, "target"),
-        ptx_version=_directive(ptx, "version"),
-        triton_version=str(triton.__version__),
     )
 
 
@@ -130,10 +119,3 @@ def _signature(
     aligned = [["tt.divisibility", 16]]
     pointers = [place for place, name in enumerate(PARAMETERS) if name not in SCALARS]
     return types, {(place,): aligned for place in pointers}
-
-
-def _directive(ptx: str, name: str) -> str:
-    found = re.search(rf"^\.{name}\s+(\S+)", ptx, re.MULTILINE)
-    if found is None:
-        raise KernelError(f"the PTX has no .{name}")
-    return found[1].rstrip(",")

@@ -301,7 +301,7 @@ def test_tactics_are_what_can_be_launched() -> None:
     def compile_as(bytes_of: Sequence[int]) -> AttentionPlugin:
         def compiled(spec: KernelSpec, tile: TileConfig, capability: int) -> CompiledKernel:
             place = tile_candidates(spec, capability).index(tile)
-            return CompiledKernel("", "", (), bytes_of[place], 128, "sm_90", "8.0", "3")
+            return CompiledKernel("", "", bytes_of[place], 128)
 
         return AttentionPlugin(trt, trtp, 90, compiled)
 

@@ -41,17 +41,29 @@ def find_assembler() -> Path | None:
     return None
 
 
-def assemble(ptx: str, target: str, assembler: Path) -> Resources:
-    """Assemble PTX for its target.
+def directive(ptx: str, name: str) -> str:
+    """Value of a directive at the beginning of PTX: `8.0` of `version`, `sm_90a` of `target`.
+
+    Raises:
+        ValueError: the PTX has none.
+    """
+    found = re.search(rf"^\.{name}\s+([^\s,]+)", ptx, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"the PTX has no .{name}")
+    return found[1]
+
+
+def assemble(ptx: str, assembler: Path) -> Resources:
+    """Assemble PTX for the target that it names.
 
     Args:
         ptx: the text.
-        target: such as `sm_90a`.
         assembler: path of `ptxas`.
 
     Raises:
         ValueError: `ptxas` refuses it; the message has its words.
     """
+    target = directive(ptx, "target")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(ptx, encoding="utf-8")
