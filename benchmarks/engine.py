@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import resource
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 
-from exporter.artifact.describe import describe_graph
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
+from exporter.artifact.graph_description import describe_graph
 from exporter.engine.backend import TENSORRT_RTX
-from exporter.engine.build import build_engine
-from exporter.engine.layers import KernelSummary, from_json
+from exporter.engine.build_engine import build_engine
+from exporter.engine.layers import KernelSummary, read_kernels
 from exporter.engine.memory import expected_bytes, graph_bytes
 from exporter.environment import processor_name, usable_processors
 from exporter.model.profile import ShapeProfile
@@ -54,7 +53,7 @@ def main() -> None:
             options,
             print,
         )
-        kernels = from_json(json.loads((Path(folder) / made.layers).read_text(encoding="utf-8")))
+        kernels = read_kernels(Path(folder) / made.layers)
     summary = KernelSummary.of(kernels)
     traffic = summary.traffic_bytes
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

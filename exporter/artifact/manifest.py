@@ -1,19 +1,16 @@
-"""The manifest of an artifact folder, and the only writer of such a folder.
-
-`docs/manifest.md` describes every field of manifest.json. A folder is written beside its place
-under a hidden name and renamed when whole, so what carries the final name is always complete.
-"""
+"""The manifest of an artifact folder; `docs/manifest.md` describes every field."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import FileRecord
+from exporter.artifact.json_values import from_json_values, to_json_values
 from exporter.errors import InputError
 from exporter.model.profile import Range
 
@@ -104,10 +101,7 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of manifest.json."""
-        fields = asdict(self)
-        fields["labels"] = {str(index): label for index, label in self.labels.items()}
-        fields["engines"] = [engine.to_dict() for engine in self.engines]
-        return {"format": FORMAT, "schema": SCHEMA, **fields}
+        return {"format": FORMAT, "schema": SCHEMA, **to_json_values(self)}
 
     @classmethod
     def from_dict(cls, data: object, where: str = MANIFEST) -> Manifest:
@@ -124,17 +118,35 @@ class Manifest:
                 f"{where}: schema {data.get('schema')!r}, this version reads {SCHEMA}; "
                 "build the artifact again, or use the version that made it"
             )
-        name = ""
-        try:
-            values: dict[str, Any] = {}
-            for name, read in _READERS.items():
-                values[name] = read(data[name])
-        except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
-            reason = "is missing" if isinstance(error, KeyError) and error.args == (name,) else None
-            raise InputError(
-                f"{where}: field {name!r} {reason or 'is malformed'}; build the artifact again"
-            ) from None
+        values: dict[str, Any] = {}
+        for name, kind in get_type_hints(cls).items():
+            if name not in data:
+                raise InputError(f"{where}: field {name!r} is missing; build the artifact again")
+            try:
+                values[name] = from_json_values(data[name], kind)
+                _check_paths(values[name])
+            except (ValueError, InputError):
+                raise InputError(
+                    f"{where}: field {name!r} is malformed; build the artifact again"
+                ) from None
         return cls(**values)
+
+
+def _check_paths(value: object) -> None:
+    """Refuse files outside the folder: a manifest may come from anywhere, and we read them.
+
+    Raises:
+        ValueError: a path of `files` leads out of the folder, or one of `engines` into another.
+    """
+    for item in value if isinstance(value, tuple) else ():
+        if isinstance(item, EngineRecord) and any(
+            Path(name).name != name for name in (item.file, item.layers)
+        ):
+            raise ValueError(item.file)
+        if isinstance(item, FileRecord) and (
+            Path(item.path).is_absolute() or ".." in Path(item.path).parts
+        ):
+            raise ValueError(item.path)
 
 
 def half_type(graph: Mapping[str, Any]) -> str | None:
@@ -143,93 +155,13 @@ def half_type(graph: Mapping[str, Any]) -> str | None:
     return half.get("dtype") if isinstance(half, Mapping) else None
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TypeError
-    return tuple(_text(item) for item in value)
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError
-    return dict(value)
-
-
-def _range(value: object) -> Range:
-    return Range(**_mapping(value))
-
-
-def _files(value: object) -> tuple[FileRecord, ...]:
-    if not isinstance(value, list):
-        raise TypeError
-    return tuple(
-        FileRecord(_text(item["path"]), int(item["bytes"]), _text(item["sha256"])) for item in value
-    )
-
-
-def _artifact_files(value: object) -> tuple[FileRecord, ...]:
-    records = _files(value)
-    # A manifest may come from anywhere: it must not make us read outside its folder.
-    if any(Path(record.path).is_absolute() or ".." in record.path for record in records):
-        raise ValueError
-    return records
-
-
-def _source(value: object) -> Source:
-    fields = _mapping(value)
-    return Source(_text(fields["folder"]), bool(fields["demo"]), _files(fields["files"]))
-
-
-def _parity(value: object) -> ParitySummary:
-    fields = _mapping(value)
-    return ParitySummary(
-        fields["passed"] is True, _text(fields["report"]), _texts(fields["failures"])
-    )
-
-
-def _engines(value: object) -> tuple[EngineRecord, ...]:
-    if not isinstance(value, list):
-        raise TypeError
-    engines = tuple(EngineRecord.from_dict(_mapping(item)) for item in value)
-    # As with the files: both lie in the artifact's folder itself.
-    if any(Path(name).name != name for item in engines for name in (item.file, item.layers)):
-        raise ValueError
-    return engines
-
-
-_READERS: Mapping[str, Any] = {
-    "tool": _text,
-    "created": _text,
-    "source": _source,
-    "precision": _text,
-    "targets": _texts,
-    "task": _text,
-    "inputs": _texts,
-    "outputs": _texts,
-    "batch": _range,
-    "seq": _range,
-    "labels": lambda value: {int(index): _text(text) for index, text in value.items()},
-    "model": _mapping,
-    "graph": _mapping,
-    "environment": _mapping,
-    "parity": _parity,
-    "limits": lambda value: tuple(_mapping(item) for item in value),
-    "seconds": _mapping,
-    "files": _artifact_files,
-    "engines": _engines,
-    "skipped": lambda value: {name: _text(text) for name, text in _mapping(value).items()},
-}
-
-
 def is_artifact(folder: Path) -> bool:
-    """Whether `folder` looks like an artifact: it has a manifest."""
-    return (folder / MANIFEST).is_file()
+    """Whether `folder` has a manifest of ours, of any schema; a broken one may be anybody's."""
+    try:
+        data = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and data.get("format") == FORMAT
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -120,8 +120,10 @@ class ArtifactWriter:
         if not output.is_dir():
             raise InputError(f"{output}: is a file, which --force does not replace")
         if not is_artifact(output) and any(output.iterdir()):
+            found = (output / MANIFEST).exists()
+            reason = f"its {MANIFEST} is not ours or is broken" if found else f"no {MANIFEST}"
             raise InputError(
-                f"{output}: is not an artifact (no {MANIFEST}), so --force does not replace it"
+                f"{output}: is not an artifact ({reason}), so --force does not replace it"
             )
 
     def _make_parents(self, folder: Path) -> None:

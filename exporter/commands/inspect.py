@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,13 @@ import click
 
 from exporter.commands.options.shared import FILE, debug_option, write_json
 from exporter.console import size_text
+from exporter.errors import InputError
 
 if TYPE_CHECKING:
-    from exporter.artifact.describe import GraphDescription
-    from exporter.engine.inspect_path import ArtifactDescription
+    from exporter.artifact.files import FileProblem
+    from exporter.artifact.graph_description import GraphDescription
+    from exporter.artifact.manifest import Manifest
+    from exporter.engine.plan_description import PlanDescription
 
 _MODEL_FIELDS = (
     "num_hidden_layers",
@@ -35,10 +38,9 @@ def inspect(path: Path, as_json: bool) -> int:
 
     Exits with 1 when a file of an artifact is missing or has changed.
     """
-    from exporter.engine.describe_plan import PlanDescription, plan_lines
-    from exporter.engine.inspect_path import ArtifactDescription, inspect_path
+    from exporter.engine.plan_description import PlanDescription, plan_lines
 
-    found = inspect_path(path)
+    found = _describe(path)
     if isinstance(found, ArtifactDescription):
         content, lines = _artifact_json(found), _artifact_lines(found)
         code = 1 if found.problems else 0
@@ -52,6 +54,44 @@ def inspect(path: Path, as_json: bool) -> int:
     else:
         click.echo("\n".join(lines))
     return code
+
+
+@dataclass(frozen=True)
+class ArtifactDescription:
+    """An artifact folder: its manifest, what has changed since, and its graph."""
+
+    folder: Path
+    manifest: Manifest
+    problems: tuple[FileProblem, ...]
+    graph: GraphDescription | None
+
+
+def _describe(path: Path) -> ArtifactDescription | GraphDescription | PlanDescription:
+    """What is at a path.
+
+    Raises:
+        InputError: there is nothing, or something that this version cannot read.
+    """
+    from exporter.artifact.files import verify_files
+    from exporter.artifact.graph_description import describe_graph
+    from exporter.artifact.manifest import MANIFEST, read_manifest
+    from exporter.engine.plan_description import describe_plan
+
+    if path.is_dir():
+        if not (path / MANIFEST).is_file():
+            raise InputError(f"{path}: no manifest.json, so not an artifact; give one, or a .onnx")
+        manifest = read_manifest(path)
+        problems = verify_files(path, manifest.files)
+        graphs = [record.path for record in manifest.files if record.path.endswith(".onnx")]
+        changed = {problem.path for problem in problems}
+        readable = [name for name in graphs if name not in changed]
+        graph = describe_graph(path / readable[0]) if readable else None
+        return ArtifactDescription(path, manifest, problems, graph)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if path.suffix == ".plan":
+        return describe_plan(path)
+    return describe_graph(path)
 
 
 def _artifact_json(found: ArtifactDescription) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
 from exporter.environment import gpus, package_version
 from exporter.errors import InputError, MissingDependencyError
 from plugins.disentangled_attention import tensorrt_plugin
@@ -38,11 +38,6 @@ class Backend:
     oldest: tuple[int, int]
     builds_without_gpu: bool
     install: str
-
-    @property
-    def layers_file(self) -> str:
-        """Name of the description of the engine's kernels, beside the plan."""
-        return f"{self.plan_file.removesuffix('.plan')}.layers.json"
 
     def version(self) -> str | None:
         """The installed version, None when it is not installed."""

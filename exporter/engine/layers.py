@@ -10,10 +10,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
+from exporter.artifact.json_values import from_json_values
+from exporter.errors import InputError
 from plugins.disentangled_attention.contract import OP_TYPE
 
 _BYTES = {
@@ -180,28 +183,21 @@ def from_inspector(text: str) -> tuple[Kernel, ...]:
     return tuple(kernels)
 
 
-def to_json(kernels: Sequence[Kernel]) -> list[dict[str, Any]]:
-    """The kernels as JSON takes them."""
-    return [asdict(kernel) for kernel in kernels]
+def read_kernels(path: Path) -> tuple[Kernel, ...]:
+    """The kernels in the file beside a plan.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return from_json_values(json.loads(path.read_bytes()), tuple[Kernel, ...])
+    except ValueError:
+        raise InputError(f"{path}: is malformed; build the artifact again") from None
 
 
-def from_json(items: Sequence[Mapping[str, Any]]) -> tuple[Kernel, ...]:
-    """The kernels that `to_json` gave."""
-
-    def tensors(values: Sequence[Mapping[str, Any]]) -> tuple[Tensor, ...]:
-        return tuple(Tensor(v["name"], v["dtype"], tuple(v["shape"])) for v in values)
-
-    return tuple(
-        Kernel(
-            item["name"],
-            item["kind"],
-            tensors(item["inputs"]),
-            tensors(item["constants"]),
-            tensors(item["outputs"]),
-            tuple(item["nodes"]),
-        )
-        for item in items
-    )
+def layers_path(plan: Path) -> Path:
+    """Where the kernels of a plan are listed, beside it."""
+    return plan.with_name(f"{plan.name.removesuffix('.plan')}.layers.json")
 
 
 def _nodes(metadata: str) -> tuple[str, ...]:

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.artifact.engine_options import EngineOptions
-from exporter.artifact.engine_record import EngineRecord
+from exporter.artifact.engine_record import EngineOptions, EngineRecord
 from exporter.engine.backend import BACKENDS, Backend
-from exporter.engine.build import build_engine
+from exporter.engine.build_engine import build_engine
 from exporter.errors import DebExportError
 from exporter.model.profile import ShapeProfile
 from exporter.progress import Progress

@@ -2,7 +2,7 @@
 
 A process of its own because Polygraphy drives one of TensorRT and TensorRT-RTX for as long as a
 process lives, because the builder can end its process on broken input, and because its memory is
-given back and measured. `exporter.engine.build` starts it.
+given back and measured. `exporter.engine.build_engine` starts it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,70 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
-from exporter.artifact.engine_options import EngineOptions
+import msgspec
+
+from exporter.artifact.engine_record import EngineOptions
+from exporter.artifact.json_values import from_json_values, to_json_values
 from exporter.engine.backend import BACKENDS, Backend
-from exporter.engine.layers import Kernel, from_inspector, from_log, to_json
+from exporter.engine.layers import Kernel, from_inspector, from_log
 from exporter.model.profile import ShapeProfile
 
 _REPORT_SECONDS = 0.2
 _MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build: see `exporter.engine.build_engine`.
+
+    `body` is the form of the attention, of which `onnx` is a graph.
+    """
+
+    target: str
+    onnx: Path
+    plan: Path
+    inputs: tuple[str, ...]
+    profiles: tuple[ShapeProfile, ...]
+    options: EngineOptions
+    body: str
+
+
+class Working(msgspec.Struct, tag_field="event", tag="working"):
+    """What the builder is doing."""
+
+    message: str
+
+
+class Failed(msgspec.Struct, tag_field="event", tag="failed"):
+    """The exception that the build ended with, and what the builder had logged as errors."""
+
+    message: str
+    errors: list[str]
+
+
+class Done(msgspec.Struct, tag_field="event", tag="done"):
+    """The engine is written: the builder's version, and what is known of the engine."""
+
+    version: str
+    seconds: float
+    host_peak_bytes: int
+    memory: list[str]
+    kernels: tuple[Kernel, ...]
+
+
+Event: TypeAlias = Working | Failed | Done
+
+
+def read_event(line: str) -> Event:
+    """The event in a line that the worker wrote."""
+    event: Event = msgspec.convert(json.loads(line), Event)
+    return event
 
 
 class Channel:
@@ -33,12 +85,12 @@ class Channel:
         self._stream = stream
         self.broken = False
 
-    def send(self, event: str, **fields: Any) -> None:
+    def send(self, event: Event) -> None:
         """Write one event."""
         if self.broken:
             return
         try:
-            self._stream.write(json.dumps({"event": event, **fields}) + "\n")
+            self._stream.write(json.dumps(to_json_values(event)) + "\n")
             self._stream.flush()
         except OSError:
             self.broken = True
@@ -68,32 +120,24 @@ def main() -> int:
     """Build what stdin asks for; 0 when the engine is written."""
     # A terminal sends Ctrl-C to both processes: the other one decides, and ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    request = json.loads(sys.stdin.readline())
+    request = from_json_values(json.loads(sys.stdin.readline()), Request)
     # The builder's libraries print to stdout as well, which would mix with the events.
     channel = Channel(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
-    backend = BACKENDS[request["target"]]
+    backend = BACKENDS[request.target]
     os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if backend.builds_without_gpu else "0"
     os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"
     log = Log()
     try:
         result = _build(backend, request, channel, log)
     except Exception as error:
-        kind = type(error)
-        channel.send(
-            "failed",
-            kind=f"{kind.__module__}.{kind.__qualname__}",
-            message=str(error),
-            errors=log.errors,
-        )
+        channel.send(Failed(str(error), log.errors))
         return 1
-    channel.send("done", **result)
+    channel.send(result)
     return 0
 
 
-def _build(
-    backend: Backend, request: Mapping[str, Any], channel: Channel, log: Log
-) -> dict[str, Any]:
+def _build(backend: Backend, request: Request, channel: Channel, log: Log) -> Done:
     """Parse, build, write and describe; what is known of the engine then."""
     from polygraphy.backend.trt import (
         EngineBytesFromNetwork,
@@ -110,40 +154,39 @@ def _build(
     logger.addHandler(log)
 
     trt = backend.load()
-    options = EngineOptions.from_dict(request["options"])
-    profiles = [ShapeProfile.from_dict(item) for item in request["profiles"]]
+    options = request.options
     start = perf_counter()
-    channel.send("progress", message="reading the graph")
+    channel.send(Working("reading the graph"))
     # TensorRT 11 and TensorRT-RTX are strongly typed always and may not know the flag.
     typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-    if request["body"] == "plugin":
+    if request.body == "plugin":
         _register_plugin(options)
-    loader = NetworkFromOnnxPath(request["onnx"], strongly_typed=typed)
-    if request["body"] == "standard":
+    loader = NetworkFromOnnxPath(str(request.onnx), strongly_typed=typed)
+    if request.body == "standard":
         from polygraphy.backend.trt import SetDecomposableAttentions
 
         # Where no fused kernel fits, as in fp32, TensorRT would refuse the graph instead.
         loader = SetDecomposableAttentions(loader)
     network = loader()
-    _check_inputs(network[1], request["inputs"])
-    if request["body"] == "plugin":
-        _check_plugins(trt, network[1], request["onnx"])
-    config = _config(backend, trt, options, profiles, request["inputs"], channel)
+    _check_inputs(network[1], request.inputs)
+    if request.body == "plugin":
+        _check_plugins(trt, network[1], request.onnx)
+    config = _config(backend, trt, request, channel)
     if not options.tf32:
         config = PostprocessConfig(config, _exact_products)
     cache = None if options.timing_cache is None else str(options.timing_cache)
     plan = EngineBytesFromNetwork(network, config, save_timing_cache=cache)()
     if channel.broken:
         raise RuntimeError("the process that asked for the engine has gone")
-    channel.send("progress", message="writing the engine")
-    Path(request["plan"]).write_bytes(plan)
-    return {
-        "version": trt.__version__,
-        "seconds": perf_counter() - start,
-        "host_peak_bytes": _peak_bytes(),
-        "memory": log.memory,
-        "kernels": to_json(_kernels(backend, trt, plan, log)),
-    }
+    channel.send(Working("writing the engine"))
+    request.plan.write_bytes(plan)
+    return Done(
+        version=trt.__version__,
+        seconds=perf_counter() - start,
+        host_peak_bytes=_peak_bytes(),
+        memory=log.memory,
+        kernels=_kernels(backend, trt, plan, log),
+    )
 
 
 def _peak_bytes() -> int:
@@ -156,7 +199,7 @@ def _peak_bytes() -> int:
     return 0
 
 
-def _check_inputs(network: Any, wanted: list[str]) -> None:
+def _check_inputs(network: Any, wanted: Sequence[str]) -> None:
     """Refuse a graph with other inputs: its shapes would not be the profile's."""
     found = [network.get_input(index).name for index in range(network.num_inputs)]
     if sorted(found) != sorted(wanted):
@@ -176,33 +219,26 @@ def _register_plugin(options: EngineOptions) -> None:
     register_plugin(80 if options.hardware_compatible else find_gpu().capability)
 
 
-def _check_plugins(trt: Any, network: Any, onnx: str) -> None:
+def _check_plugins(trt: Any, network: Any, onnx: Path) -> None:
     """Refuse a network in which not every attention has become the plugin."""
-    from exporter.artifact.describe import describe_graph
+    from exporter.artifact.graph_description import describe_graph
 
-    expected = describe_graph(Path(onnx)).attention_nodes
+    expected = describe_graph(onnx).attention_nodes
     layers = (network.get_layer(index) for index in range(network.num_layers))
     found = sum(layer.type == trt.LayerType.PLUGIN_V3 for layer in layers)
     if found != expected:
         raise ValueError(f"{found} of {expected} attention nodes have become the plugin")
 
 
-def _config(
-    backend: Backend,
-    trt: Any,
-    options: EngineOptions,
-    profiles: list[ShapeProfile],
-    inputs: list[str],
-    channel: Channel,
-) -> Any:
+def _config(backend: Backend, trt: Any, request: Request, channel: Channel) -> Any:
     """Polygraphy's loader of the builder's configuration."""
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
     from polygraphy.backend.trt import CreateConfig, Profile
 
-    shapes = []
-    for item in profiles:
+    options, shapes = request.options, []
+    for item in request.profiles:
         profile = Profile()
-        for name in inputs:
+        for name in request.inputs:
             profile.add(name, *item.shapes)
         shapes.append(profile)
     common: dict[str, Any] = {
@@ -259,7 +295,7 @@ def _monitor(trt: Any, channel: Channel) -> Any:
         def _report(self, message: str) -> None:
             if monotonic() - self.reported >= _REPORT_SECONDS:
                 self.reported = monotonic()
-                channel.send("progress", message=message)
+                channel.send(Working(message))
 
     return Monitor()
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from exporter.errors import InputError
 
@@ -104,15 +104,6 @@ class ShapeProfile:
     def __str__(self) -> str:
         choices = "" if self.choices is None else f", choices {self.choices}"
         return f"batch {self.batch}{choices}, length {self.seq}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The profile as JSON takes it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> ShapeProfile:
-        """The profile that `to_dict` gave."""
-        return cls(**{name: value and Range(**value) for name, value in fields.items()})
 
 
 def profiles_for(

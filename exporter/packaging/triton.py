@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.artifact.describe import GraphDescription, Value, describe_graph
 from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import storage_error, sync, verify_files
+from exporter.artifact.graph_description import GraphDescription, Value, describe_graph
 from exporter.artifact.manifest import MODEL_FILE, Manifest
 from exporter.engine.backend import TENSORRT
 from exporter.errors import InputError

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.artifact.engine_options import EngineOptions
-from exporter.artifact.engine_record import EngineRecord
+from exporter.artifact.engine_record import EngineOptions, EngineRecord
 from exporter.artifact.files import FileRecord, record, verify_files
 from exporter.artifact.manifest import MANIFEST, MODEL_FILE, Manifest, read_manifest
 from exporter.artifact.onnx_file import (

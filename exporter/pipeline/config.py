@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
 from exporter.errors import InputError
 from exporter.model.profile import Range
 from exporter.model.task import Task

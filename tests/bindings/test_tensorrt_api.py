@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from io import StringIO
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
 import tensorrt as trt
 from support.tensorrt_names import BUILDER, PARAMETERS, RUNTIME, missing_names, parameters
 
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
 from exporter.engine import deserialize, worker
 from exporter.engine.backend import TENSORRT
 from exporter.model.profile import ShapeProfile
@@ -69,7 +70,10 @@ def test_polygraphy_configures_the_builder() -> None:
     profile = MagicMock(spec=trt.IOptimizationProfile)
     builder.create_optimization_profile.return_value = profile
     worker._check_inputs(network, INPUTS)
-    loader = worker._config(TENSORRT, trt, options, PROFILES, INPUTS, worker.Channel(StringIO()))
+    request = worker.Request(
+        "tensorrt", Path("g.onnx"), Path("p.plan"), tuple(INPUTS), tuple(PROFILES), options, "graph"
+    )
+    loader = worker._config(TENSORRT, trt, request, worker.Channel(StringIO()))
     assert loader(builder, network) is config
     flags = {call.args[0] for call in config.set_flag.call_args_list}
     expected = {"REFIT", "STRIP_PLAN", "VERSION_COMPATIBLE"}

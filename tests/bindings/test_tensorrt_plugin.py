@@ -22,7 +22,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 import tensorrt.plugin as trtp
 
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
 from exporter.engine import cuda, worker
 from plugins.disentangled_attention import contract, tensorrt_plugin
 from plugins.disentangled_attention.launch import KernelSpec, TileConfig
@@ -345,10 +345,10 @@ def test_every_node_must_become_the_plugin(plugins: int, tmp_path: Path) -> None
     network = MagicMock(spec=trt.INetworkDefinition, num_layers=len(layers))
     network.get_layer.side_effect = layers.__getitem__
     if plugins == 2:
-        worker._check_plugins(trt, network, str(tmp_path / "g.onnx"))
+        worker._check_plugins(trt, network, tmp_path / "g.onnx")
         return
     with pytest.raises(ValueError, match=f"{plugins} of 2 attention nodes"):
-        worker._check_plugins(trt, network, str(tmp_path / "g.onnx"))
+        worker._check_plugins(trt, network, tmp_path / "g.onnx")
 
 
 def test_once_in_a_process() -> None:

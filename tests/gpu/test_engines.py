@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import exporter
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
 from exporter.engine.backend import BACKENDS
 from exporter.engine.cuda import find_gpu
 from exporter.errors import InputError, MissingDependencyError

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from exporter.artifact.engine_options import EngineOptions
-from exporter.artifact.engine_record import EngineRecord
+from exporter.artifact.engine_record import EngineOptions, EngineRecord
 from exporter.engine.cuda import Gpu
 from exporter.model.profile import ShapeProfile
 from exporter.runtime.providers.onnx_session import OnnxSession

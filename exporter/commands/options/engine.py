@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from exporter.artifact.engine_options import ATTENTIONS, EngineOptions
+from exporter.artifact.engine_record import ATTENTIONS, EngineOptions
 from exporter.commands.options.shared import FILE, defaults, option_group, take
 from exporter.model.profile import ShapeProfile
 

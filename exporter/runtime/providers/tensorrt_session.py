@@ -158,8 +158,8 @@ class TensorRtSession(ModelSession):
         prepared = _recent(self._prepared, shape, self._prepare)
         with self._device.queue():
             for name in self.input_names:
-                values = fill(feeds[name], shape, self._padding.get(name, 0))
-                self._inputs[name][: values.size].copy_(torch.from_numpy(values.ravel()))
+                ids = fill(feeds[name], shape, self._padding.get(name, 0)).ravel()
+                self._inputs[name][: ids.size].copy_(torch.from_numpy(ids))
         self._launch(prepared)
         with self._device.queue():
             values = {

@@ -161,6 +161,28 @@ def test_force_takes_an_empty_folder_but_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "photos" / "cat.jpg").read_text() == "cat"
 
 
+@pytest.mark.parametrize("content", ['{"name": "App", "start_url": "/"}', "[]", '{"format": ', ""])
+def test_force_replaces_no_folder_with_the_manifest_of_something_else(
+    content: str, tmp_path: Path
+) -> None:
+    web = tmp_path / "web"
+    web.mkdir()
+    (web / MANIFEST).write_text(content)
+    (web / "index.html").write_text("<p>")
+    with pytest.raises(InputError, match=r"is not an artifact \(its manifest\.json is not ours"):
+        write(web, force=True)
+    assert names(web) == {MANIFEST, "index.html"}
+    assert (web / MANIFEST).read_text() == content
+
+
+def test_force_replaces_an_artifact_of_another_schema(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    manifest = tmp_path / "a" / MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema": 99}))
+    write(tmp_path / "a", "other", force=True)
+    assert (tmp_path / "a" / "model.onnx").read_text() == "other"
+
+
 def test_a_link_keeps_pointing_to_the_replaced_folder(tmp_path: Path) -> None:
     write(tmp_path / "real")
     (tmp_path / "link").symlink_to("real")

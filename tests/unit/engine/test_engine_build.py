@@ -17,13 +17,13 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 
-from exporter.artifact.engine_options import EngineOptions
-from exporter.artifact.engine_record import EngineRecord
+from exporter.artifact.engine_record import EngineOptions, EngineRecord
+from exporter.artifact.json_values import from_json_values, to_json_values
 from exporter.deberta.checkpoint import open_checkpoint
-from exporter.engine import build as engine_build
+from exporter.engine import build_engine as engine_build
 from exporter.engine.backend import TENSORRT_RTX
-from exporter.engine.build import build_engine
-from exporter.engine.layers import KernelSummary, from_json
+from exporter.engine.build_engine import build_engine
+from exporter.engine.layers import KernelSummary, read_kernels
 from exporter.engine.plan_file import read_header
 from exporter.errors import InputError, MissingDependencyError
 from exporter.graph.export import export_onnx
@@ -65,7 +65,7 @@ def test_every_head_builds(task: Task, make_checkpoint: MakeCheckpoint, tmp_path
     assert header.target == made.target == "tensorrt-rtx"
     assert header.version.split(".")[:3] == made.version.split(".")[:3]
     assert header.bytes == made.bytes == plan.stat().st_size
-    kernels = from_json(json.loads((tmp_path / made.layers).read_text()))
+    kernels = read_kernels(tmp_path / made.layers)
     written = {tensor.name for kernel in kernels for tensor in kernel.outputs}
     assert set(shape.outputs) <= written
     assert made.attention == "expanded"
@@ -73,7 +73,7 @@ def test_every_head_builds(task: Task, make_checkpoint: MakeCheckpoint, tmp_path
     assert made.activation_bytes and made.weight_bytes
     assert made.host_peak_bytes > 50 << 20
     assert any("building engine" in message for message in said)
-    assert EngineRecord.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert from_json_values(json.loads(json.dumps(to_json_values(made))), EngineRecord) == made
 
 
 def test_several_profiles_and_gpus(graph: Path, tmp_path: Path) -> None:
@@ -177,8 +177,8 @@ def test_a_builder_whose_parent_is_gone_ends(graph: Path, tmp_path: Path) -> Non
         "onnx": str(graph),
         "plan": str(tmp_path / "x.plan"),
         "inputs": list(INPUTS),
-        "profiles": [PROFILE.to_dict()],
-        "options": ADA.to_dict(),
+        "profiles": [to_json_values(PROFILE)],
+        "options": to_json_values(ADA),
         "body": "graph",
     }
     root = Path(__file__).parents[3]

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from exporter.engine.backend import TENSORRT_RTX
-from exporter.engine.messages import died, translate
+from exporter.engine.build_errors import died, translate
 from exporter.errors import InputError, MissingDependencyError
 
 # As TensorRT-RTX 1.7.1 writes them.

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
+from exporter.artifact.json_values import from_json_values, to_json_values
 from exporter.deberta.configuration import DebertaConfig
 from exporter.engine import backend as backends
 from exporter.engine.backend import TENSORRT, TENSORRT_RTX, Backend, release
@@ -48,7 +49,7 @@ def test_options_out_of_range(fields: dict[str, object], names: str) -> None:
 
 def test_options_survive_json() -> None:
     options = EngineOptions((89, 120), 512, 3, Path("cache"), strip_weights=True)
-    assert EngineOptions.from_dict(options.to_dict()) == options
+    assert from_json_values(to_json_values(options), EngineOptions) == options
 
 
 def test_capabilities_are_numbers() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from exporter import BuildConfig, Range
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
 from exporter.artifact.manifest import read_manifest
 from exporter.cli import main
 from exporter.engine import backend as backends
-from exporter.engine import build as engine_build
+from exporter.engine import build_engine as engine_build
 from exporter.engine import targets as targets_module
 from exporter.engine.backend import TENSORRT, TENSORRT_RTX, Backend
 from exporter.engine.targets import BuiltTargets, build_targets, plan_targets, skipped_text

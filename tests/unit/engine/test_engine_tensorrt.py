@@ -14,10 +14,10 @@ import pytest
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.engine.backend import TENSORRT, Backend
-from exporter.engine.build import build_engine
+from exporter.engine.build_engine import build_engine
 from exporter.errors import InputError
 from exporter.graph.export import export_onnx
 from exporter.model.profile import ShapeProfile

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from exporter.artifact.json_values import from_json_values, to_json_values
 from exporter.deberta.configuration import DebertaConfig
 from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape
@@ -32,8 +33,8 @@ def test_a_profile_has_the_shapes_of_the_inputs() -> None:
     assert profile.shapes == ((1, 2), (8, 128), (32, 512))
     three = replace(profile, choices=Range(2, 3, 4))
     assert three.shapes == ((1, 2, 2), (8, 3, 128), (32, 4, 512))
-    assert ShapeProfile.from_dict(three.to_dict()) == three
-    assert ShapeProfile.from_dict(profile.to_dict()) == profile
+    assert from_json_values(to_json_values(three), ShapeProfile) == three
+    assert from_json_values(to_json_values(profile), ShapeProfile) == profile
 
 
 @pytest.mark.parametrize(

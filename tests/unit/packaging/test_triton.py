@@ -12,8 +12,7 @@ import onnx
 import pytest
 from google.protobuf import text_format
 
-from exporter.artifact.engine_options import EngineOptions
-from exporter.artifact.engine_record import EngineRecord
+from exporter.artifact.engine_record import EngineOptions, EngineRecord
 from exporter.artifact.files import record
 from exporter.artifact.manifest import Manifest, ParitySummary, Source
 from exporter.deberta.checkpoint import open_checkpoint

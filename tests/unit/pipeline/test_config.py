@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from exporter import BuildConfig
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
 from exporter.errors import InputError
 from exporter.model.profile import ShapeProfile
 from exporter.model.task import Task

@@ -14,10 +14,10 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 
 import exporter
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
 from exporter.artifact.manifest import read_manifest
 from exporter.cli import main
-from exporter.engine import describe_plan
+from exporter.engine import plan_description
 from exporter.errors import InputError, MissingDependencyError
 from exporter.model.profile import Range, ShapeProfile
 from exporter.pipeline.config import BuildConfig
@@ -100,7 +100,7 @@ def test_inspect_without_a_manifest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan = Path(shutil.copy(built / "model.rtx.plan", tmp_path))
-    monkeypatch.setattr(describe_plan, "gpus", lambda: ())
+    monkeypatch.setattr(plan_description, "gpus", lambda: ())
     code, out, _ = call(capsys, "inspect", plan)
     assert code == 0
     assert "builder    TensorRT-RTX 1." in out
@@ -127,7 +127,7 @@ def test_inspect_without_a_manifest_on_a_gpu(
         return None, SimpleNamespace(create_engine_inspector=lambda: inspector)
 
     plan = Path(shutil.copy(built / "model.rtx.plan", tmp_path))
-    monkeypatch.setattr(describe_plan, "gpus", lambda: ("a GPU",))
+    monkeypatch.setattr(plan_description, "gpus", lambda: ("a GPU",))
     monkeypatch.setattr("exporter.engine.deserialize.deserialize", load)
     refuse = False
     assert "attention  plugin" in call(capsys, "inspect", plan)[1]

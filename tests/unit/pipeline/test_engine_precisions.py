@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +11,10 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 
 import exporter
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
 from exporter.artifact.manifest import read_manifest
 from exporter.cli import main
-from exporter.engine.layers import from_json
+from exporter.engine.layers import read_kernels
 from exporter.model.profile import Range
 from exporter.model.task import Task
 from exporter.pipeline.config import PRECISIONS, BuildConfig
@@ -62,6 +61,6 @@ def test_every_head(
     manifest = read_manifest(output)
     (engine,) = manifest.engines
     assert (manifest.task, engine.body, engine.attention) == (task.value, "standard", "expanded")
-    kernels = from_json(json.loads((output / engine.layers).read_text()))
+    kernels = read_kernels(output / engine.layers)
     written = {tensor.name for kernel in kernels for tensor in kernel.outputs}
     assert set(manifest.outputs) <= written

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from support.half_models import convert, run, widened
 
 from calibration.ranges import measure_ranges
-from exporter.artifact.engine_options import EngineOptions
+from exporter.artifact.engine_record import EngineOptions
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.engine.backend import TENSORRT_RTX
-from exporter.engine.build import build_engine
+from exporter.engine.build_engine import build_engine
 from exporter.errors import InputError
 from exporter.graph.export import export_onnx
 from exporter.graph.transforms.standard_attention import pays, swap_body

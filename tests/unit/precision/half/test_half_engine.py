@@ -14,11 +14,10 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 
 from calibration.ranges import measure_ranges
-from exporter.artifact.engine_options import EngineOptions
-from exporter.artifact.engine_record import EngineRecord
+from exporter.artifact.engine_record import EngineOptions, EngineRecord
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.engine.backend import TENSORRT_RTX
-from exporter.engine.build import build_engine
+from exporter.engine.build_engine import build_engine
 from exporter.graph.export import export_onnx
 from exporter.model.profile import Range, ShapeProfile
 from exporter.precision.half.types import HalfName

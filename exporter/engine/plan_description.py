@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import FileProblem, verify_files
-from exporter.artifact.manifest import Manifest, is_artifact, read_manifest
-from exporter.engine.layers import Kernel, KernelSummary, from_inspector, from_json
+from exporter.artifact.json_values import to_json_values
+from exporter.artifact.manifest import MANIFEST, read_manifest
+from exporter.engine.layers import Kernel, KernelSummary, from_inspector, layers_path, read_kernels
 from exporter.engine.plan_file import PlanHeader, read_header
 from exporter.environment import gpus
-from exporter.errors import DebExportError, InputError
+from exporter.errors import DebExportError
 
 _MOST_FUSIONS = 12
 
@@ -46,15 +46,8 @@ class PlanDescription:
 
     def to_dict(self) -> dict[str, Any]:
         """The description as JSON takes it."""
-        return {
-            "path": str(self.path),
-            "header": asdict(self.header),
-            "precision": self.precision,
-            "record": None if self.record is None else self.record.to_dict(),
-            "summary": asdict(self.summary),
-            "kernels": [asdict(kernel) for kernel in self.kernels],
-            "problems": [asdict(problem) for problem in self.problems],
-        }
+        fields: dict[str, Any] = to_json_values(self)
+        return {**fields, "summary": to_json_values(self.summary)}
 
 
 def describe_plan(path: Path) -> PlanDescription:
@@ -65,7 +58,7 @@ def describe_plan(path: Path) -> PlanDescription:
             broken.
     """
     header = read_header(path)
-    if not is_artifact(path.parent):
+    if not (path.parent / MANIFEST).is_file():
         return _without_manifest(path, header)
     manifest = read_manifest(path.parent)
     record = next((item for item in manifest.engines if item.file == path.name), None)
@@ -73,14 +66,16 @@ def describe_plan(path: Path) -> PlanDescription:
         return _without_manifest(path, header)
     ours = [item for item in manifest.files if item.path in (record.file, record.layers)]
     problems = verify_files(path.parent, ours)
-    kernels = _read_kernels(path.parent, record, manifest)
+    layers = path.parent / record.layers
+    listed = layers.is_file() and any(item.path == record.layers for item in ours)
+    kernels = read_kernels(layers) if listed else ()
     return PlanDescription(path, header, manifest.precision, record, kernels, problems)
 
 
 def _without_manifest(path: Path, header: PlanHeader) -> PlanDescription:
     """What can be known of a plan alone: its kernels where its list or its GPU is at hand."""
-    layers = path.with_name(f"{path.name.removesuffix('.plan')}.layers.json")
-    kernels = _parse_kernels(layers) if layers.is_file() else _kernels_on_gpu(path, header)
+    layers = layers_path(path)
+    kernels = read_kernels(layers) if layers.is_file() else _kernels_on_gpu(path, header)
     return PlanDescription(path, header, None, None, kernels, ())
 
 
@@ -102,21 +97,6 @@ def _kernels_on_gpu(path: Path, header: PlanHeader) -> tuple[Kernel, ...]:
     return from_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def _read_kernels(folder: Path, record: EngineRecord, manifest: Manifest) -> tuple[Kernel, ...]:
-    """The steps in the file beside the plan; none where it is missing."""
-    path = folder / record.layers
-    if not path.is_file() or record.layers not in {item.path for item in manifest.files}:
-        return ()
-    return _parse_kernels(path)
-
-
-def _parse_kernels(path: Path) -> tuple[Kernel, ...]:
-    try:
-        return from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: is malformed; build the artifact again") from None
-
-
 def plan_lines(found: PlanDescription) -> Iterator[str]:
     """The description for people."""
     title = found.header.backend.title
@@ -134,7 +114,7 @@ def plan_lines(found: PlanDescription) -> Iterator[str]:
     yield f"precision  {found.precision}"
     for index, profile in enumerate(record.profiles):
         yield f"profile {index}  {profile}"
-    given = {name: value for name, value in record.options.to_dict().items() if value}
+    given = {name: value for name, value in to_json_values(record.options).items() if value}
     if record.options.compute_capabilities:
         numbers = record.options.compute_capabilities
         given["compute_capabilities"] = " and ".join(map(str, numbers))

@@ -9,17 +9,19 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from exporter.artifact.engine_options import EngineOptions
-from exporter.artifact.engine_record import EngineRecord
+from exporter.artifact.engine_record import EngineOptions, EngineRecord
+from exporter.artifact.json_values import to_json_values
 from exporter.engine.backend import Backend
-from exporter.engine.layers import KernelSummary, from_json
+from exporter.engine.build_errors import died, translate
+from exporter.engine.layers import KernelSummary, layers_path
 from exporter.engine.memory import available_bytes, check_memory, graph_bytes
-from exporter.engine.messages import died, translate
+from exporter.engine.worker import Done, Event, Failed, Request, Working, read_event
 from exporter.errors import InputError
 from exporter.model.profile import ShapeProfile
 from exporter.progress import Progress, silent
@@ -60,28 +62,28 @@ def build_engine(
     if not onnx.is_file():
         raise InputError(f"{onnx}: no such file")
     check_memory(backend.title, graph_bytes(onnx), available_bytes())
-    request = {
-        "target": backend.target,
-        "plan": str(plan.absolute()),
-        "inputs": list(inputs),
-        "profiles": [profile.to_dict() for profile in profiles],
-        "options": {
-            **options.to_dict(),
-            "timing_cache": options.timing_cache and str(options.timing_cache.absolute()),
-        },
-    }
-    body, done = _build_first(backend, onnx, request, _bodies(backend, onnx, options), progress)
-    kernels = from_json(done["kernels"])
-    layers = plan.with_name(f"{plan.name.removesuffix('.plan')}.layers.json")
-    layers.write_text(json.dumps(done["kernels"], indent=1) + "\n", encoding="utf-8")
-    summary = KernelSummary.of(kernels)
-    sizes = _sizes(done["memory"])
+    cache = options.timing_cache
+    forms = _bodies(backend, onnx, options)
+    request = Request(
+        target=backend.target,
+        onnx=onnx,
+        plan=plan.absolute(),
+        inputs=tuple(inputs),
+        profiles=tuple(profiles),
+        options=replace(options, timing_cache=cache and cache.absolute()),
+        body=forms[0],
+    )
+    body, done = _build_first(backend, request, forms, progress)
+    layers = layers_path(plan)
+    layers.write_text(json.dumps(to_json_values(done.kernels), indent=1) + "\n", encoding="utf-8")
+    summary = KernelSummary.of(done.kernels)
+    sizes = _sizes(done.memory)
     return EngineRecord(
         target=backend.target,
         file=plan.name,
         layers=layers.name,
-        version=done["version"],
-        profiles=tuple(profiles),
+        version=done.version,
+        profiles=request.profiles,
         options=options,
         bytes=plan.stat().st_size,
         activation_bytes=sizes.get("Total Activation Memory"),
@@ -90,8 +92,8 @@ def build_engine(
         attention="plugin" if body == "plugin" else summary.attention,
         kernels=summary.kinds,
         dtypes=summary.dtypes,
-        seconds=round(done["seconds"], 3),
-        host_peak_bytes=done["host_peak_bytes"],
+        seconds=round(done.seconds, 3),
+        host_peak_bytes=done.host_peak_bytes,
         body=body,
     )
 
@@ -108,27 +110,21 @@ def _bodies(backend: Backend, onnx: Path, options: EngineOptions) -> tuple[str, 
 
 
 def _build_first(
-    backend: Backend,
-    onnx: Path,
-    request: Mapping[str, Any],
-    bodies: Sequence[str],
-    say: Progress,
-) -> tuple[str, dict[str, Any]]:
+    backend: Backend, request: Request, bodies: Sequence[str], say: Progress
+) -> tuple[str, Done]:
     """Build with the first form of the attention that can be built; it and the worker's result."""
     *tried, last = bodies
     for body in tried:
         try:
-            return body, _build_body(backend, onnx, request, body, say)
+            return body, _build_body(backend, request, body, say)
         except InputError as error:
             say(f"{backend.target}: not with the {body} ({error}); trying the next form")
-    return last, _build_body(backend, onnx, request, last, say)
+    return last, _build_body(backend, request, last, say)
 
 
-def _build_body(
-    backend: Backend, onnx: Path, request: Mapping[str, Any], body: str, say: Progress
-) -> dict[str, Any]:
-    with _graph_of(onnx, body) as graph:
-        return _run(backend, {**request, "onnx": str(graph.absolute()), "body": body}, say)
+def _build_body(backend: Backend, request: Request, body: str, say: Progress) -> Done:
+    with _graph_of(request.onnx, body) as graph:
+        return _run(backend, replace(request, onnx=graph.absolute(), body=body), say)
 
 
 @contextmanager
@@ -154,31 +150,31 @@ def _sizes(messages: Sequence[str]) -> dict[str, int]:
     return {match["name"]: int(match["bytes"]) for match in found if match is not None}
 
 
-def _run(backend: Backend, request: Mapping[str, Any], say: Progress) -> dict[str, Any]:
-    """Run the worker and return the fields of its last event."""
+def _run(backend: Backend, request: Request, say: Progress) -> Done:
+    """Run the worker and return its last event."""
     with tempfile.TemporaryFile() as stderr:
-        process = _start(stderr, Path(request["plan"]).parent)
-        last: dict[str, Any] = {}
+        process = _start(stderr, request.plan.parent)
+        last: Event | None = None
         try:
             if process.stdin is not None:
-                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.write(json.dumps(to_json_values(request)) + "\n")
                 process.stdin.close()
             for line in process.stdout or ():
-                last = json.loads(line)
-                if last["event"] == "progress":
-                    say(f"{backend.target}: {last['message']}")
+                last = read_event(line)
+                if isinstance(last, Working):
+                    say(f"{backend.target}: {last.message}")
             code = process.wait()
         except BrokenPipeError:
             code = process.wait()
         finally:
             _end(process)
-        if last.get("event") == "done":
+        if isinstance(last, Done):
             return last
-        if last.get("event") == "failed":
-            raise translate(backend, request["onnx"], last["errors"], last["message"])
+        if isinstance(last, Failed):
+            raise translate(backend, str(request.onnx), last.errors, last.message)
         stderr.seek(0)
         said = stderr.read().decode("utf-8", "replace")
-        raise died(backend, request["onnx"], code, said)
+        raise died(backend, str(request.onnx), code, said)
 
 
 def _start(stderr: IO[bytes], folder: Path) -> subprocess.Popen[str]:
