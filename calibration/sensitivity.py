@@ -7,7 +7,7 @@ is in float. The costliest fall back, one after the other, until the model is wi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 
 from calibration.errors import CalibrationError
@@ -101,7 +101,7 @@ class UnitCost:
     sites: tuple[str, ...]
     without: Damage
     cost: float
-    fallback: bool
+    fallback: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,27 +163,21 @@ def fit_budget(
     for index, (unit, sites) in enumerate(units.items()):
         say(f"sensitivity: {unit} ({index + 1} of {len(units)})")
         without = measure(frozenset(sites))
-        costs.append(UnitCost(unit, sites, without, before.size - without.size, False))
-    costs.sort(key=lambda cost: -cost.cost)
-    tried: list[tuple[int, Damage]] = [(0, before)]
-    runs = 1 + len(units)
+        costs.append(UnitCost(unit, sites, without, before.size - without.size))
+    costs.sort(key=lambda item: -item.cost)
     most = max(1, floor(MOST_FALLBACK * len(units)))
-    while not budget.holds(tried[-1][1]) and tried[-1][0] < most:
-        count = tried[-1][0] + 1
-        if count == 1:  # measured already
-            tried.append((count, costs[0].without))
-            continue
-        say(f"fallback: {count} of {len(units)} in float")
-        names = frozenset(site for cost in costs[:count] for site in cost.sites)
-        tried.append((count, measure(names)))
-        runs += 1
-    within = budget.holds(tried[-1][1])
-    count, after = tried[-1] if within else min(tried, key=lambda item: _badness(item[1]))
-    chosen = tuple(
-        UnitCost(cost.unit, cost.sites, cost.without, cost.cost, index < count)
-        for index, cost in enumerate(costs)
-    )
-    return SensitivityReport(budget, before, after, chosen, within, runs)
+    tried = [before, costs[0].without]  # by the number of units in float: one is measured already
+    while not budget.holds(tried[-1]) and len(tried) <= most:
+        say(f"fallback: {len(tried)} of {len(units)} in float")
+        names = frozenset(site for item in costs[: len(tried)] for site in item.sites)
+        tried.append(measure(names))
+    within = budget.holds(tried[-1])
+    count = len(tried) - 1
+    if not within:
+        count = min(range(len(tried)), key=lambda index: _badness(tried[index]))
+    chosen = (replace(item, fallback=index < count) for index, item in enumerate(costs))
+    runs = len(units) + len(tried) - 1
+    return SensitivityReport(budget, before, tried[count], tuple(chosen), within, runs)
 
 
 def _badness(damage: Damage) -> tuple[float, float]:
