@@ -76,32 +76,24 @@ def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
         expected = {
             name: tuple(t.shape) for name, t in make_model(config, task).state_dict().items()
         }
-    stored = store.shapes()
+    stored = {name: tensor.shape for name, tensor in store.tensors.items()}
     sources = _match_names(expected, stored, config)
 
-    missing = sorted(set(expected) - set(sources))
-    used = set(sources.values())
-    rest = sorted(set(stored) - used)
+    rest = sorted(set(stored) - set(sources.values()))
     ignored = tuple(name for name in rest if _OTHER_HEADS.search(name))
-    unexpected = [name for name in rest if name not in ignored]
-    misshapen = [
-        f"{source} is {_shape(stored[source])}, expected {_shape(expected[name])}"
-        for name, source in sorted(sources.items())
-        if stored[source] != expected[name]
-    ]
-    problems = [
-        f"{kind}: {_listed(names)}"
-        for kind, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("wrong shape", misshapen),
-        )
-        if names
-    ]
-    if problems:
+    problems = {
+        "missing": sorted(set(expected) - set(sources)),
+        "unexpected": [name for name in rest if name not in ignored],
+        "wrong shape": [
+            f"{source} is {_shape(stored[source])}, expected {_shape(expected[name])}"
+            for name, source in sorted(sources.items())
+            if stored[source] != expected[name]
+        ],
+    }
+    found = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
+    if found:
         raise InputError(
-            f"{folder}: the weights do not fit config.json and the task {task}; "
-            + "; ".join(problems)
+            f"{folder}: the weights do not fit config.json and the task {task}; {found}"
         )
     return Checkpoint(folder, config, task, store, sources, ignored)
 
@@ -120,12 +112,12 @@ def load_model(checkpoint: Checkpoint, attention: AttentionKind = "eager") -> nn
     """
     with torch.device("meta"):
         model = make_model(checkpoint.config, checkpoint.task, attention)
-    tensors: dict[str, torch.Tensor] = {}
-    state: dict[str, torch.Tensor] = {}
-    for name, source in checkpoint.sources.items():
-        if source not in tensors:
-            tensors[source] = checkpoint.read(name)
-        state[name] = tensors[source]
+    # Names with one source share its tensor.
+    tensors = {
+        source: checkpoint.store.read(source)
+        for source in dict.fromkeys(checkpoint.sources.values())
+    }
+    state = {name: tensors[source] for name, source in checkpoint.sources.items()}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -136,11 +128,11 @@ def task_of(config: DebertaConfig, folder: Path) -> Task:
     Raises:
         InputError: it names none that is known; the message names `folder`.
     """
-    if not config.architectures:
-        return Task.BASE
     for name in config.architectures:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
+    if not config.architectures:
+        return Task.BASE
     raise InputError(
         f"{folder}: architectures names {', '.join(config.architectures)}, none of which is known; "
         f"choose with --task one of {', '.join(ARCHITECTURES.values())}"
@@ -156,10 +148,10 @@ def _match_names(
     sources: dict[str, str] = {}
     for name in expected:
         bare = name.removeprefix("deberta.")
-        candidates = [name, f"deberta.{bare}", bare, *_tied_to(name, config)]
-        found = next((candidate for candidate in candidates if candidate in stored), None)
-        if found is not None:
-            sources[name] = found
+        for candidate in (name, f"deberta.{bare}", bare, *_tied_to(name, config)):
+            if candidate in stored:
+                sources[name] = candidate
+                break
     return sources
 
 

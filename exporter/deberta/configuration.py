@@ -23,6 +23,11 @@ ACTIVATIONS = (
 ).split()
 POSITION_TERMS = ("c2p", "p2c")
 
+_POSITIVE = (
+    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
+    "max_position_embeddings attention_head_size embedding_size"
+).split()
+
 # Fields of every transformers configuration that say nothing about inference.
 _IGNORED = frozenset(
     "_name_or_path _commit_hash _attn_implementation attention_probs_dropout_prob bos_token_id "
@@ -131,77 +136,58 @@ class DebertaConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        positive = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-        for name in (*positive, "intermediate_size", "max_position_embeddings"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.type_vocab_size >= 0, "type_vocab_size", self.type_vocab_size, "at least 0")
-        _require(self.layer_norm_eps >= 0, "layer_norm_eps", self.layer_norm_eps, "at least 0")
-        _require(
-            0 <= self.pad_token_id < self.vocab_size,
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            self._require(name, value is None or value >= 1, "at least 1")
+        self._require("type_vocab_size", self.type_vocab_size >= 0, "at least 0")
+        self._require("layer_norm_eps", self.layer_norm_eps >= 0, "at least 0")
+        self._require(
             "pad_token_id",
-            self.pad_token_id,
+            0 <= self.pad_token_id < self.vocab_size,
             f"an id below vocab_size ({self.vocab_size})",
         )
         for name in ("hidden_act", "conv_act", "pooler_hidden_act"):
-            allowed = "one of " + ", ".join(ACTIVATIONS)
-            _require(getattr(self, name) in ACTIVATIONS, name, getattr(self, name), allowed)
-        self._check_head_sizes()
+            known = getattr(self, name) in ACTIVATIONS
+            self._require(name, known, "one of " + ", ".join(ACTIVATIONS))
+        self._require(
+            "hidden_size",
+            self.attention_head_size is not None
+            or self.hidden_size % self.num_attention_heads == 0,
+            f"a multiple of num_attention_heads ({self.num_attention_heads})",
+        )
+        self._require(
+            "pooler_hidden_size",
+            self.pooler_hidden_size in (None, self.hidden_size),
+            f"hidden_size ({self.hidden_size}), whose first token it reads",
+        )
         self._check_positions()
-        self._check_convolution()
-        _check_labels(self.id2label)
-
-    def _check_head_sizes(self) -> None:
-        if self.attention_head_size is not None:
-            size = self.attention_head_size
-            _require(size >= 1, "attention_head_size", size, "at least 1")
-        else:
-            _require(
-                self.hidden_size % self.num_attention_heads == 0,
-                "hidden_size",
-                self.hidden_size,
-                f"a multiple of num_attention_heads ({self.num_attention_heads})",
+        if self.conv_kernel_size > 0:
+            self._require("conv_kernel_size", self.conv_kernel_size % 2 == 1, "an odd number")
+            self._require(
+                "conv_groups",
+                self.conv_groups >= 1 and self.hidden_size % self.conv_groups == 0,
+                f"a divisor of hidden_size ({self.hidden_size})",
             )
-        if self.embedding_size is not None:
-            _require(self.embedding_size >= 1, "embedding_size", self.embedding_size, "at least 1")
-        if self.pooler_hidden_size is not None:
-            _require(
-                self.pooler_hidden_size == self.hidden_size,
-                "pooler_hidden_size",
-                self.pooler_hidden_size,
-                f"hidden_size ({self.hidden_size}), whose first token it reads",
-            )
+        if set(self.id2label) != set(range(max(1, len(self.id2label)))):
+            keys = sorted(self.id2label)
+            raise InputError(f"id2label has the keys {keys}; expected 0, 1, ... without gaps")
 
     def _check_positions(self) -> None:
         for term in self.pos_att_type:
-            _require(term in POSITION_TERMS, "pos_att_type", term, "c2p, p2c, both or none")
-        if not self.relative_attention or self.position_buckets <= 0:
-            return
-        _require(
-            self.position_buckets >= 2, "position_buckets", self.position_buckets, "at least 2"
-        )
-        # The logarithm's base is (max_position - 1) / (buckets // 2): it must exceed 1.
-        _require(
-            self.relative_positions - 1 > self.position_buckets // 2,
-            "position_buckets",
-            self.position_buckets,
-            f"less than twice max_relative_positions - 1 ({self.relative_positions - 1})",
-        )
+            if term not in POSITION_TERMS:
+                raise InputError(f"pos_att_type is {term!r}; expected c2p, p2c, both or none")
+        if self.relative_attention and self.position_buckets > 0:
+            self._require("position_buckets", self.position_buckets >= 2, "at least 2")
+            # The logarithm's base is (max_position - 1) / (buckets // 2): it must exceed 1.
+            self._require(
+                "position_buckets",
+                self.relative_positions - 1 > self.position_buckets // 2,
+                f"less than twice max_relative_positions - 1 ({self.relative_positions - 1})",
+            )
 
-    def _check_convolution(self) -> None:
-        if self.conv_kernel_size <= 0:
-            return
-        _require(
-            self.conv_kernel_size % 2 == 1,
-            "conv_kernel_size",
-            self.conv_kernel_size,
-            "an odd number",
-        )
-        _require(
-            self.conv_groups >= 1 and self.hidden_size % self.conv_groups == 0,
-            "conv_groups",
-            self.conv_groups,
-            f"a divisor of hidden_size ({self.hidden_size})",
-        )
+    def _require(self, name: str, condition: bool, expected: str) -> None:
+        if not condition:
+            raise InputError(f"{name} is {getattr(self, name)!r}; expected {expected}")
 
     @property
     def head_size(self) -> int:
@@ -269,16 +255,12 @@ class DebertaConfig:
         return result
 
 
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
-    if not condition:
-        raise InputError(f"{name} is {value!r}; expected {expected}")
-
-
 def _check_types(config: DebertaConfig) -> None:
     for item in fields(config):
-        kinds = _TYPES.get(str(item.type))
+        annotation, _, optional = str(item.type).partition(" | ")
+        kinds = _TYPES.get(annotation)
         value = getattr(config, item.name)
-        if kinds is None or (value is None and "None" in str(item.type)):
+        if kinds is None or (optional and value is None):
             continue
         wrong_bool = isinstance(value, bool) and bool not in kinds
         if wrong_bool or not isinstance(value, kinds):
@@ -288,17 +270,10 @@ def _check_types(config: DebertaConfig) -> None:
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
-    "int | None": (int,),
     "float": (float, int),
     "bool": (bool,),
     "str": (str,),
-    "str | None": (str,),
 }
-
-
-def _check_labels(labels: Mapping[int, str]) -> None:
-    if not labels or set(labels) != set(range(len(labels))):
-        raise InputError(f"id2label has the keys {sorted(labels)}; expected 0, 1, ... without gaps")
 
 
 def _parse_pos_att_type(value: object) -> tuple[str, ...]:
@@ -310,12 +285,9 @@ def _parse_pos_att_type(value: object) -> tuple[str, ...]:
 
 
 def _parse_norm_rel_ebd(value: object) -> bool:
-    if not isinstance(value, str):
+    parts = {part.strip() for part in value.lower().split("|")} if isinstance(value, str) else None
+    if parts is None or not parts <= {"", "none", "layer_norm"}:
         raise InputError(f"norm_rel_ebd is {value!r}; expected 'none' or 'layer_norm'")
-    parts = [part.strip() for part in value.lower().split("|")]
-    for part in parts:
-        if part not in ("", "none", "layer_norm"):
-            raise InputError(f"norm_rel_ebd is {value!r}; expected 'none' or 'layer_norm'")
     return "layer_norm" in parts
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,24 +19,24 @@ from safetensors import SafetensorError, safe_open
 
 from exporter.errors import InputError
 
-SAFETENSORS = "model.safetensors"
-PICKLE = "pytorch_model.bin"
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-class WeightStore(ABC):
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: its shape, and how to read it in its stored dtype."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class WeightStore:
     """Tensors by name, wherever they are stored."""
 
     files: tuple[Path, ...]
     """Every file that the tensors and their index come from."""
-
-    @abstractmethod
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of every stored tensor, by its name."""
-
-    @abstractmethod
-    def _stored(self, name: str) -> torch.Tensor:
-        """The tensor in its stored dtype."""
+    tensors: Mapping[str, StoredTensor]
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor in fp32: the mapped file itself where it is stored so, else a converted copy.
@@ -44,7 +44,7 @@ class WeightStore(ABC):
         Raises:
             InputError: it is not a float tensor, or holds NaN or infinity.
         """
-        stored = self._stored(name)
+        stored = self.tensors[name].read()
         if stored.dtype not in FLOAT_DTYPES:
             raise InputError(f"tensor {name} is stored as {stored.dtype}; expected a float type")
         tensor = stored.to(torch.float32)
@@ -55,54 +55,46 @@ class WeightStore(ABC):
         return tensor
 
 
-@dataclass(frozen=True)
-class _Entry:
-    file: Path
-    shape: tuple[int, ...]
+def open_weights(folder: Path) -> WeightStore:
+    """Find and open the weights of a folder, safetensors before pickle.
+
+    Raises:
+        InputError: there are none, an index is broken or names a missing shard, or a file is
+            truncated, corrupt, or would execute code.
+    """
+    for name, open_file in _FORMATS.items():
+        whole, index = folder / name, folder / f"{name}.index.json"
+        if not whole.exists() and not index.exists():
+            continue
+        shards = (whole,) if whole.exists() else _shards(index)
+        tensors: dict[str, StoredTensor] = {}
+        for shard in shards:
+            tensors.update(open_file(shard))
+        return WeightStore(shards if whole.exists() else (index, *shards), tensors)
+    raise InputError(f"{folder}: no weights; expected {' or '.join(_FORMATS)}, whole or sharded")
 
 
-class SafetensorsStore(WeightStore):
-    """One safetensors file, or the shards that an index names."""
-
-    def __init__(self, files: tuple[Path, ...], index: Path | None = None) -> None:
-        self.files = files if index is None else (index, *files)
-        self._entries: dict[str, _Entry] = {}
-        for file in files:
-            try:
-                # safetensors reports an unreadable file as a missing one: ask the system first.
-                with file.open("rb"), safe_open(file, framework="pt") as handle:
-                    for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
-                        shape = tuple(handle.get_slice(name).get_shape())
-                        self._entries[name] = _Entry(file, shape)
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"{file}: not a readable safetensors file: {error}") from None
-
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return {name: entry.shape for name, entry in self._entries.items()}
-
-    def _stored(self, name: str) -> torch.Tensor:
-        with safe_open(self._entries[name].file, framework="pt") as handle:
-            tensor: torch.Tensor = handle.get_tensor(name)
-        return tensor
+def _open_safetensors(file: Path) -> dict[str, StoredTensor]:
+    try:
+        # safetensors reports an unreadable file as a missing one: ask the system first.
+        with file.open("rb"), safe_open(file, framework="pt") as handle:
+            return {
+                name: StoredTensor(
+                    tuple(handle.get_slice(name).get_shape()), partial(_mapped, file, name)
+                )
+                for name in handle.keys()  # noqa: SIM118 - the handle is no mapping
+            }
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: not a readable safetensors file: {error}") from None
 
 
-class PickleStore(WeightStore):
-    """`pytorch_model.bin`, whole or in shards, memory-mapped."""
-
-    def __init__(self, files: tuple[Path, ...], index: Path | None = None) -> None:
-        self.files = files if index is None else (index, *files)
-        self._tensors: dict[str, torch.Tensor] = {}
-        for file in files:
-            self._tensors.update(_load_pickle(file))
-
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
-
-    def _stored(self, name: str) -> torch.Tensor:
-        return self._tensors[name]
+def _mapped(file: Path, name: str) -> torch.Tensor:
+    with safe_open(file, framework="pt") as handle:
+        tensor: torch.Tensor = handle.get_tensor(name)
+    return tensor
 
 
-def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
+def _open_pickle(file: Path) -> dict[str, StoredTensor]:
     try:
         with file.open("rb") as stream:
             zipped = stream.read(2) == b"PK"
@@ -121,27 +113,10 @@ def _load_pickle(file: Path) -> dict[str, torch.Tensor]:
         for name, tensor in loaded.items()
     ):
         raise InputError(f"{file}: expected a state dict, names to tensors")
-    return loaded
+    return {name: StoredTensor(tuple(t.shape), t.detach) for name, t in loaded.items()}
 
 
-def open_weights(folder: Path) -> WeightStore:
-    """Find and open the weights of a folder, safetensors before pickle.
-
-    Raises:
-        InputError: there are none, an index is broken or names a missing shard, or a file is
-            truncated, corrupt, or would execute code.
-    """
-    stores: tuple[tuple[str, type[SafetensorsStore] | type[PickleStore]], ...] = (
-        (SAFETENSORS, SafetensorsStore),
-        (PICKLE, PickleStore),
-    )
-    for name, store in stores:
-        if (folder / name).exists():
-            return store((folder / name,))
-        index = folder / f"{name}.index.json"
-        if index.exists():
-            return store(_shards(index), index)
-    raise InputError(f"{folder}: no weights; expected {SAFETENSORS} or {PICKLE}, whole or sharded")
+_FORMATS = {"model.safetensors": _open_safetensors, "pytorch_model.bin": _open_pickle}
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
