@@ -104,7 +104,7 @@ def _report(error: BaseException, settings: Settings) -> int:
         return _say(f"error: {place}{error.strerror}", 2)
     if not settings.debug:
         traceback.print_exception(error)
-    return _say("error: this is a defect of deb-export; please report it with the lines above", 70)
+    return _say("error: this is a defect of deb-export; please report it with the lines above", DEFECT)
 
 
 def _say(message: str, code: int) -> int:
