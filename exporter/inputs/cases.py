@@ -21,7 +21,9 @@ from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
 
 SEED = 20210117
-CHOICES = 3
+CHOICES_MADE = 3
+"""Choices of a prompt that is made of neighbouring texts, or of random ids."""
+
 MASKED_SHARE = 0.15
 MAX_OUTPUT_BYTES = 3 << 28
 """The reference's outputs are kept until the candidate has run: at most 768 MiB of them."""
@@ -106,7 +108,7 @@ def text_examples(encoder: TextEncoder, texts: Sequence[TextItem]) -> ExampleSou
             return _mask_some(encoder, cut, index)
         item = texts[index % len(texts)]
         if not fits(encoder.task, item):
-            around = [_flat(texts[(index + k) % len(texts)]) for k in range(1 + CHOICES)]
+            around = [_flat(texts[(index + k) % len(texts)]) for k in range(1 + CHOICES_MADE)]
             item = _item(encoder.task, around)
         return _mask_some(encoder, encoder.encode(item), index)
 
@@ -118,7 +120,7 @@ def random_examples(shape: ModelShape, longest: int) -> ExampleSource:
 
     def make(index: int, length: int | None) -> Example:
         generator = np.random.default_rng([SEED, index, length or 0])
-        count = CHOICES if shape.task is Task.MULTIPLE_CHOICE else 1
+        count = CHOICES_MADE if shape.task is Task.MULTIPLE_CHOICE else 1
         return Example("", (), tuple(row(generator, length) for _ in range(count)))
 
     def row(generator: np.random.Generator, length: int | None) -> Encoding:
@@ -236,7 +238,7 @@ def _flat(item: TextItem) -> str:
 def _item(task: Task, texts: Sequence[str]) -> TextItem:
     """What the task takes, made of four texts."""
     if task is Task.MULTIPLE_CHOICE:
-        return TextItem(texts[0], tuple(texts[1 : 1 + CHOICES]))
+        return TextItem(texts[0], tuple(texts[1 : 1 + CHOICES_MADE]))
     if task is Task.QUESTION_ANSWERING:
         return TextItem(texts[0], (" ".join(texts[1:]),))
     return TextItem(texts[0])
@@ -247,7 +249,7 @@ def _long_item(task: Task, texts: Sequence[TextItem], index: int, length: int) -
     # A token is at most a few words; one text a token is enough even for texts of one word.
     characters = 12 * length
     parts: list[str] = []
-    for start in range(1 + CHOICES):
+    for start in range(1 + CHOICES_MADE):
         words: list[str] = []
         size = 0
         for offset in range(length + 1):

@@ -39,12 +39,21 @@ def inputs_json(batches: Sequence[Mapping[str, Array]]) -> list[dict[str, Any]]:
     return [{name: _encoded(array) for name, array in batch.items()} for batch in batches]
 
 
-def outputs_json(runs: Mapping[str, Sequence[Iteration]]) -> dict[str, Any]:
-    """The content of a file for `--load-outputs`, by name of the runner."""
-    return {
-        "lst": [[name, [_iteration(name, item) for item in items]] for name, items in runs.items()],
-        _TYPE: "RunResults",
-    }
+def outputs_json(runner: str, iterations: Sequence[Iteration]) -> dict[str, Any]:
+    """The content of a file for `--load-outputs`: what one runner gave."""
+    results = [
+        {
+            "outputs": {
+                name: {"values": _encoded(array), _TYPE: "LazyArray"}
+                for name, array in item.outputs.items()
+            },
+            "runtime": item.seconds,
+            "runner_name": runner,
+            _TYPE: "IterationResult",
+        }
+        for item in iterations
+    ]
+    return {"lst": [[runner, results]], _TYPE: "RunResults"}
 
 
 def read_inputs(path: Path) -> list[dict[str, Array]]:
@@ -85,19 +94,6 @@ def _outputs(path: Path, outputs: Mapping[str, Any]) -> Iterator[tuple[str, Arra
         # Polygraphy wraps an array once more where it may be swapped to the disk.
         lazy = isinstance(value, dict) and value.get(_TYPE) == "LazyArray"
         yield name, _decoded(path, name, value["values"] if lazy else value)
-
-
-def _iteration(runner: str, item: Iteration) -> dict[str, Any]:
-    outputs = {
-        name: {"values": _encoded(array), _TYPE: "LazyArray"}
-        for name, array in item.outputs.items()
-    }
-    return {
-        "outputs": outputs,
-        "runtime": item.seconds,
-        "runner_name": runner,
-        _TYPE: "IterationResult",
-    }
 
 
 def _encoded(array: Array) -> dict[str, str]:

@@ -16,17 +16,14 @@ from exporter.inputs.polygraphy_json import read_inputs
 from exporter.model.feeds import Ids, make_feeds
 from exporter.model.model_shape import ModelShape
 
-LABELS = "labels"
 
-
-def read_npz(path: Path, shape: ModelShape, batch: int = BATCH) -> DataSet:
+def read_npz(path: Path, shape: ModelShape) -> DataSet:
     """Batches of the arrays in a `.npz`.
 
     Args:
         path: with `input_ids`, and where wanted `attention_mask`, `token_type_ids` and `labels`
             `(N,)`; all but the last whole numbers `(N, S)`, or `(N, C, S)` for multiple choice.
         shape: the model.
-        batch: examples in a batch.
 
     Raises:
         InputError: the file is unusable, or an array has another name, type, shape or value.
@@ -40,22 +37,17 @@ def read_npz(path: Path, shape: ModelShape, batch: int = BATCH) -> DataSet:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (BadZipFile, ValueError, EOFError) as error:
         raise InputError(f"{path}: not a .npz of plain arrays ({error})") from None
-    labels = _labels(path, arrays.pop(LABELS, None), shape)
+    labels = _labels(path, arrays.pop("labels", None), shape)
     feeds = _feeds(path, arrays, shape)
     count = len(feeds["input_ids"])
     if labels is not None and labels.shape != (count,):
         raise InputError(f"{path}: labels have shape {labels.shape}; expected ({count},)")
     cases = []
-    for start in range(0, count, batch):
-        part = slice(start, min(start + batch, count))
-        cases.append(
-            ParityCase(
-                f"rows {part.start + 1} to {part.stop}",
-                {name: np.ascontiguousarray(array[part]) for name, array in feeds.items()},
-                (),
-                None if labels is None else tuple(labels[part].tolist()),
-            )
-        )
+    for start in range(0, count, BATCH):
+        stop = min(start + BATCH, count)
+        rows = {name: np.ascontiguousarray(array[start:stop]) for name, array in feeds.items()}
+        known = None if labels is None else tuple(labels[start:stop].tolist())
+        cases.append(ParityCase(f"rows {start + 1} to {stop}", rows, (), known))
     return DataSet(path.name, tuple(cases))
 
 

@@ -44,19 +44,11 @@ def make_feeds(
             "truncate the text"
         )
     _check_values("input_ids", ids, shape.vocab_size, "vocab_size")
-    mask = (
-        np.ones_like(ids)
-        if attention_mask is None
-        else _like(ids, "attention_mask", attention_mask)
-    )
+    mask = _beside(ids, "attention_mask", attention_mask, 1)
     _check_values("attention_mask", mask, 2, "2")
     feeds = {"input_ids": ids, "attention_mask": mask}
     if "token_type_ids" in shape.inputs:
-        types = (
-            np.zeros_like(ids)
-            if token_type_ids is None
-            else _like(ids, "token_type_ids", token_type_ids)
-        )
+        types = _beside(ids, "token_type_ids", token_type_ids, 0)
         _check_values("token_type_ids", types, shape.type_vocab_size, "type_vocab_size")
         feeds["token_type_ids"] = types
     return feeds
@@ -72,8 +64,9 @@ def _integers(name: str, values: ArrayLike) -> Ids:
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
-def _like(ids: Ids, name: str, values: ArrayLike) -> Ids:
-    array = _integers(name, values)
+def _beside(ids: Ids, name: str, values: ArrayLike | None, default: int) -> Ids:
+    """An input of the shape of `ids`, filled with `default` where the caller gives none."""
+    array = np.full_like(ids, default) if values is None else _integers(name, values)
     if array.shape != ids.shape:
         raise InputError(f"{name}: shape {array.shape}; input_ids has {ids.shape}")
     return array

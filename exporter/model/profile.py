@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from exporter.errors import InputError
-
-if TYPE_CHECKING:
-    from exporter.model.model_shape import ModelShape
+from exporter.model.model_shape import ModelShape
 
 
 @dataclass(frozen=True)
@@ -79,20 +76,16 @@ class ShapeProfile:
         batch, cross, seq = text.partition("x")
         if not cross:
             raise InputError(f"--profile {text!r}: give BATCHxSEQ, as in 1,8,32x1,128,512")
-        return cls(
-            Range.parse(batch, f"--profile {text!r}"), Range.parse(seq, f"--profile {text!r}")
-        )
+        option = f"--profile {text!r}"
+        return cls(Range.parse(batch, option), Range.parse(seq, option))
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         """Smallest, usual and largest shape of an input, `(B, S)` or `(B, C, S)`."""
-        dims = [self.batch, self.seq] if self.choices is None else None
-        dims = dims or [self.batch, self.choices or CHOICES, self.seq]
-        return (
-            tuple(dim.min for dim in dims),
-            tuple(dim.opt for dim in dims),
-            tuple(dim.max for dim in dims),
-        )
+        choices = () if self.choices is None else (self.choices,)
+        dims = (self.batch, *choices, self.seq)
+        low, usual, high = zip(*((dim.min, dim.opt, dim.max) for dim in dims), strict=True)
+        return low, usual, high
 
     def takes(self, shape: Sequence[int]) -> bool:
         """Whether inputs of `shape` are within it."""

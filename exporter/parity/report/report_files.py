@@ -125,4 +125,4 @@ class SavedRun:
             write_output(inputs, json.dumps(inputs_json(self._inputs)))
         for name, path in (("reference", reference), ("candidate", candidate)):
             if path is not None:
-                write_output(path, json.dumps(outputs_json({name: self._outputs[name]})))
+                write_output(path, json.dumps(outputs_json(name, self._outputs[name])))

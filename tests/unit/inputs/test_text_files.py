@@ -21,8 +21,7 @@ from exporter.inputs.text_files import calibration_texts, model_texts, piped_tex
 from exporter.model.model_shape import ModelShape
 from exporter.model.profile import Range
 from exporter.model.task import Task
-from exporter.pipeline import build
-from exporter.pipeline.config import BuildConfig
+from exporter.pipeline.source import open_source, open_texts
 from exporter.runtime.load import text_encoder
 
 MakeCheckpoint = Callable[..., Path]
@@ -83,25 +82,23 @@ def test_a_file_means_the_same_to_every_command(
     make_data_sets(shape, encoder, DataOptions((path,), lengths=()), 160)  # parity --data
     assert seen == expected
     seen.clear()
-    config = BuildConfig(
-        folder, tmp_path / "out", precision="fp16", data=path, calibration_data=path
-    )
-    source = build._open_source(config)
+    source = open_source(folder, None, None)
+    given = open_texts(source, path, path, "fp16", None)  # build --data, --calibration-data
     assert seen == expected
-    assert list(source.calibration) == WANTED
+    assert list(given.calibration) == WANTED
 
     class Manifest:
         seq = Range(1, 16, 160)
 
-    given = BenchConfig(folder, shapes=(), data=path)
-    timed = make_inputs(given, Manifest, shape, encoder)  # type: ignore[arg-type]
+    config = BenchConfig(folder, shapes=(), data=path)
+    timed = make_inputs(config, Manifest, shape, encoder)  # type: ignore[arg-type]
     assert [as_item(text) for text in timed.workloads[0].texts] == WANTED
 
 
 def test_labels_of_a_build_are_judged(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     path = write(tmp_path / "texts.jsonl", [as_json(row) for row in ROWS])
-    config = BuildConfig(make_checkpoint("sequence-classification"), tmp_path / "out", data=path)
-    _, texts = build._open_source(config).data_sets
+    source = open_source(make_checkpoint("sequence-classification"), None, None)
+    _, texts = open_texts(source, path, None, "fp32", None).data_sets
     assert [label for case in texts.cases for label in case.labels or ()] == [
         item.label for item in WANTED
     ]
