@@ -1,14 +1,33 @@
-"""Plots as inline SVG; colours come from the page's style sheet, so that they follow its theme."""
+"""Plots as SVG; colours come from a style sheet, so that they follow the theme of a page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, isfinite, log10
 
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 44
+
+
+def element(tag: str, *content: str, text: str = "", tip: str = "", **attributes: object) -> str:
+    """An element; `kind` is its class, `_` in the name of an attribute stands for `-`.
+
+    Args:
+        tag: its name.
+        content: elements in it.
+        text: text in it.
+        tip: what shows when one points at it.
+        attributes: numbers are rounded to two digits.
+    """
+    parts = [f"<{tag}"]
+    for name, value in attributes.items():
+        name = "class" if name == "kind" else name.replace("_", "-")
+        shown = f"{round(value, 2)}" if isinstance(value, float) else escape(str(value))
+        parts.append(f' {name}="{shown}"')
+    inner = (element("title", text=tip) if tip else "") + "".join(content) + escape(text)
+    return "".join(parts) + (f">{inner}</{tag}>" if inner else "/>")
 
 
 @dataclass(frozen=True)
@@ -96,75 +115,60 @@ class Plot:
     def line(self, points: Sequence[tuple[float, float]], kind: str) -> str:
         """A line through points."""
         path = " ".join(f"{x},{y}" for x, y in (self.at(*point) for point in points))
-        return f'<polyline class="line {kind}" points="{path}"/>'
+        return element("polyline", kind=f"line {kind}", points=path)
 
     def level(self, value: float, kind: str, text: str) -> str:
         """A line across the plot with its name at the left end."""
         (left, y), (right, _) = self.at(self.x.low, value), self.at(self.x.high, value)
-        return (
-            f'<line class="level {kind}" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'
-            f'<text class="level-name {kind}" x="{left + 4}" y="{y - 5}">'
-            f"{escape(text)}</text>"
-        )
+        name = element("text", text=text, kind=f"level-name {kind}", x=left + 4, y=y - 5)
+        return element("line", kind=f"level {kind}", x1=left, x2=right, y1=y, y2=y) + name
 
     def limit_at(self, value: float, text: str) -> str:
         """A line down the plot with its name at the top."""
         (x, bottom), (_, top) = self.at(value, self.y.low), self.at(value, self.y.high)
-        near_end = x > WIDTH - RIGHT - 90
-        anchor, shift = ("end", -5) if near_end else ("start", 5)
-        return (
-            f'<line class="level bad" x1="{x}" x2="{x}" y1="{bottom}" y2="{top}"/>'
-            f'<text class="level-name bad" x="{x + shift}" y="{top + 11}" text-anchor="{anchor}">'
-            f"{escape(text)}</text>"
-        )
+        place: dict[str, object] = {"x": x + 5, "text_anchor": "start"}
+        if x > WIDTH - RIGHT - 90:
+            place = {"x": x - 5, "text_anchor": "end"}
+        name = element("text", text=text, kind="level-name bad", y=top + 11, **place)
+        return element("line", kind="level bad", x1=x, x2=x, y1=bottom, y2=top) + name
 
     def marks(self, marks: Iterable[Mark], radius: float = 3.0) -> str:
         """Points."""
         parts = []
         for mark in marks:
             x, y = self.at(mark.x, mark.y)
-            title = f"<title>{escape(mark.title)}</title>" if mark.title else ""
-            parts.append(
-                f'<circle class="mark {mark.kind}" cx="{x}" cy="{y}" r="{radius}">{title}</circle>'
-            )
+            kind = f"mark {mark.kind}"
+            parts.append(element("circle", tip=mark.title, kind=kind, cx=x, cy=y, r=radius))
         return "".join(parts)
 
     def bar(self, low: float, high: float, value: float, kind: str, title: str) -> str:
         """A bar from the bottom."""
         (left, top), (right, bottom) = self.at(low, value), self.at(high, self.y.low)
-        width, height = max(0.5, right - left - 1), max(0.0, bottom - top)
-        return (
-            f'<rect class="bar {kind}" x="{left + 0.5}" y="{top}" width="{width:.2f}" '
-            f'height="{height:.2f}"><title>{escape(title)}</title></rect>'
-        )
+        size = {"width": max(0.5, right - left - 1), "height": max(0.0, bottom - top)}
+        return element("rect", tip=title, kind=f"bar {kind}", x=left + 0.5, y=top, **size)
 
     def svg(self, *content: str) -> str:
         """The drawing with its axes below the content."""
-        return (
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.label)}">'
-            f"{self._grid()}{''.join(content)}</svg>"
-        )
+        box = f"0 0 {WIDTH} {HEIGHT}"
+        grid = self._grid()
+        return element("svg", *grid, *content, viewBox=box, role="img", aria_label=self.label)
 
-    def _grid(self) -> str:
-        parts = []
+    def _grid(self) -> Iterator[str]:
+        bottom = HEIGHT - BOTTOM
         for value in self.y.ticks:
             (left, y), (right, _) = self.at(self.x.low, value), self.at(self.x.high, value)
-            parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
-            parts.append(_tick(left - 7, y + 4, "end", _number(value, self.y.log)))
-        bottom = HEIGHT - BOTTOM
+            yield element("line", kind="grid", x1=left, x2=right, y1=y, y2=y)
+            yield _tick(left - 7, y + 4, "end", _number(value, self.y.log))
         for value, name in self._across():
             x, _ = self.at(value, self.y.low)
-            parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 4}"/>')
-            parts.append(_tick(x, bottom + 17, "middle", name))
+            yield element("line", kind="grid", x1=x, x2=x, y1=bottom, y2=bottom + 4)
+            yield _tick(x, bottom + 17, "middle", name)
+        yield element("line", kind="axis", x1=LEFT, x2=WIDTH - RIGHT, y1=bottom, y2=bottom)
+        title: dict[str, object] = {"kind": "title", "text_anchor": "middle"}
         middle = (LEFT + WIDTH - RIGHT) / 2
-        parts.append(
-            f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
-            f'<text class="title" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">'
-            f"{escape(self.x.title)}</text>"
-            f'<text class="title" transform="translate(13 {(TOP + bottom) / 2}) rotate(-90)" '
-            f'text-anchor="middle">{escape(self.y.title)}</text>'
-        )
-        return "".join(parts)
+        yield element("text", text=self.x.title, x=middle, y=HEIGHT - 6, **title)
+        turned = f"translate(13 {(TOP + bottom) / 2}) rotate(-90)"
+        yield element("text", text=self.y.title, transform=turned, **title)
 
     def _across(self) -> list[tuple[float, str]]:
         if not self.names:
@@ -174,7 +178,7 @@ class Plot:
 
 
 def _tick(x: float, y: float, anchor: str, text: str) -> str:
-    return f'<text class="tick" x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
+    return element("text", text=text, kind="tick", x=x, y=y, text_anchor=anchor)
 
 
 def _number(value: float, log: bool) -> str:
