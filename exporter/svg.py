@@ -11,23 +11,25 @@ WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 44
 
 
-def element(tag: str, *content: str, text: str = "", tip: str = "", **attributes: object) -> str:
-    """An element; `kind` is its class, `_` in the name of an attribute stands for `-`.
-
-    Args:
-        tag: its name.
-        content: elements in it.
-        text: text in it.
-        tip: what shows when one points at it.
-        attributes: numbers are rounded to two digits.
-    """
+def element(tag: str, *content: str, **attributes: object) -> str:
+    """An element with others in it; `kind` is its class, `_` in a name stands for `-`."""
     parts = [f"<{tag}"]
     for name, value in attributes.items():
         name = "class" if name == "kind" else name.replace("_", "-")
         shown = f"{round(value, 2)}" if isinstance(value, float) else escape(str(value))
         parts.append(f' {name}="{shown}"')
-    inner = (element("title", text=tip) if tip else "") + "".join(content) + escape(text)
+    inner = "".join(content)
     return "".join(parts) + (f">{inner}</{tag}>" if inner else "/>")
+
+
+def words(text: str, **attributes: object) -> str:
+    """A text in the drawing."""
+    return element("text", escape(text), **attributes)
+
+
+def tip(text: str) -> str:
+    """What shows when one points at the element that it is in; nothing for nothing."""
+    return element("title", escape(text)) if text else ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Plot:
     def level(self, value: float, kind: str, text: str) -> str:
         """A line across the plot with its name at the left end."""
         (left, y), (right, _) = self.at(self.x.low, value), self.at(self.x.high, value)
-        name = element("text", text=text, kind=f"level-name {kind}", x=left + 4, y=y - 5)
+        name = words(text, kind=f"level-name {kind}", x=left + 4, y=y - 5)
         return element("line", kind=f"level {kind}", x1=left, x2=right, y1=y, y2=y) + name
 
     def limit_at(self, value: float, text: str) -> str:
@@ -129,7 +131,7 @@ class Plot:
         place: dict[str, object] = {"x": x + 5, "text_anchor": "start"}
         if x > WIDTH - RIGHT - 90:
             place = {"x": x - 5, "text_anchor": "end"}
-        name = element("text", text=text, kind="level-name bad", y=top + 11, **place)
+        name = words(text, kind="level-name bad", y=top + 11, **place)
         return element("line", kind="level bad", x1=x, x2=x, y1=bottom, y2=top) + name
 
     def marks(self, marks: Iterable[Mark], radius: float = 3.0) -> str:
@@ -138,14 +140,14 @@ class Plot:
         for mark in marks:
             x, y = self.at(mark.x, mark.y)
             kind = f"mark {mark.kind}"
-            parts.append(element("circle", tip=mark.title, kind=kind, cx=x, cy=y, r=radius))
+            parts.append(element("circle", tip(mark.title), kind=kind, cx=x, cy=y, r=radius))
         return "".join(parts)
 
     def bar(self, low: float, high: float, value: float, kind: str, title: str) -> str:
         """A bar from the bottom."""
         (left, top), (right, bottom) = self.at(low, value), self.at(high, self.y.low)
         size = {"width": max(0.5, right - left - 1), "height": max(0.0, bottom - top)}
-        return element("rect", tip=title, kind=f"bar {kind}", x=left + 0.5, y=top, **size)
+        return element("rect", tip(title), kind=f"bar {kind}", x=left + 0.5, y=top, **size)
 
     def svg(self, *content: str) -> str:
         """The drawing with its axes below the content."""
@@ -166,9 +168,9 @@ class Plot:
         yield element("line", kind="axis", x1=LEFT, x2=WIDTH - RIGHT, y1=bottom, y2=bottom)
         title: dict[str, object] = {"kind": "title", "text_anchor": "middle"}
         middle = (LEFT + WIDTH - RIGHT) / 2
-        yield element("text", text=self.x.title, x=middle, y=HEIGHT - 6, **title)
+        yield words(self.x.title, x=middle, y=HEIGHT - 6, **title)
         turned = f"translate(13 {(TOP + bottom) / 2}) rotate(-90)"
-        yield element("text", text=self.y.title, transform=turned, **title)
+        yield words(self.y.title, transform=turned, **title)
 
     def _across(self) -> list[tuple[float, str]]:
         if not self.names:
@@ -178,7 +180,7 @@ class Plot:
 
 
 def _tick(x: float, y: float, anchor: str, text: str) -> str:
-    return element("text", text=text, kind="tick", x=x, y=y, text_anchor=anchor)
+    return words(text, kind="tick", x=x, y=y, text_anchor=anchor)
 
 
 def _number(value: float, log: bool) -> str:

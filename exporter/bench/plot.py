@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exporter.bench.measure import BenchResult, Timing
-from exporter.svg import element
+from exporter.svg import element, tip, words
 
 _COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#9d755d", "#bab0ac")
 _WIDTH, _BAR, _GAP, _HEAD = 960, 22, 34, 28
@@ -15,12 +15,12 @@ def to_svg(result: BenchResult) -> str:
     each workload, since these differ by orders of magnitude."""
     names = [entry.name for entry in result.entries]
     title = f"Latency, ms: median, 20th to 80th percentile of {result.config.rounds} rounds"
-    body = [element("text", text=title, x=16, y=26, font_weight="bold")]
+    body = [words(title, x=16, y=26, font_weight="bold")]
     top = 50
     for workload in dict.fromkeys(timing.workload for timing in result.timings):
         timings = [timing for timing in result.timings if timing.workload == workload]
         head = f"{workload}: {timings[0].sentences} sentences, {timings[0].tokens} tokens"
-        body.append(element("text", text=head, x=16, y=top + 14, font_weight="bold"))
+        body.append(words(head, x=16, y=top + 14, font_weight="bold"))
         top += _HEAD
         scale = (_WIDTH - _LEFT - _RIGHT) / max(timing.spread_ms[1] for timing in timings)
         for timing in timings:
@@ -32,7 +32,7 @@ def to_svg(result: BenchResult) -> str:
     picture: dict[str, object] = {"xmlns": "http://www.w3.org/2000/svg", "width": _WIDTH}
     picture |= {"height": top, "viewBox": f"0 0 {_WIDTH} {top}"}
     picture |= {"font_family": "sans-serif", "font_size": 13}
-    return element("svg", page, *body, tip=title, **picture) + "\n"
+    return element("svg", tip(title), page, *body, **picture) + "\n"
 
 
 def _bar(timing: Timing, top: float, scale: float, colour: str) -> str:
@@ -42,9 +42,9 @@ def _bar(timing: Timing, top: float, scale: float, colour: str) -> str:
     end = max(high, _LEFT + width) + 8
     return "".join(
         (
-            element("text", text=timing.contender, x=_LEFT - 8, y=middle + 5, text_anchor="end"),
+            words(timing.contender, x=_LEFT - 8, y=middle + 5, text_anchor="end"),
             element("rect", x=_LEFT, y=top, width=width, height=_BAR, fill=colour),
             element("line", x1=low, x2=high, y1=middle, y2=middle, stroke="black"),
-            element("text", text=value, x=end, y=middle + 5),
+            words(value, x=end, y=middle + 5),
         )
     )
