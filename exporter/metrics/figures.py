@@ -7,7 +7,7 @@ Everything is accumulated in float64. `B` batch, `C` choices, `S` sequence; an o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, sqrt
 
 import numpy as np
@@ -22,6 +22,7 @@ Observer = Callable[["Rows", Decided], None]
 
 _CHUNK_ELEMENTS = 1 << 17
 """Float64 copies of a piece stay in the processor's second cache."""
+_SUMS = "elements rows non_finite sum_abs sum_squares decisions agreed tied sum_kl".split()
 _LEAST_SPREAD = 1e-2
 _SMALL_ROW = 0.2
 """A row below this share of the usual norm has no direction worth comparing: an error that
@@ -160,6 +161,7 @@ class Figures:
     Sums are kept so that cases add up exactly; use the properties for the figures.
 
     Attributes:
+        scale: the reference's scale, over all cases.
         elements: finite values compared.
         rows: rows compared.
         non_finite: NaN or infinite values of the candidate at valid positions.
@@ -174,24 +176,23 @@ class Figures:
             error; they count as agreement.
         sum_kl: sum over the decisions of KL(reference || candidate) in nats.
         max_kl: the largest of them.
-        scale: the reference's scale, over all cases.
         worst: where the largest error is.
     """
 
-    elements: int
-    rows: int
-    non_finite: int
-    max_abs: float
-    sum_abs: float
-    sum_squares: float
-    min_cosine: float | None
-    decisions: int
-    agreed: int
-    tied: int
-    sum_kl: float
-    max_kl: float
     scale: Scale
-    worst: Worst | None
+    elements: int = 0
+    rows: int = 0
+    non_finite: int = 0
+    max_abs: float = 0.0
+    sum_abs: float = 0.0
+    sum_squares: float = 0.0
+    min_cosine: float | None = None
+    decisions: int = 0
+    agreed: int = 0
+    tied: int = 0
+    sum_kl: float = 0.0
+    max_kl: float = 0.0
+    worst: Worst | None = None
 
     @property
     def mean_abs(self) -> float:
@@ -256,29 +257,17 @@ def measure(
     for chunk, where in _chunks(reference):
         part = _measure_chunk(chunk, candidate.values[where], scale, decision, tie, observe)
         result = part if result is None else add(result, part)
-    if result is None:
-        return Figures(0, 0, 0, 0.0, 0.0, 0.0, None, 0, 0, 0, 0.0, 0.0, scale, None)
-    return result
+    return result or Figures(scale)
 
 
 def add(first: Figures, second: Figures) -> Figures:
     """The figures of two parts of the same output together; `worst` is of the larger error."""
     cosines = [c for c in (first.min_cosine, second.min_cosine) if c is not None]
-    return Figures(
-        elements=first.elements + second.elements,
-        rows=first.rows + second.rows,
-        non_finite=first.non_finite + second.non_finite,
-        max_abs=max(first.max_abs, second.max_abs),
-        sum_abs=first.sum_abs + second.sum_abs,
-        sum_squares=first.sum_squares + second.sum_squares,
-        min_cosine=min(cosines) if cosines else None,
-        decisions=first.decisions + second.decisions,
-        agreed=first.agreed + second.agreed,
-        tied=first.tied + second.tied,
-        sum_kl=first.sum_kl + second.sum_kl,
+    return replace(
+        first if first.max_abs >= second.max_abs else second,
         max_kl=max(first.max_kl, second.max_kl),
-        scale=first.scale,
-        worst=first.worst if first.max_abs >= second.max_abs else second.worst,
+        min_cosine=min(cosines, default=None),
+        **{name: getattr(first, name) + getattr(second, name) for name in _SUMS},
     )
 
 
@@ -354,10 +343,8 @@ def _measure_chunk(
         whole = ~(valid & ~counted).any(axis=1)
         ref, cand, valid = ref[whole], cand[whole], valid[whole]
         rows = Rows(ref, valid, reference.example[whole], reference.position[whole])
-    decided = decide(ref, cand, valid, decision, tie)
-    if decided is not None and observe is not None:
-        observe(rows, decided)
-    return Figures(
+    figures = Figures(
+        scale,
         elements=error.size if counted is None else int(counted.sum()),
         rows=len(error),
         non_finite=broken,
@@ -365,13 +352,20 @@ def _measure_chunk(
         sum_abs=float(np.abs(error).sum()),
         sum_squares=float(np.vdot(error, error)),
         min_cosine=_min_cosine(ref, cand, valid, scale.row_norm),
-        decisions=0 if decided is None else len(decided.kl),
-        agreed=0 if decided is None else int(decided.same.sum()),
-        tied=0 if decided is None else int(decided.tied.sum()),
-        sum_kl=0.0 if decided is None else float(decided.kl.sum()),
-        max_kl=0.0 if decided is None else float(decided.kl.max(initial=0.0)),
-        scale=scale,
         worst=worst,
+    )
+    decided = decide(ref, cand, valid, decision, tie)
+    if decided is None:
+        return figures
+    if observe is not None:
+        observe(rows, decided)
+    return replace(
+        figures,
+        decisions=len(decided.kl),
+        agreed=int(decided.same.sum()),
+        tied=int(decided.tied.sum()),
+        sum_kl=float(decided.kl.sum()),
+        max_kl=float(decided.kl.max(initial=0.0)),
     )
 
 

@@ -15,6 +15,8 @@ BINS = 15
 """Bins of the calibration error, as in its source."""
 KEPT_FLIPS = 50
 KEPT_POINTS = 600
+_SUMS = ["decisions", "reference_confidence", "candidate_confidence", "lost"]
+_SUMS += ["reference_bins", "candidate_bins"]
 LEAST_LABELLED = 100
 """Fewer labelled decisions say nothing of calibration: each of them moves it by a percent."""
 
@@ -65,6 +67,13 @@ class Bins:
     count: Ints
     correct: Ints
     confidence: Doubles
+
+    def __add__(self, other: Bins) -> Bins:
+        return Bins(
+            self.count + other.count,
+            self.correct + other.correct,
+            self.confidence + other.confidence,
+        )
 
     @property
     def error(self) -> float | None:
@@ -216,20 +225,7 @@ def _add(first: Tally, second: Tally) -> Tally:
     flips = sorted((*first.flips, *second.flips), key=lambda f: (f.tied, -f.reference_score))
     points = np.concatenate([first.points, second.points])
     return Tally(
-        decisions=first.decisions + second.decisions,
-        reference_confidence=first.reference_confidence + second.reference_confidence,
-        candidate_confidence=first.candidate_confidence + second.candidate_confidence,
-        reference_bins=_join(first.reference_bins, second.reference_bins),
-        candidate_bins=_join(first.candidate_bins, second.candidate_bins),
-        lost=first.lost + second.lost,
+        **{name: getattr(first, name) + getattr(second, name) for name in _SUMS},
         flips=tuple(flips[:KEPT_FLIPS]),
         points=_thinned(points, np.abs(points[:, 0] - points[:, 1]) > 0.1),
-    )
-
-
-def _join(first: Bins, second: Bins) -> Bins:
-    return Bins(
-        first.count + second.count,
-        first.correct + second.correct,
-        first.confidence + second.confidence,
     )

@@ -77,11 +77,6 @@ class GraphRunner:
         added = [name for name in hidden.values if name not in own]
         self._signature = _signature(path, self._session, shape, added)
 
-    @property
-    def longest(self) -> int | None:
-        """The length that the graph is fixed to, None where it is dynamic."""
-        return self._signature.fixed[-1]
-
     def observe(self, feeds: Mapping[str, Ids], layers: bool) -> Observation:
         """Run one batch; with `layers`, give the hidden states as well."""
         batch, size = self._signature.fixed[0], feeds["input_ids"].shape[0]
@@ -143,10 +138,13 @@ def _signature(path: Path, session: Any, shape: ModelShape, added: Sequence[str]
     """What the graph takes and gives, if it is one of such a model."""
     inputs = {}
     fixed: tuple[int | None, ...] = (None,) * shape.rank
-    for item in session.get_inputs():
-        if item.name not in ("input_ids", "attention_mask", "token_type_ids"):
-            given = [other.name for other in session.get_inputs()]
-            raise InputError(f"{path}: inputs are {given}; {shape.task} has {list(shape.inputs)}")
+    given = session.get_inputs()
+    names = [item.name for item in given]
+    if "input_ids" not in names:
+        raise InputError(f"{path}: inputs are {names}; {shape.task} has input_ids")
+    if not set(names) <= {"input_ids", "attention_mask", "token_type_ids"}:
+        raise InputError(f"{path}: inputs are {names}; {shape.task} has {list(shape.inputs)}")
+    for item in given:
         if item.type not in _TYPES or len(item.shape) != shape.rank:
             raise InputError(
                 f"{path}: input {item.name} is {item.type} of shape {item.shape}; "
@@ -154,36 +152,30 @@ def _signature(path: Path, session: Any, shape: ModelShape, added: Sequence[str]
             )
         inputs[item.name] = _TYPES[item.type]
         fixed = tuple(size if isinstance(size, int) else None for size in item.shape)
-    if "input_ids" not in inputs:
-        raise InputError(f"{path}: inputs are {list(inputs)}; {shape.task} has input_ids")
-    found = [item for item in session.get_outputs() if item.name not in added]
-    names = tuple(item.name for item in found)
-    if not set(shape.outputs) <= set(names):
-        if len(names) != len(shape.outputs):
-            raise InputError(
-                f"{path}: outputs are {list(names)}; {shape.task} has {list(shape.outputs)}"
-            )
-        chosen = names  # other names, in the model's order
-    else:
-        chosen = shape.outputs
-    _check_sizes(path, [item for item in found if item.name in chosen], shape)
+    found = {item.name: item for item in session.get_outputs() if item.name not in added}
+    # Others' names are taken in the model's order.
+    chosen = shape.outputs if set(shape.outputs) <= set(found) else tuple(found)
+    if len(chosen) != len(shape.outputs):
+        raise InputError(
+            f"{path}: outputs are {list(found)}; {shape.task} has {list(shape.outputs)}"
+        )
+    for name in chosen:
+        _check_sizes(path, name, found[name].shape, shape)
     return _Signature(inputs, chosen, fixed)
 
 
-def _check_sizes(path: Path, outputs: Sequence[Any], shape: ModelShape) -> None:
-    """Refuse outputs whose fixed sizes are not those of the model."""
-    example = (2,) * shape.rank
-    expected = shape.output_shape(example)
-    for item in outputs:
-        last = item.shape[-1] if item.shape else None
-        wrong = isinstance(last, int) and len(expected) == 3 and last != expected[-1]
-        if shape.output_shape((2,) * shape.rank)[1:] == (shape.num_labels,):
-            wrong = isinstance(last, int) and last != shape.num_labels
-        if len(item.shape) not in (0, len(expected)) or wrong:
-            raise InputError(
-                f"{path}: output {item.name} has shape {item.shape}; the model's {shape.task} has "
-                f"{len(expected)} dimensions, the last of size {expected[-1]}"
-            )
+def _check_sizes(path: Path, name: str, found: Sequence[Any], shape: ModelShape) -> None:
+    """Refuse an output whose fixed sizes are not those of the model."""
+    expected = shape.output_shape((2,) * shape.rank)
+    # The last dimension is the model's own, unless it is the length or the choices.
+    own = len(expected) == 3 or expected[1:] == (shape.num_labels,)
+    last = found[-1] if found else None
+    wrong = own and isinstance(last, int) and last != expected[-1]
+    if len(found) not in (0, len(expected)) or wrong:
+        raise InputError(
+            f"{path}: output {name} has shape {found}; the model's {shape.task} has "
+            f"{len(expected)} dimensions, the last of size {expected[-1]}"
+        )
 
 
 def _padded(name: str, feeds: Mapping[str, Ids], length: int | None, shape: ModelShape) -> Ids:

@@ -1,33 +1,31 @@
 """What a reference gave, kept on disk by hash: so it runs once for each input.
 
-An entry is one batch. Its name is a hash of the model's files, of the software and of the token
-ids; its content carries a hash of its own, so a damaged one is no entry. Entries are written beside
-their place and renamed: two processes may share a folder.
+An entry is one batch, as safetensors. Its name is a hash of the model's files, of the software and
+of the token ids; its content carries a hash of its own, so a damaged one is no entry. Entries are
+written beside their place and renamed: two processes may share a folder.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from safetensors.numpy import load, save
 
 from calibration.whole_files import write_whole
 from exporter.errors import InputError
-from exporter.metrics.figures import Floats
 from exporter.model.feeds import Ids
 from exporter.parity.runners import Observation
 
 LIMIT_BYTES = 4 << 30
 """The folder's size after a run: entries that nobody has used for the longest time go first."""
 
-_MAGIC = b"deb-export reference 1\n"
+_MAGIC = b"deb-export reference 2\n"
 _SUFFIX = ".reference"
 _IN_USE_SECONDS = 3600.0
 """An entry that was used within this time may be another process's and stays."""
@@ -91,7 +89,7 @@ class ReferenceStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Its hash tells whether an entry outlived a power failure.
-            write_whole(self._path(key), _serialized(entry), durable=False)
+            write_whole(self._path(key), _pieces(entry), durable=False)
         except OSError as error:
             raise InputError(
                 f"{self.folder}: outputs of the reference cannot be kept ({error.strerror}); "
@@ -121,51 +119,25 @@ class ReferenceStore:
         return self.folder / f"{key}{_SUFFIX}"
 
 
-def _serialized(entry: Observation) -> Iterator[bytes | memoryview]:
-    names = [*entry.outputs, *(None for _ in entry.layers)]
-    arrays = [np.ascontiguousarray(array) for array in (*entry.outputs.values(), *entry.layers)]
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(array.data)
-    header = {
-        "arrays": [
-            {"name": name, "dtype": array.dtype.str, "shape": array.shape}
-            for name, array in zip(names, arrays, strict=True)
-        ],
-        "seconds": entry.seconds,
-        "sha256": digest.hexdigest(),
-    }
-    yield _MAGIC + json.dumps(header).encode() + b"\n"
-    for array in arrays:
-        yield array.data
+def _pieces(entry: Observation) -> list[bytes]:
+    arrays = {f"output {name}": array for name, array in entry.outputs.items()}
+    arrays |= {f"layer {index:04}": array for index, array in enumerate(entry.layers)}
+    arrays["seconds"] = np.array([entry.seconds])
+    payload = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return [_MAGIC, hashlib.sha256(payload).digest(), payload]
 
 
 def _parse(content: bytes) -> Observation | None:
     """The entry in a file; None where it is not whole."""
-    if not content.startswith(_MAGIC):
+    start = len(_MAGIC) + hashlib.sha256().digest_size
+    payload = content[start:]
+    if content[:start] != _MAGIC + hashlib.sha256(payload).digest():
         return None
-    end = content.find(b"\n", len(_MAGIC))
-    payload = memoryview(content)[end + 1 :]
-    try:
-        header = json.loads(content[len(_MAGIC) : max(end, 0)])
-        if hashlib.sha256(payload).hexdigest() != header["sha256"]:
-            return None
-        outputs: dict[str, Floats] = {}
-        layers: list[Floats] = []
-        start = 0
-        for item in header["arrays"]:
-            array, start = _array(payload, item, start)
-            if item["name"] is None:
-                layers.append(array)
-            else:
-                outputs[item["name"]] = array
-        return Observation(outputs, tuple(layers), float(header["seconds"]))
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _array(payload: memoryview, item: Mapping[str, Any], start: int) -> tuple[Floats, int]:
-    dtype, shape = np.dtype(item["dtype"]), tuple(item["shape"])
-    count = int(np.prod(shape, dtype=np.int64))
-    array: Floats = np.frombuffer(payload, dtype, count, start).reshape(shape)
-    return array, start + count * dtype.itemsize
+    arrays = load(payload)
+    outputs = {
+        name.removeprefix("output "): array
+        for name, array in arrays.items()
+        if name.startswith("output ")
+    }
+    layers = [arrays[name] for name in sorted(arrays) if name.startswith("layer ")]
+    return Observation(outputs, layers, float(arrays["seconds"][0]))
