@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -19,7 +19,6 @@ from exporter.inputs.polygraphy_json import Iteration, read_outputs
 from exporter.metrics.figures import Floats
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
-from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.session import Session
 
 
@@ -64,46 +63,54 @@ class Runner(Protocol):
         """Free the model."""
 
 
-class TorchRunner:
+class SessionRunner:
+    """A session, such as an engine's: its outputs only.
+
+    Args:
+        session: the model.
+        layers: why it has no hidden states.
+    """
+
+    def __init__(self, session: Session, layers: Layers) -> None:
+        self.name, self.layers = session.name, layers
+        self._session = session
+
+    def observe(self, feeds: Mapping[str, Ids], layers: bool) -> Observation:
+        """Run one batch."""
+        start = perf_counter()
+        outputs = self._session.run(**feeds)
+        return Observation(outputs, (), perf_counter() - start)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._session.close()
+
+
+class TorchRunner(SessionRunner):
     """The reference model, its hidden states taken by hooks.
 
     Raises:
         InputError: a weight cannot be read or holds NaN.
     """
 
-    name = "torch fp32"
-
     def __init__(self, folder: Path, shape: ModelShape) -> None:
-        from exporter.deberta.checkpoint import load_model, open_checkpoint
+        from exporter.deberta.checkpoint import open_checkpoint
+        from exporter.runtime.providers.torch_session import TorchSession
 
-        checkpoint = open_checkpoint(folder, shape.task)
-        self._shape = shape
-        self.model: Any = load_model(checkpoint)
-        self.layers = Layers(layer_names(checkpoint.config.num_hidden_layers))
-        self._threads = RuntimeOptions().resolved().threads
+        session = TorchSession(open_checkpoint(folder, shape.task))
+        super().__init__(session, Layers(layer_names(shape.num_hidden_layers)))
+        self.model: Any = session.model
 
     def observe(self, feeds: Mapping[str, Ids], layers: bool) -> Observation:
         """Run one batch; with `layers`, give the hidden states as well."""
-        import torch
-
-        from exporter.runtime.providers.torch_session import torch_threads
-
         taken: dict[int, Any] = {}
         hooks = self._hooks(taken) if layers else []
         try:
-            with torch.inference_mode(), torch_threads(self._threads):
-                inputs = [torch.from_numpy(feeds[name]) for name in self._shape.inputs]
-                start = perf_counter()
-                values = self.model(*inputs)
-                seconds = perf_counter() - start
+            found = super().observe(feeds, layers)
         finally:
             for hook in hooks:
                 hook.remove()
-        outputs = {
-            name: np.ascontiguousarray(value.numpy())
-            for name, value in zip(self._shape.outputs, values, strict=True)
-        }
-        return Observation(outputs, [taken[index].numpy() for index in sorted(taken)], seconds)
+        return replace(found, layers=[taken[index].numpy() for index in sorted(taken)])
 
     def _hooks(self, taken: dict[int, Any]) -> list[Any]:
         """Hooks that put the hidden states into `taken` by their index."""
@@ -124,34 +131,7 @@ class TorchRunner:
     def close(self) -> None:
         """Free the weights."""
         self.model = None
-
-
-@dataclass
-class SessionRunner:
-    """A session, such as an engine's: its outputs only.
-
-    Attributes:
-        session: the model.
-        layers: why it has no hidden states.
-    """
-
-    session: Session
-    layers: Layers = field(default_factory=lambda: Layers(reason="the runtime gives outputs only"))
-
-    @property
-    def name(self) -> str:
-        """The runtime, for reports."""
-        return self.session.name
-
-    def observe(self, feeds: Mapping[str, Ids], layers: bool) -> Observation:
-        """Run one batch."""
-        start = perf_counter()
-        outputs = self.session.run(**feeds)
-        return Observation(outputs, (), perf_counter() - start)
-
-    def close(self) -> None:
-        """Free the model."""
-        self.session.close()
+        super().close()
 
 
 class SavedRunner:

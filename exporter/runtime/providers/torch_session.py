@@ -34,13 +34,13 @@ class TorchSession(ModelSession):
         options = options.resolved()
         super().__init__("torch fp32", shape, text, Batching.on_cpu(options))
         self._threads = options.threads
-        self._model: torch.nn.Module | None = load_model(checkpoint)
+        self.model: torch.nn.Module | None = load_model(checkpoint)
 
     def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
-        if self._model is None:
+        if self.model is None:
             raise InputError("the session is closed")
         with torch.inference_mode(), torch_threads(self._threads):
-            values = self._model(*(torch.from_numpy(feeds[name]) for name in self.input_names))
+            values = self.model(*(torch.from_numpy(feeds[name]) for name in self.input_names))
         return {
             name: np.ascontiguousarray(value.numpy())
             for name, value in zip(self.output_names, values, strict=True)
@@ -48,7 +48,7 @@ class TorchSession(ModelSession):
 
     def close(self) -> None:
         """Free the weights."""
-        self._model = None
+        self.model = None
 
 
 @contextmanager
