@@ -38,7 +38,7 @@ ROOMS = {
     "exporter.parity": "calibration errors progress console svg environment model artifact deberta "
     "graph metrics inputs engine runtime",
     "exporter.packaging": "errors model artifact engine",
-    "exporter.bench": "errors console progress environment model artifact metrics inputs "
+    "exporter.bench": "errors console progress svg environment model artifact metrics inputs "
     "runtime parity",
     "exporter.pipeline": "calibration errors progress environment demo model artifact deberta "
     "graph inputs engine runtime precision parity",
