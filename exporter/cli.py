@@ -104,7 +104,8 @@ def _report(error: BaseException, settings: Settings) -> int:
         return _say(f"error: {place}{error.strerror}", 2)
     if not settings.debug:
         traceback.print_exception(error)
-    return _say("error: this is a defect of deb-export; please report it with the lines above", DEFECT)
+    message = "error: this is a defect of deb-export; please report it with the lines above"
+    return _say(message, DEFECT)
 
 
 def _say(message: str, code: int) -> int:

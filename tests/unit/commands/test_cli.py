@@ -65,6 +65,14 @@ def test_python_m_exporter() -> None:
             "--attention: --target onnx builds no engine",
         ),
         (["build", "x", "--target", "onnx", "--profile", "1x8"], "--profile: --target onnx builds"),
+        (
+            ["build", "x", "--precision", "int8", "--quantize-layers", "5-1"],
+            "layers '5-1': give numbers and ranges, as in 0-5,8",
+        ),
+        (
+            ["build", "x", "--precision", "int8", "--quantize-exclude", "("],
+            "'(' is not a regular expression",
+        ),
         (["build", "x", "--seq", "9,1,2"], "--seq: range 9,1,2: give MIN,OPT,MAX"),
         (["build", "x", "--batch", "many"], "--batch 'many'"),
         (["build", "x", "--task", "none"], "--task 'none': unknown"),
