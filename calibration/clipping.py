@@ -26,20 +26,13 @@ class ClippedWeight:
     Attributes:
         thresholds: fp32 `(N,)`.
         clipped: columns whose threshold is below their largest weight.
-        error: weighted squared error with these thresholds, as a share of that without clipping.
     """
 
     thresholds: Floats
     clipped: int
-    error: float
 
 
-def clip_weight(
-    weight: Floats,
-    mean_square: Floats,
-    number: NumberFormat,
-    ratios: tuple[float, ...] = RATIOS,
-) -> ClippedWeight:
+def clip_weight(weight: Floats, mean_square: Floats, number: NumberFormat) -> ClippedWeight:
     """The thresholds of a weight with the least weighted squared error.
 
     fp8 is left alone: its steps are relative to each value, so clipping only loses.
@@ -48,29 +41,24 @@ def clip_weight(
         weight: `(K, N)`.
         mean_square: `(K,)`, of the site's input channels.
         number: the format.
-        ratios: what to try; 1 is always among it.
     """
     largest = np.abs(weight).max(axis=0)
     if number is NumberFormat.FP8:
-        return ClippedWeight(largest, 0, 1.0)
+        return ClippedWeight(largest, 0)
     importance = mean_square.astype(np.float32)
     if not importance.any():
         importance = np.ones_like(importance)
     thresholds = largest.copy()
-    before = after = 0.0
     step = max(1, _BLOCK_VALUES // len(weight))
     for start in range(0, weight.shape[1], step):
         block = slice(start, start + step)
         columns, limit = np.ascontiguousarray(weight[:, block]), largest[block]
-        best = first = _errors(columns, importance, limit, number)
-        for ratio in ratios:
+        best = _errors(columns, importance, limit, number)
+        for ratio in RATIOS:
             errors = _errors(columns, importance, limit * np.float32(ratio), number)
             thresholds[block] = np.where(errors < best, limit * ratio, thresholds[block])
             best = np.minimum(errors, best)
-        before, after = before + float(first.sum()), after + float(best.sum())
-    return ClippedWeight(
-        thresholds, int((thresholds < largest).sum()), after / before if before > 0 else 1.0
-    )
+    return ClippedWeight(thresholds, int((thresholds < largest).sum()))
 
 
 def _errors(

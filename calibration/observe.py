@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from calibration.collectors import StatisticsCollector, TensorStatistics
 from calibration.errors import CalibrationError
 from calibration.graphs import Feeds, OpenGraph, Run, load
-from calibration.resume import Resume, StateFile, observation_key
+from calibration.resume import Resume, StateFile
 
 Mask: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float32]
@@ -70,11 +70,8 @@ def observe(
     graph = load(model).graph
     probes = _find(model, graph, tensors)
     collectors = {probe.name: StatisticsCollector(probe.name, sample_rows) for probe in probes}
-    state = None
-    if resume:
-        key = observation_key(resume, list(collectors), sample_rows, batches)
-        state = StateFile(resume, key)
-    done = state.load(collectors) if state else 0
+    state = StateFile(resume, collectors, sample_rows, batches) if resume else None
+    done = state.load() if state else 0
     report = progress or (lambda done, total: None)
     report(done, len(batches))
     if done < len(batches):
@@ -85,7 +82,7 @@ def observe(
                 for probe, value in zip(probes, values, strict=True):
                     collectors[probe.name].update(_rows(probe, value, mask))
             if state:
-                state.save_if_due(collectors, index + 1, last=index + 1 == len(batches))
+                state.save_if_due(index + 1, last=index + 1 == len(batches))
             report(index + 1, len(batches))
     return {name: item.result() for name, item in collectors.items()}
 

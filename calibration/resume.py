@@ -17,6 +17,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from calibration.collectors import StatisticsCollector
+from calibration.graphs import Feeds
 from calibration.whole_files import write_whole
 
 SAVE_SECONDS = 15.0
@@ -41,34 +42,32 @@ class Resume:
     seconds: float = SAVE_SECONDS
 
 
-def observation_key(
-    resume: Resume,
-    tensors: Sequence[str],
-    sample_rows: int,
-    batches: Sequence[Mapping[str, NDArray[np.int64]]],
-) -> str:
-    """Identity of an observation: the model, what is collected of it, the batches."""
-    what = [_VERSION, resume.model_hash, list(tensors), sample_rows]
-    digest = hashlib.sha256(json.dumps(what).encode())
-    for batch in batches:
-        for name in sorted(batch):
-            array = np.ascontiguousarray(batch[name])
-            digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
 class StateFile:
-    """The collectors' state on disk, written whole or not at all."""
+    """The collectors' state on disk, written whole or not at all.
 
-    def __init__(self, resume: Resume, key: str) -> None:
+    Args:
+        resume: the file, and the model.
+        collectors: what is kept, by name of the tensor.
+        sample_rows: rows that each of them keeps.
+        batches: what is observed.
+    """
+
+    def __init__(
+        self,
+        resume: Resume,
+        collectors: Mapping[str, StatisticsCollector],
+        sample_rows: int,
+        batches: Sequence[Feeds],
+    ) -> None:
         self._file = resume.file
         self._seconds = resume.seconds
-        self._key = key
+        self._collectors = collectors
+        self._key = _identity([resume.model_hash, list(collectors), sample_rows], batches)
         self._saved_at = time.monotonic()
 
-    def load(self, collectors: Mapping[str, StatisticsCollector]) -> int:
+    def load(self) -> int:
         """Restore the collectors; the number of batches done, 0 where nothing fits."""
+        collectors = self._collectors
         before = {name: item.state() for name, item in collectors.items()}
         try:
             with self._file.open("rb") as stream, NpzFile(stream) as arrays:
@@ -90,17 +89,26 @@ class StateFile:
             return 0
         return done
 
-    def save_if_due(
-        self, collectors: Mapping[str, StatisticsCollector], done: int, *, last: bool
-    ) -> None:
+    def save_if_due(self, done: int, *, last: bool) -> None:
         """Save when the interval is over, or after the last batch."""
         if not last and time.monotonic() - self._saved_at < self._seconds:
             return
         arrays: dict[str, NDArray[Any]] = {"key": np.array(self._key), "done": np.array(done)}
-        for index, item in enumerate(collectors.values()):
+        for index, item in enumerate(self._collectors.values()):
             for field, array in item.state().items():
                 arrays[f"{index}.{field}"] = array
         content = io.BytesIO()
         np.savez(content, **arrays)  # type: ignore[arg-type]
         write_whole(self._file, [content.getbuffer()])
         self._saved_at = time.monotonic()
+
+
+def _identity(what: list[Any], batches: Sequence[Feeds]) -> str:
+    """Of an observation: the model, what is collected of it, the batches."""
+    digest = hashlib.sha256(json.dumps([_VERSION, *what]).encode())
+    for batch in batches:
+        for name in sorted(batch):
+            array = np.ascontiguousarray(batch[name])
+            digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()

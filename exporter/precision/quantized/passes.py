@@ -32,13 +32,11 @@ class SolvedSite:
         scales: thresholds of its input and of the columns of its weight.
         shift: fp32 `(N,)`, what its bias is corrected by.
         clipped: columns whose threshold is below their largest weight.
-        clipping_gain: share of the weighted squared error of its weight that clipping took away.
     """
 
     scales: SiteScales
     shift: Floats
     clipped: int
-    clipping_gain: float
 
 
 @dataclass(frozen=True)
@@ -164,5 +162,4 @@ def _solve(
         scales=SiteScales(site, recipe.threshold_for(number), clipped.thresholds, weights),
         shift=bias_shift(weight, clipped.thresholds, recipe.mean, error, weights),
         clipped=clipped.clipped,
-        clipping_gain=1.0 - clipped.error,
     )
