@@ -67,7 +67,7 @@ from exporter.precision.quantized.texts import SHORT_TEXTS
 from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.providers.onnx_session import OnnxSession
 from exporter.runtime.providers.openvino_session import OpenVinoSession
-from exporter.runtime.session import ModelSession
+from exporter.runtime.session import Session
 
 RESULTS = Path(__file__).parent / "results"
 PEERS = Path(__file__).parent / "fidelity" / "peers"
@@ -216,9 +216,7 @@ def compared_batches() -> list[dict[str, Ids]]:
     return batches
 
 
-def open_contender(
-    contender: Contender, path: Path, shape: ModelShape, threads: int
-) -> ModelSession:
+def open_contender(contender: Contender, path: Path, shape: ModelShape, threads: int) -> Session:
     """The session of a contender."""
     options = RuntimeOptions(threads=threads)
     if contender.graph.startswith("stock"):
@@ -243,7 +241,7 @@ def measure(
     shape, config = checkpoint.shape, checkpoint.config
     compared = compared_batches()
     with ExitStack() as stack:
-        sessions: dict[str, ModelSession] = {}
+        sessions: dict[str, Session] = {}
         checks = {}
         expected = None
         for contender in contenders:

@@ -13,7 +13,7 @@ from exporter.deberta.configuration import DebertaConfig
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
-from exporter.runtime.session import Floats, ModelSession
+from exporter.runtime.session import Floats, Session
 from plugins.disentangled_attention.slots import slot_table
 
 GEMMS = ("fp32", "int8 exact", "int8 fast")
@@ -22,7 +22,7 @@ GEMMS = ("fp32", "int8 exact", "int8 fast")
 _ROWS, _COLUMNS = 768, 3072
 
 
-class StockOnnxRuntime(ModelSession):
+class StockOnnxRuntime(Session):
     """ONNX Runtime with its default options, as one who knows nothing of this project has it."""
 
     def __init__(self, path: Path, shape: ModelShape, threads: int) -> None:
@@ -44,7 +44,7 @@ class StockOnnxRuntime(ModelSession):
         self._session = None
 
 
-class StockOpenVino(ModelSession):
+class StockOpenVino(Session):
     """OpenVINO with its default options, but fp32 for what is not quantized."""
 
     def __init__(self, path: Path, shape: ModelShape, threads: int) -> None:
@@ -67,7 +67,7 @@ class StockOpenVino(ModelSession):
         self._request = self._compiled = None
 
 
-class GemmSession(ModelSession):
+class GemmSession(Session):
     """One linear layer `(B*S, 768) -> 3072` in ONNX Runtime, on as many rows as a batch has tokens.
 
     It gives no outputs: only its time counts.

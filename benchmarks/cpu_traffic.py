@@ -45,14 +45,14 @@ from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.predictions import Prediction, decode
 from exporter.runtime.providers.onnx_session import OnnxSession
 from exporter.runtime.providers.openvino_session import OpenVinoSession
-from exporter.runtime.session import ModelSession
+from exporter.runtime.session import Session
 
 RESULTS = Path(__file__).parent / "results" / "cpu_traffic.csv"
 TASK = Task.SEQUENCE_CLASSIFICATION
 FILE_ORDER = (8, 16, 32, 64)
 TOKENS = (128, 256, 512, 1024, 2048)
 AGREEMENT = 1e-4  # of a probability; batches of other shapes sum in another order
-RUNTIMES: dict[str, Callable[..., ModelSession]] = {"cpu": OnnxSession, "openvino": OpenVinoSession}
+RUNTIMES: dict[str, Callable[..., Session]] = {"cpu": OnnxSession, "openvino": OpenVinoSession}
 
 
 def read_sentences(path: Path, count: int) -> list[str]:
@@ -90,7 +90,7 @@ def make_checkpoint(model: str, folder: Path) -> Path:
     return folder
 
 
-def in_file_order(session: ModelSession, texts: list[str], size: int) -> list[Prediction]:
+def in_file_order(session: Session, texts: list[str], size: int) -> list[Prediction]:
     """Predictions from batches of so many texts in their order, padded to the longest."""
     assert session.text is not None
     found = []
@@ -103,13 +103,13 @@ def in_file_order(session: ModelSession, texts: list[str], size: int) -> list[Pr
     return found
 
 
-def by_tokens(session: ModelSession, texts: list[str], tokens: int) -> list[Prediction]:
+def by_tokens(session: Session, texts: list[str], tokens: int) -> list[Prediction]:
     """What `session(texts)` gives with a budget of so many tokens a batch."""
     session.batching = Batching(tokens, tokens, session.batching.window)
     return session(texts)
 
 
-def padded_tokens(session: ModelSession, texts: list[str], way: str, size: int) -> tuple[int, int]:
+def padded_tokens(session: Session, texts: list[str], way: str, size: int) -> tuple[int, int]:
     """Positions computed, padding counted, and the number of batches."""
     assert session.text is not None
     examples = [session.text.encode(text) for text in texts]
@@ -169,7 +169,7 @@ def main() -> None:
 
 
 def measure(
-    session: ModelSession, texts: list[str], arguments: argparse.Namespace
+    session: Session, texts: list[str], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """One row for each way and size."""
     ways = [("file order", size) for size in FILE_ORDER] + [("tokens", size) for size in TOKENS]

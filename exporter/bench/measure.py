@@ -17,7 +17,7 @@ from exporter.bench.config import BenchConfig, Contender
 from exporter.bench.inputs import BenchInputs, Workload, make_inputs
 from exporter.progress import Progress, silent
 from exporter.runtime.load import OPENVINO, artifact_shape, open_session, suited, text_encoder
-from exporter.runtime.session import ModelSession
+from exporter.runtime.session import Session
 
 _ARITHMETIC = {"bf16": "bf16", "f16": "fp16"}
 """OpenVINO's name of an arithmetic -> the precision whose limits count for it."""
@@ -104,7 +104,7 @@ def bench(config: BenchConfig, progress: Progress = silent) -> BenchResult:
     encoder = text_encoder(config.artifact, shape.task, manifest.seq.max)
     inputs = make_inputs(config, manifest, shape, encoder)
     with ExitStack() as stack:
-        sessions: dict[str, ModelSession] = {}
+        sessions: dict[str, Session] = {}
         limits: dict[str, tuple[str, ...]] = {}
         for contender in config.contenders:
             what = "the artifact" if contender.graph is None else contender.graph.name
@@ -129,7 +129,7 @@ def bench(config: BenchConfig, progress: Progress = silent) -> BenchResult:
     return BenchResult(config, manifest.precision, threads, entries, tuple(timings))
 
 
-def _name(contender: Contender, session: ModelSession, config: BenchConfig) -> str:
+def _name(contender: Contender, session: Session, config: BenchConfig) -> str:
     """What a contender is called in the results; graphs of the same name keep their path."""
     if contender.graph is None:
         return f"artifact, {session.name}"
@@ -139,7 +139,7 @@ def _name(contender: Contender, session: ModelSession, config: BenchConfig) -> s
 
 
 def _limits(
-    contender: Contender, session: ModelSession, given: str | None, stored: str
+    contender: Contender, session: Session, given: str | None, stored: str
 ) -> tuple[str, ...]:
     """The precisions whose limits a contender is held to: one given, or the artifact's and that
     of OpenVINO's arithmetic."""
@@ -153,7 +153,7 @@ def _limits(
 
 def _compare(
     inputs: BenchInputs,
-    sessions: Mapping[str, ModelSession],
+    sessions: Mapping[str, Session],
     limits: Mapping[str, tuple[str, ...]],
     progress: Progress,
 ) -> tuple[Entry, ...]:
@@ -171,7 +171,7 @@ def _compare(
 
 def time_in_turn(
     workload: Workload,
-    sessions: Mapping[str, ModelSession],
+    sessions: Mapping[str, Session],
     rounds: int,
     warmup: int,
     say: Progress,
@@ -216,7 +216,7 @@ def time_in_turn(
     ]
 
 
-def _run(session: ModelSession, workload: Workload) -> None:
+def _run(session: Session, workload: Workload) -> None:
     if workload.feeds is None:
         session(workload.texts)
     else:

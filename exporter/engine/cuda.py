@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from exporter.errors import MissingDependencyError
 
@@ -31,33 +31,6 @@ class Gpu:
 
     name: str
     capability: int
-
-
-class Device(Protocol):
-    """Where a session keeps its buffers and queues its work: a GPU, or a stand-in of the tests."""
-
-    @property
-    def gpu(self) -> Gpu:
-        """What it is."""
-
-    @property
-    def stream(self) -> int:
-        """Handle of the stream that all work is queued on."""
-
-    def free_bytes(self) -> int:
-        """Memory that can be allocated."""
-
-    def empty(self, elements: int, dtype: torch.dtype) -> torch.Tensor:
-        """A buffer."""
-
-    def queue(self) -> AbstractContextManager[Any]:
-        """Within it, copies and kernels go to the stream."""
-
-    def synchronize(self) -> None:
-        """Wait until the stream is empty."""
-
-    def capture(self, work: Callable[[], None]) -> Replay:
-        """Record what `work` queues as a CUDA graph; the result queues it again."""
 
 
 def find_gpu(library: str = "libcuda.so.1", index: int = 0) -> Gpu:
@@ -103,7 +76,9 @@ def check_device_memory(what: str, needed: int, free: int) -> None:
 
 
 class CudaDevice:
-    """A GPU through PyTorch's allocator, streams and graphs.
+    """Where a session keeps its buffers and queues its work: PyTorch's allocator, streams, graphs.
+
+    Tests without a GPU have a stand-in with the same methods.
 
     Raises:
         MissingDependencyError: no driver, no GPU, or PyTorch is missing or built without CUDA.

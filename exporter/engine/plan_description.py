@@ -12,7 +12,7 @@ from exporter.artifact.files import FileProblem, verify_files
 from exporter.artifact.json_values import to_json_values
 from exporter.artifact.manifest import MANIFEST, read_manifest
 from exporter.engine.layers import Kernel, KernelSummary, from_inspector, layers_path, read_kernels
-from exporter.engine.plan_file import PlanHeader, read_header
+from exporter.engine.plan_file import PlanHeader, deserialize, read_header
 from exporter.environment import gpus
 from exporter.errors import DebExportError
 
@@ -86,8 +86,6 @@ def _kernels_on_gpu(path: Path, header: PlanHeader) -> tuple[Kernel, ...]:
     """
     if not gpus():
         return ()
-    from exporter.engine.deserialize import deserialize
-
     try:
         trt = header.backend.load()
         _, engine = deserialize(header.backend, trt, path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from exporter.artifact.engine_record import EngineOptions, EngineRecord
 from exporter.engine.backend import BACKENDS, Backend
@@ -18,9 +17,6 @@ from exporter.engine.build_engine import build_engine
 from exporter.errors import DebExportError
 from exporter.model.profile import ShapeProfile
 from exporter.progress import Progress
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

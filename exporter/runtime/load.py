@@ -19,7 +19,7 @@ from exporter.model.task import Task
 from exporter.runtime.batching import Batching
 from exporter.runtime.options import DEFAULTS, RuntimeOptions
 from exporter.runtime.providers.onnx_providers import NAMES, cache_folder, make_providers
-from exporter.runtime.session import ModelSession, Session
+from exporter.runtime.session import Session
 
 OPENVINO = "openvino"
 PROVIDERS = (*NAMES, OPENVINO, "torch", *BACKENDS)
@@ -106,7 +106,7 @@ def open_session(
     provider: str,
     options: RuntimeOptions = DEFAULTS,
     graph: Path | None = None,
-) -> ModelSession:
+) -> Session:
     """As `load`, for a manifest at hand, with no check of the files.
 
     Args:
@@ -174,7 +174,7 @@ def _open_engine(
     shape: ModelShape,
     text: TextEncoder | None,
     batching: Batching,
-) -> ModelSession:
+) -> Session:
     """The artifact's engine of a target."""
     from exporter.runtime.providers.tensorrt_session import TensorRtSession
 
@@ -229,7 +229,7 @@ def open_reference(
     task: Task,
     text: TextEncoder | None = None,
     options: RuntimeOptions = DEFAULTS,
-) -> ModelSession:
+) -> Session:
     """The reference model of a checkpoint folder.
 
     Raises:

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,53 +25,6 @@ class TruncationWarning(UserWarning):
     """A text was longer than the model takes; its end was left out."""
 
 
-class Session(Protocol):
-    """What `exporter.load` returns and the parity check compares."""
-
-    @property
-    def name(self) -> str:
-        """The runtime, for reports, such as `onnxruntime cpu`."""
-
-    @property
-    def shape(self) -> ModelShape:
-        """The model's configuration and task."""
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of the inputs, in order."""
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs, in order."""
-
-    def run(
-        self,
-        *,
-        input_ids: ArrayLike,
-        attention_mask: ArrayLike | None = None,
-        token_type_ids: ArrayLike | None = None,
-    ) -> dict[str, Floats]:
-        """Outputs by name for token ids `(B, S)`, or `(B, C, S)` for multiple choice."""
-
-    def __call__(self, texts: Iterable[TextInput]) -> list[Prediction]:
-        """A prediction for each text, in order."""
-
-    def stream(self, texts: Iterable[TextInput]) -> Iterator[Prediction]:
-        """The same as an iterator that takes texts as it goes."""
-
-    def close(self) -> None:
-        """Free the model; the session cannot be used any more."""
-
-    def __enter__(self) -> Session: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
 def check_names(
     path: Path, shape: ModelShape, inputs: Sequence[str], outputs: Sequence[str]
 ) -> None:
@@ -88,8 +40,8 @@ def check_names(
         )
 
 
-class ModelSession(ABC):
-    """Everything of a session but the arithmetic: checks, batches, predictions.
+class Session(ABC):
+    """What `exporter.load` returns: all of it but the arithmetic, which is each runtime's own.
 
     Args:
         name: the runtime, for reports.
@@ -135,7 +87,7 @@ class ModelSession(ABC):
     def close(self) -> None:
         """Free the model; the session cannot be used any more."""
 
-    def __enter__(self) -> ModelSession:
+    def __enter__(self) -> Session:
         return self
 
     def __exit__(

@@ -12,7 +12,7 @@ import tensorrt as trt
 from support.tensorrt_names import BUILDER, PARAMETERS, RUNTIME, missing_names, parameters
 
 from exporter.artifact.engine_record import EngineOptions
-from exporter.engine import deserialize, worker
+from exporter.engine import plan_file, worker
 from exporter.engine.backend import TENSORRT
 from exporter.model.profile import ShapeProfile
 
@@ -36,7 +36,7 @@ def test_parameters(method: str) -> None:
 
 
 def test_classes_that_are_derived_from() -> None:
-    log = deserialize._make_log(trt)
+    log = plan_file._make_log(trt)
     log.log(trt.ILogger.ERROR, "a message")
     log.log(trt.ILogger.WARNING, "another")
     assert log.errors == ["a message"]

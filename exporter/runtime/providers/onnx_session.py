@@ -17,7 +17,7 @@ from exporter.model.model_shape import ModelShape
 from exporter.runtime.batching import Batching
 from exporter.runtime.options import DEFAULTS, RuntimeOptions
 from exporter.runtime.providers.onnx_providers import CPU, Provider, check_active, check_available
-from exporter.runtime.session import Floats, ModelSession, check_names
+from exporter.runtime.session import Floats, Session, check_names
 
 EXACT_INTEGERS = {"session.x64quantprecision": "1"}
 """Session option for exact int8 products. x86 processors without VNNI otherwise add pairs of them
@@ -25,7 +25,7 @@ in 16 bits, which saturates without a word: docs/quantization.md. It does nothin
 products with weights of 7 bits are exact, and faster, without it."""
 
 
-class OnnxSession(ModelSession):
+class OnnxSession(Session):
     """A graph that `deb-export build` wrote, on ONNX Runtime's CPU provider.
 
     Args:

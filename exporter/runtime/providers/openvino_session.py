@@ -20,7 +20,7 @@ from exporter.runtime.batching import Batching
 from exporter.runtime.options import DEFAULTS, RuntimeOptions
 from exporter.runtime.providers.integer_products import openvino_is_exact
 from exporter.runtime.providers.openvino_weights import Weight, attach, detach
-from exporter.runtime.session import Floats, ModelSession, check_names
+from exporter.runtime.session import Floats, Session, check_names
 
 INSTALL = 'pip install "deb-export[openvino]"'
 
@@ -37,7 +37,7 @@ FLOAT_PRODUCTS = {"LP_TRANSFORMS_MODE": "NO"}
 products are whole numbers, and sums of a thousand of them stay below 2^24 but for the extreme."""
 
 
-class OpenVinoSession(ModelSession):
+class OpenVinoSession(Session):
     """A graph that `deb-export build` wrote, on OpenVINO's CPU device.
 
     The arithmetic is never left to OpenVINO, which computes fp32 graphs in bf16 where the processor

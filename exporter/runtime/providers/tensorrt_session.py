@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from exporter.artifact.engine_record import EngineRecord
-from exporter.engine.cuda import CudaDevice, Device, Gpu, Replay, check_device_memory
-from exporter.engine.deserialize import deserialize
-from exporter.engine.plan_file import check_version, read_header
+from exporter.engine.cuda import CudaDevice, Gpu, Replay, check_device_memory
+from exporter.engine.plan_file import check_version, deserialize, read_header
 from exporter.errors import InputError, MissingDependencyError
 from exporter.inputs.encode import TextEncoder
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.runtime.batching import ON_GPU, Batching
-from exporter.runtime.session import Floats, ModelSession
+from exporter.runtime.session import Floats, Session
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +44,7 @@ class _Prepared:
     replay: Replay | None = None
 
 
-class TensorRtSession(ModelSession):
+class TensorRtSession(Session):
     """An engine with buffers for its largest shapes, and a CUDA graph for each shape that recurs.
 
     Not safe to share between threads: runs use the same buffers.
@@ -74,7 +73,7 @@ class TensorRtSession(ModelSession):
         text: TextEncoder | None = None,
         *,
         cuda_graphs: bool = True,
-        device: Device | None = None,
+        device: CudaDevice | None = None,
         batching: Batching = ON_GPU,
     ) -> None:
         header = read_header(path)
@@ -85,7 +84,7 @@ class TensorRtSession(ModelSession):
             check_version(path, header, trt.__version__)
         self._path = path
         self._padding = {"input_ids": shape.pad_token_id}
-        self._device: Device = device or CudaDevice()
+        self._device = device or CudaDevice()
         check_gpu(path, record, self._device.gpu)
         check_device_memory(f"{path}: the engine", header.bytes, self._device.free_bytes())
         self._trt = trt

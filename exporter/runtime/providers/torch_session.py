@@ -14,10 +14,10 @@ from exporter.inputs.encode import TextEncoder
 from exporter.model.feeds import Ids
 from exporter.runtime.batching import Batching
 from exporter.runtime.options import DEFAULTS, RuntimeOptions
-from exporter.runtime.session import Floats, ModelSession
+from exporter.runtime.session import Floats, Session
 
 
-class TorchSession(ModelSession):
+class TorchSession(Session):
     """Our PyTorch model in fp32 on the CPU: what every artifact is compared with.
 
     Raises:

@@ -128,7 +128,7 @@ def test_inspect_without_a_manifest_on_a_gpu(
 
     plan = Path(shutil.copy(built / "model.rtx.plan", tmp_path))
     monkeypatch.setattr(plan_description, "gpus", lambda: ("a GPU",))
-    monkeypatch.setattr("exporter.engine.deserialize.deserialize", load)
+    monkeypatch.setattr("exporter.engine.plan_description.deserialize", load)
     refuse = False
     assert "attention  plugin" in call(capsys, "inspect", plan)[1]
     refuse = True

@@ -18,7 +18,7 @@ from exporter.errors import InputError, MissingDependencyError
 from exporter.model.task import Task
 from exporter.runtime.batching import Batching, batches
 from exporter.runtime.load import load
-from exporter.runtime.session import ModelSession, TruncationWarning
+from exporter.runtime.session import Session, TruncationWarning
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 
@@ -73,7 +73,7 @@ def test_predictions_keep_the_order_of_the_texts(make_artifact: MakeArtifact) ->
 def test_batches_are_bounded_and_hold_every_text_once(make_artifact: MakeArtifact) -> None:
     folder = make_artifact("token-classification")
     with load(folder) as session:
-        assert isinstance(session, ModelSession)
+        assert isinstance(session, Session)
         assert session.text is not None
         examples = [session.text.encode("word " * (i % 13)) for i in range(50)]
         bounds = Batching(tokens=40, largest=7)

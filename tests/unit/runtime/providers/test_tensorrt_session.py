@@ -19,7 +19,7 @@ from support.engine_stand_in import (
 from support.tensorrt_names import BUILDER, RUNTIME, missing_names
 
 from exporter.deberta.checkpoint import open_checkpoint
-from exporter.engine import deserialize
+from exporter.engine import plan_file
 from exporter.engine.backend import Backend
 from exporter.errors import InputError, MissingDependencyError
 from exporter.graph.export import export_onnx
@@ -260,4 +260,4 @@ def test_a_plan_that_is_cut_short(
 def test_the_names_are_those_of_tensorrt_rtx() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
     assert missing_names(trt, {**RUNTIME, **BUILDER}) == []
-    assert deserialize._make_log(trt).errors == []
+    assert plan_file._make_log(trt).errors == []
