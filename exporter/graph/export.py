@@ -22,6 +22,11 @@ from exporter.progress import Progress, silent
 IR_VERSION = 10
 """Read by ONNX Runtime 1.20 and newer, and by onnx 1.16."""
 
+_MATRICES = 4
+"""Matrices of a layer that `torch` stores transposed: packed projections, three dense ones."""
+_SUMS = 2
+"""Residual sums of a layer: behind the attention and at its end."""
+
 
 def export_onnx(
     checkpoint: Checkpoint,
@@ -53,8 +58,9 @@ def export_onnx(
     form = export_form(checkpoint)
     slots = encoder_of(form.model).slots
     model = trace(form, checkpoint.task, config.type_vocab_size)
-    fold_transposes(model)
-    write_residual_sums(model)
+    layers = config.num_hidden_layers
+    _check_count("fold_transposes", fold_transposes(model), _MATRICES * layers)
+    _check_count("write_residual_sums", write_residual_sums(model), _SUMS * layers)
     shape = AttentionShape(
         num_heads=config.num_attention_heads,
         head_size=config.head_size,
@@ -68,9 +74,13 @@ def export_onnx(
     model.functions[function.identifier()] = function
     _describe(model, checkpoint, metadata or {})
     progress("checking")
-    return finish(
-        model, path, config.num_hidden_layers, external_data=external_data, progress=progress
-    )
+    return finish(model, path, layers, external_data=external_data, progress=progress)
+
+
+def _check_count(transform: str, found: int, expected: int) -> None:
+    """Fail where a transform missed a layer; embeddings, convolution and head have more for it."""
+    if found < expected:
+        raise RuntimeError(f"{transform} changed {found} nodes; the layers have {expected}")
 
 
 def _describe(model: ir.Model, checkpoint: Checkpoint, metadata: dict[str, str]) -> None:

@@ -106,7 +106,7 @@ def build_and_judge(
             exact = path if precision == "fp32" else _work_folder(writer) / MODEL_FILE
             # A graph on the way is read again: a runtime maps its weights from a file of their own.
             external_data = config.external_data if exact == path else True
-            only_graph = config.targets == ("onnx",)
+            only_graph = not targets.backends
             graph = _export(source, files, exact, external_data, only_graph, progress)
             for item in (source.folder / "config.json", *source.tokenizer_files):
                 writer.copy(item)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -159,7 +159,7 @@ def convert_to_half(
     infer_types(model)
     if any(value.dtype in _HALVES for node in graph for value in node.outputs):
         raise ValueError("the graph is in half precision already")
-    shape = replace(attention_shape(model), reading="gather")
+    shape = attention_shape(model)
     fit = Fit(half, ranges, safety_factor)
     large = _large_terms(graph, shape, fit)
     fp32_terms = SCORE_TERMS if ranges is None else tuple(large)

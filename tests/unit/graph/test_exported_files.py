@@ -107,3 +107,14 @@ def test_tensorrt_rtx_parses_the_graph(seed: int, tmp_path: Path) -> None:
     parsed = parser.parse_from_file(str(tmp_path / "model.onnx"))
     assert parsed, [str(parser.get_error(i)) for i in range(parser.num_errors)]
     assert network.num_outputs == len(output_names(list(Task)[seed]))
+
+
+@pytest.mark.parametrize("transform", ["fold_transposes", "write_residual_sums"])
+def test_a_transform_that_misses_a_layer_is_a_defect(
+    transform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_random(tmp_path, 5)
+    monkeypatch.setattr(f"exporter.graph.export.{transform}", lambda model: 1)
+    with pytest.raises(RuntimeError, match=f"{transform} changed 1 nodes; the layers have"):
+        export_onnx(open_checkpoint(tmp_path), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()

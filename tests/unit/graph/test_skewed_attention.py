@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from support.half_models import convert, run_rounded
 from support.site_graphs import export_random, feeds, run
 
 import exporter
+from calibration.ranges import measure_ranges
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.export import export_onnx
 from exporter.model.profile import Range
 from exporter.model.task import Task
+from exporter.precision.half.types import HalfName
+from exporter.runtime.providers.onnx_session import open_fp32
 
 TASK = Task.TOKEN_CLASSIFICATION
 
@@ -80,12 +84,13 @@ def test_tensorrt_rtx_builds_it(graphs: tuple[Path, Path, dict[str, object]]) ->
         (128, ("onnx",), "skew"),
         (129, ("onnx",), "gather"),
         (128, None, "gather"),
+        (128, "no builder", "skew"),
         (64, ("onnx", "tensorrt-rtx"), "gather"),
     ],
 )
 def test_the_length_profile_decides(
     longest: int,
-    targets: tuple[str, ...] | None,
+    targets: tuple[str, ...] | str | None,
     reading: str,
     make_checkpoint: Callable[..., Path],
     tmp_path: Path,
@@ -94,12 +99,38 @@ def test_the_length_profile_decides(
     class AskedError(Exception):
         pass
 
+    class Builder:
+        target = "tensorrt-rtx"
+
+        def check(self, options: object) -> None:
+            """It is installed."""
+
     def spy(*arguments: object, reading: str = "gather", **options: object) -> None:
         raise AskedError(reading)
 
     monkeypatch.setattr("exporter.graph.export.export_onnx", spy)
+    builders = {} if targets == "no builder" else {"tensorrt-rtx": Builder()}
+    monkeypatch.setattr("exporter.engine.targets.BACKENDS", builders)
+    targets = None if isinstance(targets, str) else targets
     config = exporter.BuildConfig(
         model=make_checkpoint(), output=tmp_path / "out", seq=Range(1, 16, longest), targets=targets
     )
     with pytest.raises(AskedError, match=reading):
         exporter.build(config)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_a_half_graph_keeps_the_reading(
+    dtype: HalfName, graphs: tuple[Path, Path, dict[str, object]]
+) -> None:
+    inputs = feeds(graphs[2], TASK)
+    exact = run(graphs[0], inputs)[0]
+    errors = []
+    for graph in graphs[:2]:
+        half, _ = convert(graph, dtype, measure_ranges(graph, [inputs], open_fp32))
+        (function,) = onnx.load(half).functions
+        gathers = "GatherElements" in {node.op_type for node in function.node}
+        assert gathers == (graph == graphs[0])
+        errors.append(float(np.sqrt(np.mean((run_rounded(half, inputs)[0] - exact) ** 2))))
+    gathering, skewing = errors
+    assert 0 < skewing < 1.5 * gathering
