@@ -17,21 +17,51 @@ _PARSER = re.compile(
 )
 _REASON = re.compile(r"Error Code \d+: (?P<kind>[^(]+?) ?\((?P<text>.*) In \w+ at ", re.DOTALL)
 _CONDITION = re.compile(r'^(Assertion failed: .*?: |[\w !&|().>=<-]*&& ")')
-_NO_DRIVER = re.compile(
-    r"CUDA driver version is insufficient|no CUDA-capable device|cudaError (35|100)\b"
+_REASONS: tuple[tuple[re.Pattern[str], type[DebExportError], str], ...] = (
+    (
+        re.compile(r"Compute capability (?P<major>\d+)\.(?P<minor>\d+) \(\w+\) +not supported"),
+        InputError,
+        "--compute-capability {major}{minor}: {title} here does not build for it; "
+        "see deb-export doctor",
+    ),
+    (
+        re.compile(r"Cannot compile operation '(?P<node>.*?)' for (?P<gpu>[^:]*): (?P<rule>[^.]*)"),
+        InputError,
+        "{title}: node {node!r} cannot be built for {gpu}: {rule}; "
+        "choose another --precision or --compute-capability",
+    ),
+    (
+        re.compile(
+            r"Cannot compile for target\(s\) (?P<gpu>[\w, ]+), "
+            r"because .*datatypes: (?P<types>[\w, ]+)"
+        ),
+        InputError,
+        "{title}: {gpu} has no kernels for {types}; "
+        "choose another --precision or --compute-capability",
+    ),
+    (
+        re.compile(r"within workspace limit|insufficient (memory|workspace)", re.IGNORECASE),
+        InputError,
+        "{title}: no kernel works within the --workspace given; give more, or none",
+    ),
+    (
+        re.compile(
+            r"out of memory|bad_alloc|OutOfMemory|Error Code 2\b|cudaError 2\b", re.IGNORECASE
+        ),
+        MissingDependencyError,
+        "{title}: not enough memory to build; give a smaller --batch or --seq, "
+        "or use a machine with more",
+    ),
+    (
+        re.compile(
+            r"CUDA driver version is insufficient|no CUDA-capable device|cudaError (35|100)\b"
+            r"|CHECK\(status == CUDA_SUCCESS\)"
+        ),
+        MissingDependencyError,
+        "{title}: this build needs a GPU and its driver, and finds none",
+    ),
 )
-_CAPABILITY = re.compile(r"Compute capability (?P<number>[\d.]+) \((?P<name>\w+)\) +not supported")
-_UNSUPPORTED = re.compile(
-    r"Cannot compile operation '(?P<node>.*?)' for (?P<gpu>[^:]*): (?P<rule>[^.]*)"
-)
-_DATATYPE = re.compile(
-    r"Cannot compile for target\(s\) (?P<gpu>[\w, ]+), because .*datatypes: (?P<types>[\w, ]+)"
-)
-_WORKSPACE = re.compile(r"within workspace limit|insufficient (memory|workspace)", re.IGNORECASE)
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|bad_alloc|OutOfMemory|Error Code 2\b|cudaError 2\b", re.IGNORECASE
-)
-_JIT = "CHECK(status == CUDA_SUCCESS)"
+"""What the builder's words mean: a sign of it, and what to raise with the sign's groups."""
 _LONGEST = 300
 
 
@@ -46,39 +76,14 @@ def translate(
         errors: what the builder logged as errors, in order.
         message: the exception it ended with.
     """
-    text = "\n".join([*errors, message])
     for line in errors:
-        found = _PARSER.search(line)
-        if found is not None:
+        if found := _PARSER.search(line):
             return _parser_error(backend, graph, found)
-    if found := _CAPABILITY.search(text):
-        return InputError(
-            f"--compute-capability {found['number'].replace('.', '')}: {backend.title} "
-            "here does not build for it; see deb-export doctor"
-        )
-    if found := _UNSUPPORTED.search(text):
-        return InputError(
-            f"{backend.title}: node {found['node']!r} cannot be built for {found['gpu']}: "
-            f"{found['rule'].strip()}; choose another --precision or --compute-capability"
-        )
-    if found := _DATATYPE.search(text):
-        return InputError(
-            f"{backend.title}: {found['gpu'].strip()} has no kernels for {found['types'].strip()}; "
-            "choose another --precision or --compute-capability"
-        )
-    if _WORKSPACE.search(text):
-        return InputError(
-            f"{backend.title}: no kernel works within the --workspace given; give more, or none"
-        )
-    if _OUT_OF_MEMORY.search(text):
-        return MissingDependencyError(
-            f"{backend.title}: not enough memory to build; give a smaller --batch or --seq, "
-            "or use a machine with more"
-        )
-    if _JIT in text or _NO_DRIVER.search(text):
-        return MissingDependencyError(
-            f"{backend.title}: this build needs a GPU and its driver, and finds none"
-        )
+    text = "\n".join([*errors, message])
+    for sign, kind, reason in _REASONS:
+        if found := sign.search(text):
+            groups = {name: value.strip() for name, value in found.groupdict().items()}
+            return kind(reason.format(title=backend.title, **groups))
     return InputError(f"{backend.title} cannot build {graph}: {_shortest(errors, message)}")
 
 
