@@ -61,38 +61,15 @@ def _bf16(value: float | list[float]) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.bfloat16)
 
 
-def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
-    return F.gelu(x, approximate="tanh")
-
-
-def _clipped_gelu(x: torch.Tensor) -> torch.Tensor:
-    return torch.clip(F.gelu(x), -10.0, 10.0)
-
-
-def _quick_gelu(x: torch.Tensor) -> torch.Tensor:
-    return x * torch.sigmoid(1.702 * x)
-
-
 def _laplace(x: torch.Tensor) -> torch.Tensor:
     # Ma et al., "Mega: Moving Average Equipped Gated Attention", arXiv:2209.10655.
     return 0.5 * (1.0 + torch.erf((x - 0.707107) / (0.282095 * math.sqrt(2.0))))
 
 
-def _relu2(x: torch.Tensor) -> torch.Tensor:
-    return torch.square(F.relu(x))
-
-
-def _sqrt_softplus(x: torch.Tensor) -> torch.Tensor:
-    return torch.sqrt(F.softplus(x))
-
-
-def _identity(x: torch.Tensor) -> torch.Tensor:
-    return x
-
-
+_gelu_tanh = partial(F.gelu, approximate="tanh")
 FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
-    "gelu_10": _clipped_gelu,
+    "gelu_10": lambda x: torch.clip(F.gelu(x), -10.0, 10.0),
     "gelu_accurate": _gelu_tanh,
     "gelu_fast": _gelu_tanh,
     "gelu_new": _gelu_tanh,
@@ -102,15 +79,15 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "hardswish": F.hardswish,
     "laplace": _laplace,
     "leaky_relu": F.leaky_relu,
-    "linear": _identity,
+    "linear": lambda x: x,
     "mish": F.mish,
-    "quick_gelu": _quick_gelu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": F.relu,
-    "relu2": _relu2,
+    "relu2": lambda x: torch.square(F.relu(x)),
     "relu6": F.relu6,
     "sigmoid": torch.sigmoid,
     "silu": F.silu,
-    "sqrtsoftplus": _sqrt_softplus,
+    "sqrtsoftplus": lambda x: torch.sqrt(F.softplus(x)),
     "swish": F.silu,
     "tanh": torch.tanh,
 }

@@ -7,20 +7,13 @@ numbers must match `DisentangledSelfAttention` in `modeling_deberta_v2.py` of tr
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
 def disentangled_attention(
-    qkv: torch.Tensor,
-    pos_key: torch.Tensor,
-    pos_query: torch.Tensor,
-    slots: torch.Tensor,
-    mask: torch.Tensor,
-    *,
-    num_heads: int,
-    scale: float,
-    c2p: bool,
-    p2c: bool,
-) -> torch.Tensor:
+    qkv: Tensor, pos_key: Tensor, pos_query: Tensor, slots: Tensor, mask: Tensor,
+    *, num_heads: int, scale: float, c2p: bool, p2c: bool,
+) -> Tensor:  # fmt: skip
     """Attention of one layer, in the dtype of `qkv`, with the S x S scores in memory.
 
     Args:
@@ -54,11 +47,11 @@ def disentangled_attention(
 
     forbidden = (mask == 0)[:, None, None, :]
     scores_BHSS = scores_BHSS.masked_fill(forbidden, torch.finfo(scores_BHSS.dtype).min)
-    context_BHSD: torch.Tensor = torch.softmax(scores_BHSS, dim=-1) @ value
+    context_BHSD: Tensor = torch.softmax(scores_BHSS, dim=-1) @ value
     return context_BHSD.transpose(1, 2).reshape(batch, length, -1)
 
 
-def _slot_index(slots: torch.Tensor, length: int) -> torch.Tensor:
+def _slot_index(slots: Tensor, length: int) -> Tensor:
     """Slot of query i and key j: int64 `(S, S)`."""
     saturation = (slots.numel() - 1) // 2
     position = torch.arange(length, device=slots.device)

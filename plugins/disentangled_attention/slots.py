@@ -14,17 +14,45 @@ import torch
 MAX_DISTANCE = 1 << 17
 
 
-def bucket_of_distance(distance: torch.Tensor, buckets: int, max_position: int) -> torch.Tensor:
-    """Signed logarithmic bucket of each distance.
+def slot_table(span: int, buckets: int, max_position: int) -> torch.Tensor:
+    """Slots of the distances `-P .. P`, where `P` is the first that no longer changes them.
 
     Args:
-        distance: int64, any shape, query index minus key index.
-        buckets: number of buckets to either side (`position_buckets`), at least 2.
-        max_position: distance that reaches the last bucket (`max_relative_positions`).
+        span: half the number of slots: `position_buckets`, or `max_relative_positions` without.
+        buckets: `position_buckets`, to either side; 0 or less when every distance has its own slot.
+        max_position: `max_relative_positions`, the distance that reaches the last bucket; read only
+            with buckets.
 
     Returns:
-        int64, the shape of `distance`: the distance up to `buckets // 2`, logarithmic beyond.
+        int32, `(2 * P + 1,)`, on the CPU: exact when the distance is clipped to `[-P, P]`, for
+        every sequence of up to 131,072 tokens.
     """
+    reach = max(2 * span, max_position, 2)
+    # One bucket to either side of zero: the logarithm has no steps, and the clamps are not met.
+    ends = (0, 2 * span - 1) if buckets <= 0 or buckets // 2 > 1 else (span - 1, span + 1)
+    while True:
+        distance = torch.arange(-reach, reach + 1, device="cpu")
+        slots = _slots_of_distance(distance, span, buckets, max_position).to(torch.int32)
+        if (int(slots[0]), int(slots[-1])) == ends or reach >= MAX_DISTANCE:
+            break
+        reach *= 2
+    changed = (slots[:reach] != slots[0]).nonzero(), (slots[reach:] != slots[-1]).nonzero()
+    below = reach - int(changed[0].min()) if len(changed[0]) else 0
+    above = int(changed[1].max()) if len(changed[1]) else 0
+    saturation = max(below, above) + 1
+    return slots[reach - saturation : reach + saturation + 1].clone()
+
+
+def _slots_of_distance(
+    distance: torch.Tensor, span: int, buckets: int, max_position: int
+) -> torch.Tensor:
+    """Slot in `[0, 2 * span)`, int64, of each distance: query index minus key index."""
+    relative = _bucket_of_distance(distance, buckets, max_position) if buckets > 0 else distance
+    return torch.clamp(relative + span, 0, 2 * span - 1)
+
+
+def _bucket_of_distance(distance: torch.Tensor, buckets: int, max_position: int) -> torch.Tensor:
+    """Signed bucket of each distance, int64: itself up to `buckets // 2`, logarithmic beyond."""
     mid = buckets // 2
     near = (distance < mid) & (distance > -mid)
     # The float32 rounding of the reference decides which side of a ceil a distance falls on.
@@ -37,47 +65,3 @@ def bucket_of_distance(distance: torch.Tensor, buckets: int, max_position: int) 
         magnitude <= mid, distance.type_as(log_bucket), log_bucket * torch.sign(distance)
     )
     return bucket.to(torch.int64)
-
-
-def slots_of_distance(
-    distance: torch.Tensor, span: int, buckets: int, max_position: int
-) -> torch.Tensor:
-    """Slot in `[0, 2 * span)` of each distance.
-
-    Args:
-        distance: int64, any shape.
-        span: half the number of slots: `position_buckets`, or `max_relative_positions` without.
-        buckets: `position_buckets`; 0 or less when every distance has its own slot.
-        max_position: `max_relative_positions`, read only with buckets.
-
-    Returns:
-        int64, the shape of `distance`.
-    """
-    relative = bucket_of_distance(distance, buckets, max_position) if buckets > 0 else distance
-    return torch.clamp(relative + span, 0, 2 * span - 1)
-
-
-def slot_table(span: int, buckets: int, max_position: int) -> torch.Tensor:
-    """Slots of the distances `-P .. P`, where `P` is the first that no longer changes them.
-
-    Args:
-        span, buckets, max_position: as for `slots_of_distance`.
-
-    Returns:
-        int32, `(2 * P + 1,)`, on the CPU: exact when the distance is clipped to `[-P, P]`, for
-        every sequence of up to 131,072 tokens.
-    """
-    reach = max(2 * span, max_position, 2)
-    # One bucket to either side of zero: the logarithm has no steps, and the clamps are not met.
-    ends = (0, 2 * span - 1) if buckets <= 0 or buckets // 2 > 1 else (span - 1, span + 1)
-    while True:
-        distance = torch.arange(-reach, reach + 1, device="cpu")
-        slots = slots_of_distance(distance, span, buckets, max_position).to(torch.int32)
-        if (int(slots[0]), int(slots[-1])) == ends or reach >= MAX_DISTANCE:
-            break
-        reach *= 2
-    changed = (slots[:reach] != slots[0]).nonzero(), (slots[reach:] != slots[-1]).nonzero()
-    below = reach - int(changed[0].min()) if len(changed[0]) else 0
-    above = int(changed[1].max()) if len(changed[1]) else 0
-    saturation = max(below, above) + 1
-    return slots[reach - saturation : reach + saturation + 1].clone()

@@ -95,30 +95,22 @@ def _function(
 
     def function(*values: Any, **named: Any) -> Any:
         given = signature.bind(*values, **named).arguments
-        operands = Operands(**{name: given[name] for name in contract.INPUTS})
-        attributes = Attributes(**{name: given[name] for name in contract.ATTRIBUTES})
-        tactic = {name: given[name] for name in more if name == "tactic"}
-        return method(operands, attributes, **tactic)
+        node = Node(**{name: given[name] for name in (*contract.INPUTS, *contract.ATTRIBUTES)})
+        return method(node, given["tactic"]) if "tactic" in more else method(node)
 
     function.__signature__ = signature  # type: ignore[attr-defined]
     return function
 
 
 @dataclass(frozen=True)
-class Operands:
-    """Descriptions of the inputs, each a `tensorrt.plugin.TensorDesc`, named as in the contract."""
+class Node:
+    """Inputs and attributes of the contract; an input is a `tensorrt.plugin.TensorDesc`."""
 
     qkv: Any
     pos_key: Any
     pos_query: Any
     slots: Any
     mask: Any
-
-
-@dataclass(frozen=True)
-class Attributes:
-    """The contract's attributes."""
-
     num_heads: int
     scale: float
     c2p: int
@@ -143,42 +135,40 @@ class AttentionPlugin:
         default_factory=lambda: lru_cache(maxsize=64)(compile_ptx)
     )
 
-    def describe(self, operands: Operands, attributes: Attributes) -> Any:
+    def describe(self, node: Node) -> Any:
         """The output, `(B, S, H*D)` in the type of `qkv`.
 
         Raises:
             ValueError: types, ranks or sizes that are not the contract's.
         """
-        self._check(operands, attributes)
-        batch, length, width = operands.qkv.shape_expr
-        return self.trtp.from_shape_expr((batch, length, width // 3), operands.qkv.dtype)
+        self._check(node)
+        batch, length, width = node.qkv.shape_expr
+        return self.trtp.from_shape_expr((batch, length, width // 3), node.qkv.dtype)
 
-    def autotune(self, operands: Operands, attributes: Attributes) -> list[Any]:
+    def autotune(self, node: Node) -> list[Any]:
         """The types, which the graph fixes, and the tactics worth timing: numbers from 1 up."""
-        spec = self._spec(operands, attributes)
-        value = _FLOATS[operands.qkv.dtype.name][0]
-        mask = _MASKS[operands.mask.dtype.name][0]
+        spec = self._spec(node)
+        value = _FLOATS[node.qkv.dtype.name][0]
+        mask = _MASKS[node.mask.dtype.name][0]
         types = f"{value}, {value}, {value}, INT32, {mask}, {value}"
-        tactics = self.tactics(spec, _longest(operands.qkv.shape))
+        tactics = self.tactics(spec, _longest(node.qkv.shape))
         return [self.trtp.AutoTuneCombination(types, "LINEAR", list(tactics))]
 
-    def implement(
-        self, operands: Operands, attributes: Attributes, tactic: int
-    ) -> tuple[str, str, Any, Any]:
+    def implement(self, node: Node, tactic: int) -> tuple[str, str, Any, Any]:
         """Entry, PTX, launch parameters and the int32 arguments behind the inputs, for a tactic."""
-        spec = self._spec(operands, attributes)
-        tile = self.tile(spec, tactic, _longest(operands.qkv.shape))
+        spec = self._spec(node)
+        tile = self.tile(spec, tactic, _longest(node.qkv.shape))
         kernel = self.compile(spec, tile, self.capability)
-        batch, length, _ = operands.qkv.shape_expr
+        batch, length, _ = node.qkv.shape_expr
         launch = self.trtp.KernelLaunchParams()
         launch.grid_x = grid(batch, length, spec, tile)
         launch.block_x = kernel.threads
         launch.shared_mem = kernel.shared_bytes
         values = scalars(
             length,
-            operands.pos_key.shape_expr[1],
-            operands.pos_query.shape_expr[1],
-            operands.slots.shape_expr[0],
+            node.pos_key.shape_expr[1],
+            node.pos_query.shape_expr[1],
+            node.slots.shape_expr[0],
         )
         extra = self.trtp.SymIntExprs(len(values))
         for index, value in enumerate(values):
@@ -217,12 +207,12 @@ class AttentionPlugin:
             raise ValueError(f"tactic {tactic}: there are {len(candidates)}")
         return candidates[tactic - 1]
 
-    def _check(self, operands: Operands, attributes: Attributes) -> None:
+    def _check(self, node: Node) -> None:
         for name, rank in contract.RANKS.items():
-            found = len(getattr(operands, name).shape_expr)
+            found = len(getattr(node, name).shape_expr)
             if found != rank:
                 raise ValueError(f"{contract.OP_TYPE}: {name} has rank {found}; it must be {rank}")
-        types = {name: getattr(operands, name).dtype.name for name in contract.RANKS}
+        types = {name: getattr(node, name).dtype.name for name in contract.RANKS}
         for name in ("pos_key", "pos_query"):
             if types[name] != types["qkv"]:
                 raise ValueError(
@@ -234,23 +224,23 @@ class AttentionPlugin:
                 raise ValueError(
                     f"{contract.OP_TYPE}: {name} is {types[name]}; it must be {' or '.join(known)}"
                 )
-        if attributes.num_heads < 1:
-            raise ValueError(f"{contract.OP_TYPE}: num_heads is {attributes.num_heads}")
-        width = operands.qkv.shape_expr[2]
+        if node.num_heads < 1:
+            raise ValueError(f"{contract.OP_TYPE}: num_heads is {node.num_heads}")
+        width = node.qkv.shape_expr[2]
         # Sizes are known only where TensorRT computes shapes.
         if not width.is_fake and width.is_constant:
-            _head_size(width.constant_value(), attributes.num_heads)
+            _head_size(width.constant_value(), node.num_heads)
 
-    def _spec(self, operands: Operands, attributes: Attributes) -> KernelSpec:
+    def _spec(self, node: Node) -> KernelSpec:
         """What the kernel is compiled for; sizes are known here."""
         return KernelSpec(
-            num_heads=attributes.num_heads,
-            head_size=_head_size(operands.qkv.shape[2], attributes.num_heads),
-            scale=attributes.scale,
-            c2p=bool(attributes.c2p),
-            p2c=bool(attributes.p2c),
-            dtype=_FLOATS[operands.qkv.dtype.name][1],
-            mask_dtype=_MASKS[operands.mask.dtype.name][1],
+            num_heads=node.num_heads,
+            head_size=_head_size(node.qkv.shape[2], node.num_heads),
+            scale=node.scale,
+            c2p=bool(node.c2p),
+            p2c=bool(node.p2c),
+            dtype=_FLOATS[node.qkv.dtype.name][1],
+            mask_dtype=_MASKS[node.mask.dtype.name][1],
         )
 
 

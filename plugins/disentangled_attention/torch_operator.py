@@ -48,17 +48,9 @@ def _shape_only(qkv: Tensor, *_: Any) -> Tensor:
 
 
 def disentangled_attention(
-    qkv: Tensor,
-    pos_key: Tensor,
-    pos_query: Tensor,
-    slots: Tensor,
-    mask: Tensor,
-    *,
-    num_heads: int,
-    scale: float,
-    c2p: bool,
-    p2c: bool,
-) -> Tensor:
+    qkv: Tensor, pos_key: Tensor, pos_query: Tensor, slots: Tensor, mask: Tensor,
+    *, num_heads: int, scale: float, c2p: bool, p2c: bool,
+) -> Tensor:  # fmt: skip
     """Attention of one layer: `oracle.disentangled_attention`, fused where there is a GPU.
 
     Args:
@@ -82,17 +74,9 @@ def disentangled_attention(
 
 
 def operator_spec(
-    qkv: Tensor,
-    pos_key: Tensor,
-    pos_query: Tensor,
-    slots: Tensor,
-    mask: Tensor,
-    *,
-    num_heads: int,
-    scale: float,
-    c2p: bool,
-    p2c: bool,
-) -> KernelSpec:
+    qkv: Tensor, pos_key: Tensor, pos_query: Tensor, slots: Tensor, mask: Tensor,
+    *, num_heads: int, scale: float, c2p: bool, p2c: bool,
+) -> KernelSpec:  # fmt: skip
     """What the kernel is compiled for, to take these tensors (shapes as in the contract).
 
     Raises:
@@ -124,15 +108,9 @@ def operator_spec(
 
 
 def launch(
-    qkv: Tensor,
-    pos_key: Tensor,
-    pos_query: Tensor,
-    slots: Tensor,
-    mask: Tensor,
-    *,
-    spec: KernelSpec,
-    tile: TileConfig,
-) -> Tensor:
+    qkv: Tensor, pos_key: Tensor, pos_query: Tensor, slots: Tensor, mask: Tensor,
+    *, spec: KernelSpec, tile: TileConfig,
+) -> Tensor:  # fmt: skip
     """Launch the kernel on CUDA tensors, cut as `tile` says.
 
     Args:

@@ -127,11 +127,6 @@ def _longest_first(first: int, second: int, budget: int, kind: Kind) -> tuple[in
     return small, large
 
 
-def num_special_tokens(is_pair: bool) -> int:
-    """How many special tokens `assemble` adds."""
-    return 3 if is_pair else 2
-
-
 def assemble(
     first: Segment, second: Segment | None, special_ids: tuple[int, int] | None, truncated: bool
 ) -> Encoding:

@@ -22,7 +22,6 @@ from exporter.deberta.tokenization.encoding import (
     Truncation,
     assemble,
     kept_lengths,
-    num_special_tokens,
     pad,
     padded_length,
 )
@@ -149,7 +148,7 @@ class Tokenizer(ABC):
         for i, (_, pair) in enumerate(items):
             first = next(segments)
             second = None if pair is None else next(segments)
-            room = num_special_tokens(second is not None) if add_special_tokens else 0
+            room = (2 if second is None else 3) if add_special_tokens else 0
             lengths = (len(first), None if second is None else len(second))
             try:
                 kept = self._kept(lengths, room, truncation, limit)
