@@ -117,15 +117,8 @@ def _say(message: str, code: int) -> int:
 def _short_warnings() -> Iterator[None]:
     """Show our own warnings as one line on stderr."""
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: object = None,
-        line: str | None = None,
-    ) -> None:
-        del category, filename, lineno, file, line
+    def show(message: Warning | str, *where: object, **more: object) -> None:
+        del where, more
         clear = CLEAR_LINE if sys.stderr.isatty() else ""
         click.echo(f"{clear}warning: {message}", err=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,6 +37,7 @@ _DEFAULTS = defaults(TritonOptions)
 )
 @click.option(
     "--queue-delay",
+    "queue_microseconds",
     type=int,
     default=_DEFAULTS["queue_microseconds"],
     show_default=True,
@@ -43,22 +45,14 @@ _DEFAULTS = defaults(TritonOptions)
     help="How long a request may wait for others to share a batch with.",
 )
 @debug_option
-def package(
-    artifact: Path,
-    repository: Path | None,
-    name: str | None,
-    version: int,
-    instances: int,
-    queue_delay: int,
-) -> int:
+def package(artifact: Path, repository: Path | None, **given: Any) -> int:
     """Write ARTIFACT as a server takes it.
 
     The server's models take token ids; texts are tokenized by the client.
     """
     if repository is None:
         raise InputError("nothing to write; give --triton DIR")
-
-    options = TritonOptions(name, version, instances, queue_delay)
+    options = TritonOptions(**given)
     manifest = read_manifest(artifact)
     models = package_triton(artifact, manifest, manifest.engines, repository, options)
     for model in models:
