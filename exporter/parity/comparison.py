@@ -85,15 +85,15 @@ class Comparison:
 
 
 def plan_batches(
-    shape: ModelShape, data_sets: Sequence[DataSet], layers: bool, most: int = LAYER_BYTES
+    shape: ModelShape, data_sets: Sequence[DataSet], layers: bool
 ) -> tuple[Batch, ...]:
-    """The batches of data sets, layers on as many of the first as `most` bytes of them allow."""
+    """The batches of data sets, layers on as many of the first as `LAYER_BYTES` allow."""
     token = 4 * shape.hidden_size * (shape.num_hidden_layers + 1)
     batches, used = [], 0
     for data_set in data_sets:
         for case in data_set.cases:
             used += token * int(case.mask.sum())
-            batches.append(Batch(data_set.name, case, layers and used <= most))
+            batches.append(Batch(data_set.name, case, layers and used <= LAYER_BYTES))
     return tuple(batches)
 
 
@@ -233,7 +233,7 @@ def _rows(shape: ModelShape, case: ParityCase, entry: Observation) -> Iterator[t
 
 @dataclass(frozen=True)
 class _Measurer:
-    """Measures one batch after the other."""
+    """Measures one batch after the other; `tie` is the permitted `max_relative`."""
 
     reference: Reference
     decision: Decision
@@ -246,7 +246,6 @@ class _Measurer:
         case = batch.case
         outputs: dict[str, Figures] = {}
         tallies: dict[str, Tally] = {}
-        texts: dict[str, str] = {}
         problem = None
         wanted = self.reference.shape.output_shape(case.shape)
         rows = dict(_rows(self.reference.shape, case, expected))
@@ -258,13 +257,16 @@ class _Measurer:
                 found = "missing" if other is None else f"of shape {other.shape}"
                 problem = f"output {name} is {found}; the reference has {wanted}"
             else:
-                outputs[name], found_tally = self._output(name, rows[name], other, case)
-                if found_tally is not None:
-                    tallies[name] = found_tally
+                outputs[name], decided = self._output(name, rows[name], other, case)
+                if decided is not None:
+                    tallies[name] = decided
         layers, layer_problem = self._layers(batch, rows, actual)
-        for name, figures in (*outputs.items(), *layers.items()):
-            if figures.worst is not None and figures.worst.example < len(case.texts):
-                texts[name] = case.texts[figures.worst.example]
+        worst = {name: figures.worst for name, figures in {**outputs, **layers}.items()}
+        texts = {
+            name: case.texts[place.example]
+            for name, place in worst.items()
+            if place is not None and place.example < len(case.texts)
+        }
         return CaseResult(
             name=case.name,
             data_set=batch.data_set,

@@ -308,11 +308,5 @@ def _engine_opens(path: Path, engine: EngineRecord) -> tuple[Open, ...]:
 
 
 def _saved_side(path: Path) -> Side:
-    return Side(
-        info=SideInfo(str(path), "saved outputs", "fp32", files=(record(path),)),
-        shape=None,
-        folder=None,
-        longest=None,
-        opens=(lambda shape: SavedRunner(path, shape),),
-        saved=True,
-    )
+    info = SideInfo(str(path), "saved outputs", "fp32", files=(record(path),))
+    return Side(info, None, None, None, (lambda shape: SavedRunner(path, shape),), saved=True)

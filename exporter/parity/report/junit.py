@@ -7,7 +7,7 @@ The elements and attributes are those of the schema that Jenkins publishes for J
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
@@ -59,7 +59,6 @@ def _suite(root: Element, result: ParityResult, item: DataSetResult) -> Element:
     suite = SubElement(root, "testsuite", name=_clean(f"{_NAME}: {item.name}"))
     cases = [case for case in result.cases if case.data_set == item.name]
     seconds = sum(case.seconds["candidate"] for case in cases)
-    suite.set("time", f"{seconds:.3f}")
     for level, subjects in (
         (Level.OUTPUT, item.outputs),
         (Level.DECISION, item.outputs),
@@ -100,11 +99,10 @@ def _fail(case: Element, lines: Sequence[str]) -> None:
 
 
 def _counted(suite: Element, seconds: float) -> Element:
-    cases: Iterable[Element] = suite.findall("testcase")
-    found = list(cases)
-    suite.set("tests", str(len(found)))
+    cases = suite.findall("testcase")
+    suite.set("tests", str(len(cases)))
     for name, tag in (("failures", "failure"), ("skipped", "skipped")):
-        suite.set(name, str(sum(case.find(tag) is not None for case in found)))
+        suite.set(name, str(sum(case.find(tag) is not None for case in cases)))
     suite.set("errors", "0")
     suite.set("time", f"{seconds:.3f}")
     return suite
