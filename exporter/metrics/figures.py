@@ -322,7 +322,10 @@ def _measure_chunk(
 ) -> Figures:
     ref = reference.values.astype(np.float64)
     cand = candidate.astype(np.float64)
-    counted, broken = _counted_pair(ref, cand, reference.valid)
+    both = _counted(cand, reference.valid), _counted(ref, reference.valid)
+    masks = [mask for mask in both if mask is not None]
+    counted = np.logical_and.reduce(masks) if masks else None
+    broken = 0 if both[0] is None else _bad(cand, reference.valid)
     with np.errstate(invalid="ignore"):
         error = cand - ref
     if counted is not None:
@@ -367,16 +370,6 @@ def _measure_chunk(
         sum_kl=float(decided.kl.sum()),
         max_kl=float(decided.kl.max(initial=0.0)),
     )
-
-
-def _counted_pair(ref: Doubles, cand: Doubles, valid: Bools | None) -> tuple[Bools | None, int]:
-    """Where both are valid and finite (None for everywhere), and how often the candidate is not."""
-    counted = _counted(cand, valid)
-    other = _counted(ref, valid)
-    broken = 0 if counted is None else _bad(cand, valid)
-    if counted is None or other is None:
-        return (other if counted is None else counted), broken
-    return counted & other, broken
 
 
 def _min_cosine(ref: Doubles, cand: Doubles, valid: Bools, usual: float) -> float | None:

@@ -34,7 +34,8 @@ def layer_plot(result: ParityResult) -> str | None:
     parts = []
     for kind, metric, values in series:
         bound = bounds.get(metric)
-        points = [(float(index), _drawn(value, axis)) for index, value in enumerate(values)]
+        drawn = (value if isfinite(value) else axis.high for value in values)
+        points = [(float(index), value) for index, value in enumerate(drawn)]
         parts.append(plot.line(points, kind))
         marks = []
         for (x, y), value, name in zip(points, values, names, strict=True):
@@ -52,10 +53,6 @@ def _worst(result: ParityResult, layer: str, figure: str) -> float:
     if any(figures.non_finite for figures in found):
         return float("inf")
     return max((float(getattr(figures, figure)) for figures in found), default=0.0)
-
-
-def _drawn(value: float, axis: Axis) -> float:
-    return value if isfinite(value) else axis.high
 
 
 def spread_plot(name: str, errors: Errors, bound: float | None) -> str:
