@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -156,32 +156,32 @@ def assemble(
     )
 
 
-def padded_length(
-    lengths: Sequence[int], padding: Padding, max_length: int | None, multiple_of: int | None
-) -> int:
-    """The length S of the padded arrays.
+def pad(
+    encodings: Sequence[Encoding],
+    padding: Padding,
+    max_length: int | None,
+    multiple_of: int | None,
+    pad_id: int,
+    side: Side,
+) -> BatchEncoding:
+    """Arrays of shape (len(encodings), S), padded at the given side.
 
     Raises InputError for an unknown `padding`, for "max_length" without a maximum, and for a
     `multiple_of` below 1.
     """
     if multiple_of is not None and (not isinstance(multiple_of, int) or multiple_of < 1):
         raise InputError(f"pad_to_multiple_of must be a positive integer, got {multiple_of!r}")
-    length = max(lengths, default=0)
+    if padding not in get_args(Padding):
+        raise InputError(f'padding must be "longest" or "max_length", got {padding!r}')
+    length = max(map(len, encodings), default=0)
     if padding == "max_length":
         if max_length is None:
             raise InputError(
                 'padding "max_length" needs max_length: tokenizer_config.json sets no maximum'
             )
         length = max(length, max_length)
-    elif padding != "longest":
-        raise InputError(f'padding must be "longest" or "max_length", got {padding!r}')
     if multiple_of is not None:
         length = -(-length // multiple_of) * multiple_of
-    return length
-
-
-def pad(encodings: Sequence[Encoding], length: int, pad_id: int, side: Side) -> BatchEncoding:
-    """Arrays of shape (len(encodings), length); padding goes to the given side."""
 
     def filled(name: str, fill: int) -> npt.NDArray[np.int64]:
         out = np.full((len(encodings), length), fill, dtype=np.int64)

@@ -23,7 +23,6 @@ from exporter.deberta.tokenization.encoding import (
     assemble,
     kept_lengths,
     pad,
-    padded_length,
 )
 from exporter.deberta.tokenization.settings import TokenizerSettings
 from exporter.errors import InputError
@@ -117,8 +116,7 @@ class Tokenizer(ABC):
             raise InputError(f'padding_side must be "right" or "left", got {side!r}')
         encodings = self._encode(items, add_special_tokens, truncation, max_length)
         target = self.model_max_length if max_length is None else max_length
-        length = padded_length([len(e) for e in encodings], padding, target, pad_to_multiple_of)
-        return pad(encodings, length, self.pad_token_id, side)
+        return pad(encodings, padding, target, pad_to_multiple_of, self.pad_token_id, side)
 
     def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
         """The token of each id; ids without one give the unknown token.
