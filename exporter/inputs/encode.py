@@ -22,7 +22,8 @@ _SECONDS = {
     Task.MULTIPLE_CHOICE: (2, None, "a text and two or more choices"),
     Task.QUESTION_ANSWERING: (1, 1, "a question and a context"),
 }
-"""Fewest and most texts beside the first that a task takes; the others take a pair or not."""
+"""Fewest and most texts beside the first that a task takes, and both in words."""
+_OTHER_SECONDS = (0, 1, "at most two texts")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def as_item(given: TextInput) -> TextItem:
 
 def fits(task: Task, item: TextItem) -> bool:
     """Whether a task takes an item as it is."""
-    least, most, _ = _SECONDS.get(task, (0, 1, ""))
+    least, most, _ = _SECONDS.get(task, _OTHER_SECONDS)
     return least <= len(item.second) <= (most or len(item.second))
 
 
@@ -89,7 +90,7 @@ class TextEncoder:
         """
         item = as_item(given)
         if not fits(self.task, item):
-            wanted = _SECONDS.get(self.task, (0, 1, "at most two texts"))[2]
+            *_, wanted = _SECONDS.get(self.task, _OTHER_SECONDS)
             raise InputError(f"{item.text[:60]!r}: {self.task} takes {wanted}")
         limit = self.max_length if max_length is None else max_length
         rows = tuple(
