@@ -52,18 +52,30 @@ def examples_of(
 
 
 def make_data_sets(
-    shape: ModelShape, encoder: TextEncoder | None, options: DataOptions, longest: int
+    shape: ModelShape, encoder: TextEncoder | None, options: DataOptions, longest: int | None
 ) -> tuple[DataSet, ...]:
     """The data sets that a user asks for: generated lengths first, then one a file.
+
+    Args:
+        shape: the model.
+        encoder: its tokenizer; None makes random ids.
+        options: what is asked for.
+        longest: largest length in tokens that the models take; None where nothing bounds it, and
+            lengths that nobody asked for end at what the model was trained for.
 
     Raises:
         InputError: a file is unusable, texts without a tokenizer, or nothing to compare.
     """
     if encoder is not None:
         check_vocabulary(encoder.tokenizer, shape.vocab_size)
-    wrong = [length for length in options.lengths or () if not 1 <= length <= longest]
+    lengths = options.lengths or ()
+    bound = longest
+    if longest is None:
+        longest = max(shape.max_position_embeddings, *lengths, 1)
+    wrong = [length for length in lengths if not 1 <= length <= longest]
     if wrong:
-        raise InputError(f"--lengths: {wrong[0]}; the model takes 1 to {longest} tokens")
+        most = "or more" if bound is None else f"to {bound}"
+        raise InputError(f"--lengths: {wrong[0]}; the model takes 1 {most} tokens")
     texts = {
         path: model_texts(path, shape, options.labels)
         for path in options.files
@@ -82,7 +94,7 @@ def make_data_sets(
             maker = CaseMaker(shape, source, longest)
             sets.append(maker.texts(path.name, len(texts[path])))
         else:
-            sets.append(_saved_ids(path, shape, longest))
+            sets.append(_saved_ids(path, shape, bound))
     if not options.files:
         name = "random ids" if encoder is None else demo_texts().name
         source = examples_of(shape, encoder, own, longest)
@@ -93,9 +105,9 @@ def make_data_sets(
     return tuple(sets)
 
 
-def _saved_ids(path: Path, shape: ModelShape, longest: int) -> DataSet:
+def _saved_ids(path: Path, shape: ModelShape, longest: int | None) -> DataSet:
     found = _SAVED_IDS[path.suffix.lower()](path, shape)
     most = max(case.shape[-1] for case in found.cases)
-    if most > longest:
+    if longest is not None and most > longest:
         raise InputError(f"{path}: inputs of {most} tokens; the models take {longest} at most")
     return found

@@ -199,9 +199,10 @@ def _inputs(
         data = replace(data, lengths=())
     given = [side.longest for side in (reference, candidate)] + [shape.longest]
     known = [length for length in given if length is not None]
-    longest = min(known, default=shape.max_position_embeddings)
+    longest = min(known, default=None)
     folder = reference.folder or candidate.folder
-    encoder = None if folder is None else text_encoder(folder, shape.task, longest)
+    cut = longest or shape.max_position_embeddings
+    encoder = None if folder is None else text_encoder(folder, shape.task, cut)
     sets = make_data_sets(shape, encoder, data, longest)
     profiles = candidate.profiles
     if not profiles:

@@ -108,7 +108,7 @@ def run_reference(
 
     The model is loaded only if it has to run, and freed at the end.
     """
-    identity = side.identity
+    identity = side.identity(shape.task)
     scales: dict[str, ScaleSum] = {}
     keys: list[str] = []
     runner: Runner | None = None

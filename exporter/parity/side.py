@@ -47,10 +47,9 @@ class Side:
     profiles: tuple[ShapeProfile, ...] = ()
     saved: bool = False
 
-    @property
-    def identity(self) -> str:
-        """Hash of its files and of the software that runs it."""
-        digest = hashlib.sha256(f"{self.info.kind} {self.info.precision}\n".encode())
+    def identity(self, task: Task) -> str:
+        """Hash of its files, of the head that they run with and of the software that runs it."""
+        digest = hashlib.sha256(f"{self.info.kind} {self.info.precision} {task.value}\n".encode())
         for item in self.info.files:
             digest.update(f"{item.path} {item.sha256}\n".encode())
         for name in _SOFTWARE:

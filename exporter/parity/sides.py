@@ -90,7 +90,7 @@ def reference_side(folder: Path, shape: ModelShape, files: tuple[FileRecord, ...
         info=SideInfo(str(folder), "checkpoint", "fp32", "torch fp32", files),
         shape=shape,
         folder=_tokenizer_folder(folder),
-        longest=shape.max_position_embeddings,
+        longest=shape.longest,
         opens=(lambda shape: TorchRunner(folder, shape),),
     )
 

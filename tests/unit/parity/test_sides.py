@@ -22,6 +22,8 @@ from exporter.errors import InputError
 from exporter.graph.export import export_onnx
 from exporter.graph.hidden_states import find_hidden_states, with_outputs
 from exporter.inputs.data_sets import DataOptions
+from exporter.model.profile import Range
+from exporter.model.task import Task
 from exporter.parity.check import CompareOptions, compare_sides
 from exporter.parity.result import ParityResult
 from exporter.parity.sides import ENGINE_LAYERS, open_side
@@ -316,3 +318,48 @@ def test_wrong_use_is_one_message(
     assert (code, out) == (2, "")
     assert message in err
     assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
+
+
+def test_the_cache_of_the_reference_knows_the_head(
+    checkpoint: Path, texts_file: Path, tmp_path: Path
+) -> None:
+    for task in (Task.BASE, Task.SEQUENCE_CLASSIFICATION, Task.BASE):
+        side = open_side(checkpoint, task)
+        how = CompareOptions(DataOptions((texts_file,)), cache=tmp_path)
+        result = compare_sides(side, side, how)
+        assert result, result.failures
+    assert result.cached == len(result.cases)
+
+
+def test_lengths_end_where_the_models_do(
+    checkpoint: Path,
+    make_checkpoint: MakeCheckpoint,
+    texts_file: Path,
+    tmp_path: Path,
+) -> None:
+    """The model was trained for 160 tokens; its positions are relative, so that it takes more."""
+    seq, artifact = Range(1, 16, 200), tmp_path / "out"
+    build(BuildConfig(checkpoint, artifact, data=texts_file, seq=seq, targets=("onnx",)))
+    ids = np.full((1, 220), 5)
+    np.savez(tmp_path / "ids.npz", input_ids=ids)
+
+    def longest(candidate: Path, **data: Any) -> int:
+        how = CompareOptions(DataOptions(**{"files": (texts_file,), **data}))
+        result = compare_sides(open_side(checkpoint), open_side(candidate), how)
+        assert result, result.failures
+        return max(case.shape[1] for case in result.cases)
+
+    assert longest(artifact) == longest(artifact, lengths=(200,)) == 200
+    with pytest.raises(InputError, match=r"--lengths: 201; the model takes 1 to 200 tokens"):
+        longest(artifact, lengths=(201,))
+    with pytest.raises(InputError, match="inputs of 220 tokens; the models take 200 at most"):
+        longest(artifact, files=(tmp_path / "ids.npz",), lengths=())
+    assert longest(checkpoint) == 160
+    assert longest(checkpoint, lengths=(250,)) == 250
+    assert longest(checkpoint, files=(tmp_path / "ids.npz",), lengths=()) == 220
+    with pytest.raises(InputError, match="--lengths: 0; the model takes 1 or more tokens"):
+        longest(checkpoint, lengths=(0,))
+    absolute = make_checkpoint("sequence-classification", position_biased_input=True)
+    with pytest.raises(InputError, match="--lengths: 161; the model takes 1 to 160 tokens"):
+        judge_lengths = CompareOptions(DataOptions((texts_file,), lengths=(161,)))
+        compare_sides(open_side(absolute), open_side(absolute), judge_lengths)
