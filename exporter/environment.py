@@ -6,29 +6,17 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-PACKAGES = (
-    "deb-export",
-    "numpy",
-    "onnx",
-    "onnx-ir",
-    "onnxscript",
-    "safetensors",
-    "sentencepiece",
-    "tokenizers",
-    "torch",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx",
-    "polygraphy",
-)
+PACKAGES = ("deb-export", "numpy", "onnx", "onnx-ir", "onnxscript", "safetensors", "sentencepiece")
+PACKAGES += ("tokenizers", "torch", "onnxruntime", "onnxruntime-gpu", "openvino")
+PACKAGES += ("tensorrt", "tensorrt-rtx", "polygraphy")
 """Packages that have a part in a build or in running an artifact."""
 
+_ROOT = Path("/")
 _GPU_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
 
 
@@ -61,19 +49,14 @@ def environment() -> dict[str, str]:
 
 def processor_name() -> str:
     """Model name of the processor where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    found = system_value(Path("/proc/cpuinfo"), "model name")
+    return found or platform.processor() or platform.machine()
 
 
 def usable_processors() -> int:
     """Logical processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def memory_gib() -> float | None:
@@ -92,6 +75,40 @@ def gpus() -> tuple[str, ...]:
         result = subprocess.run(_GPU_QUERY, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    if result.returncode != 0:
-        return ()
-    return tuple(line.strip() for line in result.stdout.splitlines() if line.strip())
+    lines = result.stdout.splitlines() if result.returncode == 0 else ()
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def control_groups(controller: str, root: Path = _ROOT) -> Iterator[Path]:
+    """Folders of this process's control groups and of all above them, up to the mount.
+
+    Of version 2, and of version 1 those of `controller`, such as "cpu".
+    """
+    mount = root / "sys/fs/cgroup"
+    for line in (read_text(root / "proc/self/cgroup") or "0::/").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        names = (controllers, controller) if controllers else ()
+        base = next((mount / name for name in names if (mount / name).exists()), mount)
+        inner = PurePosixPath(path.lstrip("/") or ".")
+        # Inside a container, the path may be the host's and not be there: its parents end at the
+        # mount, where the container's own limit then is.
+        for part in (inner, *inner.parents):
+            if ".." not in part.parts:
+                yield base / part
+
+
+def system_value(path: Path, name: str) -> str | None:
+    """The first value of `name` in a file such as /proc/meminfo; None where that has none."""
+    lines = (read_text(path) or "").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
+
+
+def read_text(path: Path) -> str | None:
+    """What stands in a file of the system; None where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None

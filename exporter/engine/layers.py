@@ -19,17 +19,8 @@ from exporter.artifact.json_values import from_json_values
 from exporter.errors import InputError
 from plugins.disentangled_attention.contract import OP_TYPE
 
-_BYTES = {
-    "Float": 4,
-    "Half": 2,
-    "BFloat16": 2,
-    "Int8": 1,
-    "FP8": 1,
-    "Int32": 4,
-    "Int64": 8,
-    "Bool": 1,
-    "UInt8": 1,
-}
+_TYPE_BYTES = {"Float": 4, "Half": 2, "BFloat16": 2, "FP8": 1, "Bool": 1}
+_TYPE_BYTES |= {"Int64": 8, "Int32": 4, "Int8": 1, "UInt8": 1}
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _LINE = re.compile(
     r"^\s*Name: (?P<name>.*?), LayerType: (?P<kind>[^,]*), Inputs: \[(?P<inputs>.*?)\], "
@@ -52,25 +43,14 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
 
-    @property
-    def bytes(self) -> int | None:
-        """Its size, None where a dimension is unknown."""
-        if any(size < 0 for size in self.shape):
-            return None
-        return prod(self.shape) * _BYTES.get(self.dtype, 4)
-
 
 @dataclass(frozen=True)
 class Kernel:
-    """One step of an engine.
+    """One step of an engine, with what it reads and writes.
 
-    Attributes:
-        name: TensorRT's name.
-        kind: TensorRT's type of layer, such as `gemm`, or `kgen` for generated code.
-        inputs: what it reads that other kernels or the caller have written.
-        constants: weights that it reads.
-        outputs: what it writes.
-        nodes: the ONNX nodes it computes; behind a bar, the node whose function they are from.
+    `kind` is TensorRT's type of layer, such as `gemm`, or `kgen` for generated code; `constants`
+    are weights. `nodes` are the ONNX nodes it computes; behind a bar, the node whose function they
+    are from.
     """
 
     name: str
@@ -80,27 +60,15 @@ class Kernel:
     outputs: tuple[Tensor, ...]
     nodes: tuple[str, ...]
 
-    @property
-    def dtype(self) -> str:
-        """Type of its first output."""
-        return self.outputs[0].dtype if self.outputs else "none"
-
-    @property
-    def traffic_bytes(self) -> int | None:
-        """Bytes read and written, None where a shape is unknown."""
-        sizes = [item.bytes for item in (*self.inputs, *self.constants, *self.outputs)]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
-
 
 @dataclass(frozen=True)
 class KernelSummary:
-    """What `kernels` amount to.
+    """What the kernels amount to, without steps that only order the streams.
 
     Attributes:
-        kernels: how many there are, without steps that only order the streams.
+        kernels: how many there are.
         kinds: kernels by kind, most frequent first.
-        dtypes: kernels by the type they write.
+        dtypes: kernels by the type of their first output.
         attention: "plugin" where a plugin computes our operator, "fused" where one kernel computes
             a whole attention, "expanded" where its body is spread over kernels, "unknown" where
             nothing tells.
@@ -119,67 +87,49 @@ class KernelSummary:
     def of(cls, steps: Sequence[Kernel]) -> KernelSummary:
         """Summarise the steps of an engine."""
         kernels = [step for step in steps if step.kind not in _NOT_KERNELS]
-        sizes = [kernel.traffic_bytes for kernel in kernels]
-        known = [size for size in sizes if size is not None]
-        ours = [kernel for kernel in kernels if any(OP_TYPE in node for node in kernel.nodes)]
+        ours = sum(any(OP_TYPE in node for node in kernel.nodes) for kernel in kernels)
+        if any("plugin" in kernel.kind.lower() for kernel in kernels):
+            attention = "plugin"
+        elif any(_FUSED_ATTENTION.search(kernel.name) for kernel in kernels):
+            attention = "fused"
+        else:
+            attention = "expanded" if ours else "unknown"
+        operands = [item for k in kernels for item in (*k.inputs, *k.constants, *k.outputs)]
+        known = all(size >= 0 for item in operands for size in item.shape)
+        sizes = (prod(item.shape) * _TYPE_BYTES.get(item.dtype, 4) for item in operands)
         return cls(
             kernels=len(kernels),
             kinds=dict(Counter(kernel.kind for kernel in kernels).most_common()),
-            dtypes=dict(Counter(k.dtype for k in kernels if k.outputs).most_common()),
-            attention=_attention(kernels, ours),
-            attention_kernels=len(ours),
-            traffic_bytes=sum(known) if len(known) == len(sizes) else None,
+            dtypes=dict(Counter(k.outputs[0].dtype for k in kernels if k.outputs).most_common()),
+            attention=attention,
+            attention_kernels=ours,
+            traffic_bytes=sum(sizes) if known else None,
         )
-
-
-def _attention(kernels: Sequence[Kernel], ours: Sequence[Kernel]) -> str:
-    if any("plugin" in kernel.kind.lower() for kernel in kernels):
-        return "plugin"
-    if any(_FUSED_ATTENTION.search(kernel.name) for kernel in kernels):
-        return "fused"
-    return "expanded" if ours else "unknown"
 
 
 def from_log(messages: Iterable[str]) -> tuple[Kernel, ...]:
     """The kernels that a verbose build log lists; none where it has no such list."""
     kernels = []
-    for message in messages:
-        _, found, listing = message.partition("Layers:\n")
-        if not found:
-            continue
-        for line in listing.splitlines():
-            match = _LINE.match(line)
-            if match is not None:
-                kernels.append(
-                    Kernel(
-                        name=match["name"],
-                        kind=match["kind"],
-                        inputs=_tensors(match["inputs"]),
-                        constants=_tensors(match["constants"]),
-                        outputs=_tensors(match["outputs"]),
-                        nodes=_nodes(match["metadata"]),
-                    )
-                )
+    listed = "\n".join(message.partition("Layers:\n")[2] for message in messages)
+    for line in listed.splitlines():
+        if (match := _LINE.match(line)) is not None:
+            operands = match.group("inputs", "constants", "outputs")
+            inputs, constants, outputs = map(_tensors, operands)
+            nodes = _nodes(match["metadata"])
+            kernels.append(Kernel(match["name"], match["kind"], inputs, constants, outputs, nodes))
     return tuple(kernels)
 
 
 def from_inspector(text: str) -> tuple[Kernel, ...]:
     """The kernels in an inspector's JSON; names alone where the engine holds no more."""
     kernels = []
-    for layer in json.loads(text).get("Layers", ()):
-        if isinstance(layer, str):
-            kernels.append(Kernel(layer, "unknown", (), (), (), ()))
-            continue
-        kernels.append(
-            Kernel(
-                name=str(layer.get("Name", "")),
-                kind=str(layer.get("LayerType", "unknown")),
-                inputs=_json_tensors(layer.get("Inputs", ())),
-                constants=_json_tensors(layer.get("Constants", ())),
-                outputs=_json_tensors(layer.get("Outputs", ())),
-                nodes=_nodes(str(layer.get("Metadata", ""))),
-            )
-        )
+    for item in json.loads(text).get("Layers", ()):
+        layer = {"Name": item} if isinstance(item, str) else item
+        keys = ("Inputs", "Constants", "Outputs")
+        inputs, constants, outputs = (_json_tensors(layer.get(key, ())) for key in keys)
+        name, kind = str(layer.get("Name", "")), str(layer.get("LayerType", "unknown"))
+        nodes = _nodes(str(layer.get("Metadata", "")))
+        kernels.append(Kernel(name, kind, inputs, constants, outputs, nodes))
     return tuple(kernels)
 
 
@@ -205,11 +155,11 @@ def _nodes(metadata: str) -> tuple[str, ...]:
 
 
 def _tensors(text: str) -> tuple[Tensor, ...]:
-    found = []
-    for match in _TENSOR.finditer(text):
-        shape = tuple(int(size) for size in match["dims"].split(",") if size)
-        found.append(Tensor(match["name"], match["dtype"], shape))
-    return tuple(found)
+    found = (match.group("name", "dtype", "dims") for match in _TENSOR.finditer(text))
+    return tuple(
+        Tensor(name, dtype, tuple(int(size) for size in dims.split(",") if size))
+        for name, dtype, dims in found
+    )
 
 
 def _json_tensors(items: Iterable[Mapping[str, Any]]) -> tuple[Tensor, ...]:

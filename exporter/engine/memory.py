@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from exporter.environment import control_groups, read_text, system_value
 from exporter.errors import MissingDependencyError
 
 _GIB = 1 << 30
 _BASE_BYTES = int(0.4 * _GIB)
 _PER_WEIGHT_BYTE = 3.4
 """TensorRT-RTX 1.7 took 2.6 GiB for 0.72 GiB of weights and 20.3 GiB for 5.8 GiB."""
-
-_CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
 
 
@@ -20,12 +19,23 @@ def expected_bytes(graph_bytes: int) -> int:
     return _BASE_BYTES + int(_PER_WEIGHT_BYTE * graph_bytes)
 
 
-def available_bytes(proc: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int | None:
+def available_bytes(root: Path = Path("/")) -> int | None:
     """Memory that this process may still take; None where the system does not tell.
 
-    The smaller of what the machine has free and what the container's limit leaves.
+    The smallest of what the machine has free and what the limits of its control groups leave.
     """
-    limits = [size for size in (_machine(proc), _container(cgroup)) if size is not None]
+    free = system_value(root / "proc/meminfo", "MemAvailable")
+    limits = [] if free is None else [int(free.split()[0]) * 1024]
+    for folder in control_groups("memory", root):
+        for limit, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            most, taken = read_text(folder / limit), read_text(folder / used)
+            if most and taken and most.isdecimal() and int(most) < _UNLIMITED:
+                # Files that are cached count as taken, though they would make room: half is a
+                # guess that errs on the side of building.
+                limits.append(int(most) - int(taken) // 2)
     return min(limits, default=None)
 
 
@@ -36,46 +46,14 @@ def graph_bytes(path: Path) -> int:
 
 
 def check_memory(title: str, size: int, available: int | None) -> None:
-    """Refuse a build that would not fit.
-
-    Args:
-        title: the builder.
-        size: bytes of the graph with its weights.
-        available: bytes that may be taken; None checks nothing.
+    """Refuse a build by `title` that would not fit, of a graph of `size` bytes with its weights.
 
     Raises:
-        MissingDependencyError: the memory is too small.
+        MissingDependencyError: more than the `available` bytes are needed; None checks nothing.
     """
     needed = expected_bytes(size)
-    if available is None or needed <= available:
-        return
-    raise MissingDependencyError(
-        f"{title}: the build takes about {needed / _GIB:.1f} GiB of memory and "
-        f"{available / _GIB:.1f} GiB are free; use a machine with more, or --precision fp16"
-    )
-
-
-def _machine(proc: Path) -> int | None:
-    try:
-        lines = proc.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    values = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(values[0]) * 1024 if values else None
-
-
-def _container(cgroup: Path) -> int | None:
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            most = (cgroup / limit).read_text(encoding="ascii").strip()
-            taken = (cgroup / used).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if most.isdecimal() and int(most) < _UNLIMITED:
-            # Files that are cached count as taken, though they would make room: half is a guess
-            # that errs on the side of building.
-            return int(most) - int(taken) // 2
-    return None
+    if available is not None and needed > available:
+        raise MissingDependencyError(
+            f"{title}: the build takes about {needed / _GIB:.1f} GiB of memory and "
+            f"{available / _GIB:.1f} GiB are free; use a machine with more, or --precision fp16"
+        )

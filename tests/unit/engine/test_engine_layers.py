@@ -84,8 +84,8 @@ def test_kernels_survive_json() -> None:
 
 
 def test_traffic_counts_every_operand_once() -> None:
-    assert kernel("gemm").traffic_bytes == 4 * 2 + 2 * 2
-    assert GEMM.traffic_bytes is None
+    assert KernelSummary.of([kernel("gemm")]).traffic_bytes == 4 * 2 + 2 * 2
+    assert KernelSummary.of([GEMM]).traffic_bytes is None
     assert KernelSummary.of([kernel("gemm"), kernel("kgen", shape=(3, 3))]).traffic_bytes == 34
     assert KernelSummary.of([kernel("gemm"), GEMM]).traffic_bytes is None
 

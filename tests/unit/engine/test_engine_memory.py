@@ -31,12 +31,29 @@ def test_a_build_that_does_not_fit_is_refused() -> None:
 
 
 def test_the_container_counts_where_it_is_smaller(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:   4194304 kB\n")
-    assert available_bytes(meminfo, tmp_path) == 4 * GIB
-    (tmp_path / "memory.max").write_text(f"{2 * GIB}\n")
-    (tmp_path / "memory.current").write_text(f"{GIB}\n")
-    assert available_bytes(meminfo, tmp_path) == 2 * GIB - GIB // 2
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_bytes(meminfo, tmp_path) == 4 * GIB
-    assert available_bytes(tmp_path / "none", tmp_path) is None
+    group = tmp_path / "sys/fs/cgroup"
+    for folder in (group / "inner", tmp_path / "proc/self"):
+        folder.mkdir(parents=True)
+    assert available_bytes(tmp_path) is None
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   4194304 kB\n")
+    assert available_bytes(tmp_path) == 4 * GIB
+    (group / "memory.max").write_text(f"{2 * GIB}\n")
+    (group / "memory.current").write_text(f"{GIB}\n")
+    assert available_bytes(tmp_path) == 2 * GIB - GIB // 2
+    (tmp_path / "proc/self/cgroup").write_text("0::/inner\n")
+    (group / "inner/memory.max").write_text(f"{GIB}\n")
+    (group / "inner/memory.current").write_text("0\n")
+    assert available_bytes(tmp_path) == GIB
+    for folder in (group, group / "inner"):
+        (folder / "memory.max").write_text("max\n")
+    assert available_bytes(tmp_path) == 4 * GIB
+
+
+def test_a_container_of_version_1(tmp_path: Path) -> None:
+    group = tmp_path / "sys/fs/cgroup/memory"
+    for folder in (group, tmp_path / "proc/self"):
+        folder.mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("5:memory:/docker/x\n4:cpu,cpuacct:/docker/x\n")
+    (group / "memory.limit_in_bytes").write_text(f"{GIB}\n")
+    (group / "memory.usage_in_bytes").write_text("0\n")
+    assert available_bytes(tmp_path) == GIB
