@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -72,6 +73,11 @@ class AttentionShape:
     """`P`: the slot table has `2 * P + 1` entries."""
     reading: Reading = "gather"
     """How each pair reads its position terms. Both are right for every length."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Those of `SCORE_TERMS` that the scores have."""
+        return tuple(compress(SCORE_TERMS, (True, self.c2p, self.p2c)))
 
 
 def attention_function(

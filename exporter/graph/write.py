@@ -69,7 +69,7 @@ def _write(
     external_data: bool | None,
     report: Callable[[int, int], None],
 ) -> WrittenModel:
-    tensors = [_tensor_of(value) for value in model.graph.initializers.values()]
+    tensors = [tensor_of(value) for value in model.graph.initializers.values()]
     total = sum(tensor.nbytes for tensor in tensors)
     outside = total > EXTERNAL_ABOVE if external_data is None else external_data
     skeleton = _skeleton(model)
@@ -88,7 +88,12 @@ def _write(
     return WrittenModel(files, total)
 
 
-def _tensor_of(value: ir.Value) -> ir.TensorProtocol:
+def tensor_of(value: ir.Value) -> ir.TensorProtocol:
+    """The content of an initializer.
+
+    Raises:
+        ValueError: it has none.
+    """
     if value.const_value is None:
         raise ValueError(f"initializer {value.name} has no value")
     return value.const_value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from exporter.graph.transforms.casts import insert_cast
 from exporter.graph.transforms.infer_types import infer_types
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -24,8 +25,7 @@ _KEEPS_VALUES = frozenset(
 def widen(model: ir.Model) -> int:
     """Replace half types by fp32 in place, rounding each value as half would.
 
-    Local functions are expanded. Initializers stay as they are stored; a Cast behind each widens
-    it.
+    Local functions are expanded. Initializers stay as stored; a Cast behind each widens it.
 
     Returns:
         The number of values that are rounded.
@@ -35,43 +35,31 @@ def widen(model: ir.Model) -> int:
     """
     InlinePass()(model)
     infer_types(model)
-    graph = model.graph
-    rounded = 0
+    graph, rounded = model.graph, 0
     nodes = list(graph)
     for value in list(graph.initializers.values()):
         if value.dtype in _HALF:
-            _insert(graph, value, None, ir.DataType.FLOAT)
+            _insert(graph, value, ir.DataType.FLOAT)
     for node in nodes:
         for output in node.outputs:
             half = output.dtype
             if half not in _HALF:
                 continue
             if node.op_type == "Cast" and not node.domain:
-                _insert(graph, output, node, ir.DataType.FLOAT)
+                _insert(graph, output, ir.DataType.FLOAT)
                 rounded += 1
                 continue
             output.type = ir.TensorType(ir.DataType.FLOAT)
-            if node.op_type in _KEEPS_VALUES and not node.domain:
-                continue
-            narrow = _insert(graph, output, node, half)
-            _insert(graph, narrow, narrow.producer(), ir.DataType.FLOAT)
-            rounded += 1
+            if node.op_type not in _KEEPS_VALUES or node.domain:
+                _insert(graph, _insert(graph, output, half), ir.DataType.FLOAT)
+                rounded += 1
     return rounded
 
 
-def _insert(
-    graph: ir.Graph, value: ir.Value, after: ir.Node | None, dtype: ir.DataType
-) -> ir.Value:
+def _insert(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     """Put a Cast behind `value`; what read it reads the Cast."""
-    node = ir.node("Cast", [value], {"to": dtype}, name=f"{value.name}.{dtype.name}.round")
-    output = node.outputs[0]
-    output.name, output.shape = f"{value.name}.{dtype.name}", value.shape
-    output.type = ir.TensorType(dtype)
-    for user, index in tuple(value.uses()):
-        if user is not node:
-            user.replace_input_with(index, output)
-    if after is None:
-        graph.insert_before(graph[0], node)
-    else:
-        graph.insert_after(after, node)
+    users = tuple(value.uses())
+    output = insert_cast(graph, value, dtype, f"{value.name}.{dtype.name}")
+    for user, index in users:
+        user.replace_input_with(index, output)
     return output

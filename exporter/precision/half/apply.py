@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import onnx_ir as ir
 
+from exporter.graph.transforms.casts import insert_cast
+from exporter.graph.write import tensor_of
 from exporter.precision.half.plan import HalfPlan
 from exporter.precision.half.types import HalfType
 
@@ -19,76 +21,36 @@ def apply_plan(graph: ir.Graph, plan: HalfPlan, half: HalfType) -> int:
     Returns:
         The number of casts inserted.
     """
-    return _Insertion(graph, plan, half).run()
+    suffixes = {ir.DataType.FLOAT: "fp32", half.onnx: half.name}
 
+    @cache
+    def cast(value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        return insert_cast(graph, value, dtype, f"{value.name}.{suffixes[dtype]}")
 
-class _Insertion:
-    def __init__(self, graph: ir.Graph, plan: HalfPlan, half: HalfType) -> None:
-        self.graph = graph
-        self.plan = plan
-        self.half = half
-        self.types = (ir.DataType.FLOAT, half.onnx)
-        self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
-
-    def run(self) -> int:
-        nodes = list(self.graph)
-        for matrix in self.plan.stored:
-            self._store(matrix)
-        for node in nodes:
-            if node in self.plan.nodes:
-                for output in node.outputs:
-                    output.type = ir.TensorType(self.half.onnx)
-        for node in nodes:
-            wanted = self.half.onnx if node in self.plan.nodes else ir.DataType.FLOAT
-            for index, value in enumerate(node.inputs):
-                if value is not None and value.dtype in self.types and value.dtype != wanted:
-                    node.replace_input_with(index, self._cast(value, wanted))
-        for index, result in enumerate(self.graph.outputs):
-            if result.dtype == self.half.onnx:
-                self._widen_output(index, result)
-        return len(self.casts)
-
-    def _store(self, value: ir.Value) -> None:
-        if value.const_value is None:
-            raise ValueError(f"initializer {value.name} has no value")
-        value.const_value = _rounded(value.const_value, self.half)
-        value.type = ir.TensorType(self.half.onnx)
-
-    def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """`value` in another type, made once, right behind the node that gives it."""
-        known = self.casts.get((value, dtype))
-        if known is not None:
-            return known
-        suffix = "fp32" if dtype == ir.DataType.FLOAT else self.half.name
-        name = f"{value.name}.{suffix}"
-        node = ir.node("Cast", [value], {"to": dtype}, name=f"{name}.cast")
-        output = node.outputs[0]
-        output.name, output.shape, output.type = name, value.shape, ir.TensorType(dtype)
-        producer = value.producer()
-        if producer is None:
-            self.graph.insert_before(self.graph[0], node)
-        else:
-            self.graph.insert_after(producer, node)
-        self.casts[value, dtype] = output
-        return output
-
-    def _widen_output(self, index: int, value: ir.Value) -> None:
-        """An output of the graph in fp32, under its own name."""
-        name = value.name
-        value.name = f"{name}.{self.half.name}"
-        wide = self._cast(value, ir.DataType.FLOAT)
-        wide.name = name
-        self.graph.outputs[index] = wide
+    nodes = list(graph)
+    for matrix in plan.stored:
+        matrix.const_value = _rounded(tensor_of(matrix), half)
+        matrix.type = ir.TensorType(half.onnx)
+    for output in (output for node in plan.nodes for output in node.outputs):
+        output.type = ir.TensorType(half.onnx)
+    for node in nodes:
+        wanted = half.onnx if node in plan.nodes else ir.DataType.FLOAT
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.dtype in suffixes and value.dtype != wanted:
+                node.replace_input_with(index, cast(value, wanted))
+    for index, result in enumerate(graph.outputs):
+        if result.dtype == half.onnx:  # widened under its own name
+            name, result.name = result.name, f"{result.name}.{half.name}"
+            graph.outputs[index] = cast(result, ir.DataType.FLOAT)
+            graph.outputs[index].name = name
+    return cast.cache_info().currsize
 
 
 def _rounded(tensor: ir.TensorProtocol, half: HalfType) -> ir.LazyTensor:
     """The fp32 `tensor` rounded to nearest even; evaluated when it is written, and let go of."""
-    return ir.LazyTensor(
-        partial(_round, tensor, half),
-        dtype=half.onnx,
-        shape=ir.Shape(tensor.shape.numpy()),
-        name=tensor.name,
-    )
+    shape = ir.Shape(tensor.shape.numpy())
+    evaluate = partial(_round, tensor, half)
+    return ir.LazyTensor(evaluate, dtype=half.onnx, shape=shape, name=tensor.name)
 
 
 def _round(tensor: ir.TensorProtocol, half: HalfType) -> ir.TensorProtocol:

@@ -11,22 +11,17 @@ from pathlib import Path
 import onnx_ir as ir
 
 from calibration.graphs import Feeds
-from calibration.ranges import inner_name, measure_ranges
+from calibration.ranges import ValueRange, inner_name, measure_ranges
 from exporter.artifact.onnx_file import FLOAT_TYPE_KEY, PRECISION_KEY
-from exporter.graph.attention_body import (
-    CONTENT_TO_POSITION,
-    POSITION_TO_CONTENT,
-    SCORE_TERMS,
-    AttentionShape,
-    attention_function,
-)
+from exporter.graph.attention_body import SCORE_TERMS, AttentionShape, attention_function
 from exporter.graph.attention_nodes import attention_nodes, attention_shape
 from exporter.graph.finish import finish
 from exporter.graph.transforms.infer_types import infer_types
+from exporter.graph.write import tensor_of
 from exporter.inputs.text_files import calibration_errors
 from exporter.precision.converted import Converted
 from exporter.precision.half.apply import apply_plan
-from exporter.precision.half.fit import Fit, Kept, Range, module_of
+from exporter.precision.half.fit import Fit, Kept, module_of
 from exporter.precision.half.plan import Role, plan_half, role_of
 from exporter.precision.half.types import HALF_TYPES, HalfName
 from exporter.progress import Progress, silent
@@ -39,24 +34,14 @@ RECOMMEND_BF16_ABOVE = 0.25
 """Share of the products' weights in fp32 from which fp16 saves too little."""
 
 
-_HALVES = frozenset(half.onnx for half in HALF_TYPES.values())
-
-
 @dataclass(frozen=True)
 class HalfReport:
-    """What a conversion did.
+    """What a conversion did, as the manifest says it.
 
-    Attributes:
-        dtype: "fp16" or "bf16".
-        converted_nodes: nodes that compute in it, layout nodes included.
-        attention_nodes: those of them that are the operator.
-        fp32_terms: terms of the attention's scores that are computed in fp32 in every layer.
-        casts: Cast nodes inserted in the main graph.
-        stored_bytes: bytes of all initializers now.
-        safety_factor: distance kept from fp16's largest value.
-        kept_fp32: what stays in fp32 because of its range.
-        kept_share: share of the products' weights that does.
-        recommend_bf16: whether that is so much that bf16 serves better.
+    `converted_nodes` are those that compute in half, layout nodes and `attention_nodes` included;
+    `fp32_terms` of the scores are fp32 in every layer; `casts` were inserted in the main graph;
+    `stored_bytes` are all initializers' now. `kept_fp32` stays because of its range, `kept_share`
+    of the products' weights with it.
     """
 
     dtype: HalfName
@@ -81,55 +66,47 @@ def convert_file(
     external_data: bool | None = None,
     progress: Progress = silent,
 ) -> Converted:
-    """Convert the graph in `source` and write it to `target`.
+    """Convert the fp32 graph in `source`, best with a data file, and write it to `target`.
 
-    Args:
-        source: an exported fp32 graph, best with its weights in a data file.
-        target: the file to write.
-        dtype: the type.
-        batches: inputs to measure ranges on, of all lengths and with padding.
-        precision: what the file says it has: `dtype`, or "int8" and "fp8", whose rest it is.
-        external_data: see `write_model`.
-        progress: told what is going on.
+    Ranges are measured on `batches`, which have all lengths and padding. The file says that it has
+    `precision`: `dtype`, or "int8" and "fp8", whose rest is converted. For `external_data` see
+    `write_model`.
 
     Raises:
         InputError: no batches, NaN in a value of the fp32 graph, or in a weight.
         OSError: the file cannot be written.
     """
+    count = len(batches)
+
+    def say(message: str) -> None:
+        progress(f"{dtype}: {message}")
+
     with calibration_errors():
         ranges = measure_ranges(
             source,
             batches,
             open_fp32,
-            progress=lambda done: progress(f"{dtype}: ranges: batch {done} of {len(batches)}"),
+            progress=lambda done: say(f"ranges: batch {done} of {count}"),
         )
-    progress(f"{dtype}: converting")
+    say("converting")
     model = ir.load(source)
     layers = len(attention_nodes(model))
     report = convert_to_half(model, dtype, ranges)
     model.metadata_props[PRECISION_KEY] = precision
-    summary = finish(
-        model,
-        target,
-        layers,
-        external_data=external_data,
-        progress=lambda message: progress(f"{dtype}: {message}"),
-    )
+    summary = finish(model, target, layers, external_data=external_data, progress=say)
     if report.recommend_bf16:
         warnings.warn(
             f"{report.kept_share:.0%} of the weights stay in fp32, since their values come near "
             "the limits of fp16; --precision bf16 halves all of them",
             stacklevel=2,
         )
-    facts = asdict(report)
-    facts["kept_fp32"] = [asdict(item) for item in report.kept_fp32]
-    return Converted(summary, {"half": facts})
+    return Converted(summary, {"half": asdict(report)})
 
 
 def convert_to_half(
     model: ir.Model,
     dtype: HalfName,
-    ranges: Mapping[str, Range] | None,
+    ranges: Mapping[str, ValueRange] | None,
     *,
     safety_factor: float = SAFETY_FACTOR,
 ) -> HalfReport:
@@ -141,9 +118,8 @@ def convert_to_half(
 
     Args:
         model: an exported graph, with or without QuantizeLinear and DequantizeLinear.
-        dtype: the type to convert to.
-        ranges: of the values of this very graph, from `calibration.ranges.measure_ranges`. With
-            None only what is stored is judged: fp16 may overflow, and scores stay in fp32.
+        ranges: of the values of this very graph. With None only what is stored is judged: fp16 may
+            overflow, and scores stay in fp32.
         safety_factor: how far below fp16's largest value a range must end, at least 1. bf16 ends
             where fp32 does.
 
@@ -157,11 +133,12 @@ def convert_to_half(
     half = HALF_TYPES[dtype]
     graph = model.graph
     infer_types(model)
-    if any(value.dtype in _HALVES for node in graph for value in node.outputs):
+    halves = {known.onnx for known in HALF_TYPES.values()}
+    if any(value.dtype in halves for node in graph for value in node.outputs):
         raise ValueError("the graph is in half precision already")
     shape = attention_shape(model)
     fit = Fit(half, ranges, safety_factor)
-    large = _large_terms(graph, shape, fit)
+    large = _large_terms(attention_nodes(model), shape, fit)
     fp32_terms = SCORE_TERMS if ranges is None else tuple(large)
     plan = plan_half(graph, half, fit if dtype == "fp16" else None)
     casts = apply_plan(graph, plan, half)
@@ -174,11 +151,7 @@ def convert_to_half(
         attention_nodes=sum(role_of(node) is Role.ATTENTION for node in plan.nodes),
         fp32_terms=tuple(term.rpartition(".")[2] for term in fp32_terms),
         casts=casts,
-        stored_bytes=sum(
-            value.const_value.nbytes
-            for value in graph.initializers.values()
-            if value.const_value is not None
-        ),
+        stored_bytes=sum(tensor_of(value).nbytes for value in graph.initializers.values()),
         safety_factor=safety_factor,
         kept_fp32=(*plan.kept, *chain.from_iterable(large.values())),
         kept_share=plan.kept_share,
@@ -186,14 +159,14 @@ def convert_to_half(
     )
 
 
-def _large_terms(graph: ir.Graph, shape: AttentionShape, fit: Fit) -> dict[str, list[Kept]]:
+def _large_terms(
+    nodes: Sequence[ir.Node], shape: AttentionShape, fit: Fit
+) -> dict[str, list[Kept]]:
     """Terms of the attention's scores that the type is too coarse for, with where they are."""
-    present = {CONTENT_TO_POSITION: shape.c2p, POSITION_TO_CONTENT: shape.p2c}
-    nodes = [node.outputs[0] for node in graph if role_of(node) is Role.ATTENTION]
+    outputs = [node.outputs[0] for node in nodes]
     large = {}
-    for term in SCORE_TERMS:
-        if present.get(term, True):
-            names = [(inner_name(value.name or "", term), module_of(value)) for value in nodes]
-            verdicts = [fit.judge_score(name, module) for name, module in names]
-            large[term] = [kept for kept in verdicts if kept is not None]
-    return {term: kept for term, kept in large.items() if kept}
+    for term in shape.terms:
+        verdicts = [fit.judge_score(inner_name(v.name or "", term), module_of(v)) for v in outputs]
+        if kept := [verdict for verdict in verdicts if verdict is not None]:
+            large[term] = kept
+    return large

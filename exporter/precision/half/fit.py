@@ -7,38 +7,25 @@ small the value. bf16 has the exponents of fp32, so everything fits it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
+from calibration.ranges import ValueRange
+from exporter.graph.write import tensor_of
 from exporter.precision.half.types import HalfType
-
-Floats = NDArray[np.float32]
 
 SCORE_ERROR = 2.0**-4
 """Largest error of a term of the attention's scores that rounding it may cause."""
 
 
-class Range(Protocol):
-    """Smallest and largest element of a value; see `calibration.ranges.ValueRange`."""
-
-    @property
-    def minimum(self) -> float: ...
-
-    @property
-    def maximum(self) -> float: ...
-
-
 @dataclass(frozen=True)
 class Kept:
-    """Something that stays in fp32 because of its range.
+    """A value of the graph or an initializer that stays in fp32 because of its range.
 
     Attributes:
-        name: a value of the graph or an initializer.
         module: path in the checkpoint of what computes or holds it.
         reason: what the half type would do to it.
         absmax: its largest magnitude, as measured or stored; None where it was not measured.
@@ -52,30 +39,24 @@ class Kept:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Figures of a stored matrix.
+    """A stored matrix with its largest magnitude, the largest Euclidean norm of the weights of one
+    output, and the same of what rounding takes from weights below the normal range."""
 
-    Attributes:
-        absmax: largest magnitude.
-        largest_norm: largest Euclidean norm of the weights of one output.
-        floor_loss: the same of what rounding takes from weights below the normal range.
-    """
-
+    value: ir.Value
     absmax: float
     largest_norm: float
     floor_loss: float
 
 
 class Fit:
-    """Judges values by their ranges and matrices by their content.
+    """Judges values by their ranges and matrices by their content, whether a half type fits.
 
-    Args:
-        half: the type to fit.
-        ranges: measured ranges by name of value; None judges matrices alone.
-        safety_factor: how far below the type's largest value a measured range must end.
+    Measured `ranges` have the values' names; None judges matrices alone. They must end
+    `safety_factor` times below the type's largest value.
     """
 
     def __init__(
-        self, half: HalfType, ranges: Mapping[str, Range] | None, safety_factor: float
+        self, half: HalfType, ranges: Mapping[str, ValueRange] | None, safety_factor: float
     ) -> None:
         self.half = half
         self.limit = half.largest / safety_factor
@@ -83,8 +64,8 @@ class Fit:
 
     def absmax(self, value: ir.Value) -> float | None:
         """Largest magnitude measured of a value, if it was."""
-        found = None if self._ranges is None else self._ranges.get(value.name or "")
-        return None if found is None else max(abs(found.minimum), abs(found.maximum))
+        found = (self._ranges or {}).get(value.name or "")
+        return None if found is None else found.absmax
 
     def judge_value(self, value: ir.Value) -> Kept | None:
         """Why a value must stay in fp32, if it must."""
@@ -103,81 +84,87 @@ class Fit:
         found = self._ranges.get(name)
         if found is None:
             return Kept(name, module, "its range was not measured", None)
-        absmax = max(abs(found.minimum), abs(found.maximum))
-        if absmax <= limit:
+        if found.absmax <= limit:
             return None
-        reason = f"reaches {absmax:.6g}; the limit in {self.half.name} is {limit:.6g}"
-        return Kept(name, module, reason, absmax)
-
-    def small_weights(self, matrix: ir.Value, figures: Matrix, source: ir.Value) -> Kept:
-        """A matrix that stays because of `loses_weights`."""
-        reason = f"{self.half.name} would round small weights, which inputs of "
-        reason += f"{self.absmax(source):.6g} multiply"
-        return Kept(matrix.name or "", module_of(matrix), reason, figures.absmax)
-
-    def small_elements(self, value: ir.Value, matrix: ir.Value, figures: Matrix) -> Kept:
-        """A value that stays because of `loses_inputs`."""
-        reason = f"{self.half.name} would round small elements, which weights of "
-        reason += f"{figures.absmax:.6g} in {matrix.name} multiply"
-        return Kept(value.name or "", module_of(value), reason, self.absmax(value))
+        reason = f"reaches {found.absmax:.6g}; the limit in {self.half.name} is {limit:.6g}"
+        return Kept(name, module, reason, found.absmax)
 
     def judge_stored(self, value: ir.Value, absmax: float | None = None) -> Kept | None:
         """Why an initializer must stay in fp32, if it must; it is read where `absmax` is None."""
         if absmax is None:
-            content = _content(value)
-            absmax = float(max(content.max(initial=0.0), -content.min(initial=0.0)))
+            absmax = _absmax(tensor_of(value).numpy())
         if absmax <= self.half.largest:
             return None
         reason = f"holds {absmax:.6g}; {self.half.name} ends at {self.half.largest:.6g}"
-        return Kept(value.name or "", module_of(value), reason, absmax)
+        return _kept(value, reason, absmax)
 
     def matrix(self, value: ir.Value, output_axis: int) -> Matrix:
         """Figures of a stored matrix, read once and let go of."""
-        content = _content(value)
+        content = tensor_of(value).numpy()
         weights = np.moveaxis(content, output_axis, -1).reshape(-1, content.shape[output_axis])
         small = np.where(np.abs(weights) < self.half.smallest_normal, weights, 0.0)
         loss = small - small.astype(self.half.numpy).astype(np.float32)
         with np.errstate(over="ignore"):  # an infinite norm is judged like any large one
-            return Matrix(
-                absmax=float(max(weights.max(initial=0.0), -weights.min(initial=0.0))),
-                largest_norm=float(np.linalg.norm(weights, axis=0).max(initial=0.0)),
-                floor_loss=float(np.linalg.norm(loss, axis=0).max(initial=0.0)),
+            norm, lost = (
+                float(np.linalg.norm(part, axis=0).max(initial=0.0)) for part in (weights, loss)
             )
+        return Matrix(value, _absmax(weights), norm, lost)
 
-    def loses_weights(self, source: ir.Value, matrix: Matrix, product: ir.Value) -> bool:
-        """Whether rounding small weights changes a product more than rounding the product does."""
+    def judge_weights(self, source: ir.Value, matrix: Matrix, product: ir.Value) -> Kept | None:
+        """Why a matrix must stay, if rounding its small weights changes a product more than
+        rounding the product does."""
         reach, size = self.absmax(source), self.absmax(product)
-        if reach is None or size is None:
-            return False
-        return reach * matrix.floor_loss > self.half.epsilon * size
+        if reach is None or size is None or reach * matrix.floor_loss <= self.half.epsilon * size:
+            return None
+        reason = f"{self.half.name} would round small weights, which inputs of {reach:.6g} multiply"
+        return _kept(matrix.value, reason, matrix.absmax)
 
     def loses_inputs(self, matrix: Matrix, product: ir.Value) -> bool:
         """Whether rounding small inputs changes a product more than rounding the product does."""
         size = self.absmax(product)
-        if size is None:
-            return False
-        return self.half.floor * matrix.largest_norm > self.half.epsilon * size
+        # Below the normal range the error of rounding is no longer relative.
+        floor = self.half.smallest_normal * self.half.epsilon
+        return size is not None and floor * matrix.largest_norm > self.half.epsilon * size
+
+    def small_elements(self, value: ir.Value, matrix: Matrix) -> Kept:
+        """A value that stays because of `loses_inputs`."""
+        reason = f"{self.half.name} would round small elements, which weights of "
+        reason += f"{matrix.absmax:.6g} in {matrix.value.name} multiply"
+        return _kept(value, reason, self.absmax(value))
+
+
+def walk_back(
+    starts: Iterable[ir.Value], sources: Callable[[ir.Value], Iterable[ir.Value]]
+) -> Iterator[ir.Value]:
+    """`starts` and what they come from, nearest first, each once; `sources` gives one step."""
+    queue = deque(starts)
+    seen = set(queue)
+    while queue:
+        value = queue.popleft()
+        yield value
+        for source in sources(value):
+            if source not in seen:
+                seen.add(source)
+                queue.append(source)
 
 
 def module_of(value: ir.Value) -> str:
     """Path in the checkpoint of the tensors that a value is computed with, or is; "" for none."""
-    queue, seen = deque([value]), {value}
-    while queue:
-        current = queue.popleft()
-        if current.is_initializer():
-            return (current.name or "").rpartition(".")[0]
+
+    def sources(current: ir.Value) -> list[ir.Value]:
         node = current.producer()
-        sources = [] if node is None else [item for item in node.inputs if item is not None]
+        found = [] if node is None else [item for item in node.inputs if item is not None]
         # Its own tensors first: what the activations were computed with lies further up.
-        for source in sorted(sources, key=lambda item: not item.is_initializer()):
-            if source not in seen:
-                seen.add(source)
-                queue.append(source)
-    return ""
+        return sorted(found, key=lambda item: not item.is_initializer())
+
+    tensors = (item for item in walk_back([value], sources) if item.is_initializer())
+    tensor = next(tensors, None)
+    return "" if tensor is None else (tensor.name or "").rpartition(".")[0]
 
 
-def _content(value: ir.Value) -> Floats:
-    if value.const_value is None:
-        raise ValueError(f"initializer {value.name} has no value")
-    content: Floats = value.const_value.numpy()
-    return content
+def _absmax(content: np.ndarray) -> float:
+    return float(max(content.max(initial=0.0), -content.min(initial=0.0)))
+
+
+def _kept(value: ir.Value, reason: str, absmax: float | None) -> Kept:
+    return Kept(value.name or "", module_of(value), reason, absmax)

@@ -8,14 +8,13 @@ has fp32 statistics, and no sum of two values is formed in half.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 import onnx_ir as ir
 
-from exporter.precision.half.fit import Fit, Kept
+from exporter.precision.half.fit import Fit, Kept, walk_back
 from exporter.precision.half.types import HalfType
 from plugins.disentangled_attention import contract
 
@@ -76,14 +75,8 @@ def float_inputs(node: ir.Node) -> list[ir.Value]:
 
 @dataclass(frozen=True)
 class HalfPlan:
-    """What to convert.
-
-    Attributes:
-        nodes: nodes that compute in half, layout nodes between them included.
-        stored: initializers stored in half.
-        kept: what stays in fp32 because of its range.
-        kept_share: share of the weights of all products that stays in fp32 for that reason.
-    """
+    """Nodes that compute in half, layout nodes between them included, initializers stored in half,
+    what stays in fp32 because of its range, and the share of the products' weights that does."""
 
     nodes: frozenset[ir.Node]
     stored: frozenset[ir.Value]
@@ -92,15 +85,12 @@ class HalfPlan:
 
 
 def plan_half(graph: ir.Graph, half: HalfType, fit: Fit | None) -> HalfPlan:
-    """Choose the nodes of an fp32 graph that take a half type.
+    """Choose the nodes that take a half type in a main graph whose float values are fp32.
 
-    Args:
-        graph: the main graph, every float value of it fp32.
-        half: the type.
-        fit: judges values and matrices; None where everything fits.
+    `fit` judges values and matrices; with None everything fits.
     """
     roles = {node: role_of(node) for node in graph}
-    last = set(_last_products(graph, roles))
+    last = _last_products(graph, roles)
     chosen = [
         node
         for node, role in roles.items()
@@ -108,123 +98,95 @@ def plan_half(graph: ir.Graph, half: HalfType, fit: Fit | None) -> HalfPlan:
         and node not in last
         and not (node.op_type == "Conv" and half.name == "bf16")  # ONNX has it from opset 22
     ]
-    verdicts = _Verdicts(roles, fit)
-    if fit is not None:
-        for node in chosen:
-            verdicts.judge(node)
-    nodes = {node for node in chosen if verdicts.fits(node)}
-    kept_nodes = [node for node in chosen if node not in nodes]
-    _add_layout(graph, roles, nodes)
+    kept: dict[ir.Value, Kept] = {}
+    for value, verdict in () if fit is None else _verdicts(chosen, roles, fit):
+        if verdict is not None:
+            kept.setdefault(value, verdict)
+    nodes = {
+        node for node in chosen if kept.keys().isdisjoint((*float_inputs(node), *node.outputs))
+    }
+    weights = {n: _size(n.inputs[1]) for n in chosen if roles[n] is Role.PRODUCT}
+    kept_weights = sum(size for node, size in weights.items() if node not in nodes)
+    _add_layout(roles, nodes)
     stored = {value for node in nodes for value in float_inputs(node) if is_stored(value)}
-    stored |= {matrix for matrix in _large(graph, last) if verdicts.fits_stored(matrix)}
+    large = _large(graph, last)
+    stored |= {matrix for matrix in large if fit is None or fit.judge_stored(matrix) is None}
     return HalfPlan(
         nodes=frozenset(nodes),
         stored=frozenset(stored),
-        kept=tuple(verdicts.kept.values()),
-        kept_share=_share(roles, kept_nodes, chosen),
+        kept=tuple(kept.values()),
+        kept_share=kept_weights / max(1, sum(weights.values())),
     )
 
 
-class _Verdicts:
-    """What does not fit, found node by node."""
-
-    def __init__(self, roles: dict[ir.Node, Role], fit: Fit | None) -> None:
-        self._roles = roles
-        self._fit = fit
-        self._judged: set[ir.Value] = set()
-        self.kept: dict[ir.Value, Kept] = {}
-
-    def fits(self, node: ir.Node) -> bool:
-        """Whether all that a node reads and gives fits, after every node was judged."""
-        return not any(value in self.kept for value in (*float_inputs(node), *node.outputs))
-
-    def fits_stored(self, value: ir.Value) -> bool:
-        """Whether an initializer fits by itself."""
-        return self._fit is None or self._fit.judge_stored(value) is None
-
-    def judge(self, node: ir.Node) -> None:
-        """Judge what a node reads and gives."""
-        if self._fit is None:
-            return
-        matrix = node.inputs[1] if self._roles[node] is Role.PRODUCT else None
+def _verdicts(
+    nodes: Collection[ir.Node], roles: Mapping[ir.Node, Role], fit: Fit
+) -> Iterator[tuple[ir.Value, Kept | None]]:
+    """Judge what nodes read and give; a value may have several verdicts."""
+    judged: set[ir.Value] = set()
+    for node in nodes:
+        matrix = node.inputs[1] if roles[node] is Role.PRODUCT else None
         for value in (*float_inputs(node), *node.outputs):
-            if value is matrix or value in self._judged:
-                continue
-            self._judged.add(value)
-            judge = self._fit.judge_stored if is_stored(value) else self._fit.judge_value
-            self._keep(value, judge(value))
+            if value is not matrix and value not in judged:
+                judged.add(value)
+                judge = fit.judge_stored if is_stored(value) else fit.judge_value
+                yield value, judge(value)
         if matrix is not None:
-            self._judge_product(node, matrix, self._fit)
+            source, product = node.inputs[0], node.outputs[0]
+            assert source is not None
+            figures = fit.matrix(matrix, _output_axis(node))
+            yield matrix, fit.judge_stored(matrix, figures.absmax)
+            yield matrix, fit.judge_weights(source, figures, product)
+            if fit.loses_inputs(figures, product):
+                for value in _carriers(source, roles):
+                    yield value, fit.small_elements(value, figures)
 
-    def _judge_product(self, node: ir.Node, matrix: ir.Value, fit: Fit) -> None:
-        """Keep a matrix or an input whose small elements the product depends on."""
-        source, product = node.inputs[0], node.outputs[0]
-        assert source is not None
-        figures = fit.matrix(matrix, _output_axis(node))
-        self._keep(matrix, fit.judge_stored(matrix, figures.absmax))
-        if fit.loses_weights(source, figures, product):
-            self._keep(matrix, fit.small_weights(matrix, figures, source))
-        if fit.loses_inputs(figures, product):
-            for value in self._carriers(source):
-                self._keep(value, fit.small_elements(value, matrix, figures))
 
-    def _carriers(self, value: ir.Value) -> Iterator[ir.Value]:
-        """`value` and what its elements come from, back to a product, a table or a LayerNorm."""
-        queue, seen = deque([value]), {value}
-        while queue:
-            current = queue.popleft()
-            yield current
-            node = current.producer()
-            ends = node is None or self._roles[node] in (Role.PRODUCT, Role.TABLE)
-            if node is None or ends or node.op_type == "LayerNormalization":
-                continue
-            sources = float_inputs(node)
-            # Of the operator's inputs only the first carries values through it.
-            for source in sources[:1] if self._roles[node] is Role.ATTENTION else sources:
-                if source not in seen and not is_stored(source):
-                    seen.add(source)
-                    queue.append(source)
+def _carriers(value: ir.Value, roles: Mapping[ir.Node, Role]) -> Iterator[ir.Value]:
+    """`value` and what its elements come from, back to a product, a table or a LayerNorm."""
 
-    def _keep(self, value: ir.Value, kept: Kept | None) -> None:
-        if kept is not None:
-            self.kept.setdefault(value, kept)
+    def sources(current: ir.Value) -> list[ir.Value]:
+        node = current.producer()
+        ends = node is None or roles[node] in (Role.PRODUCT, Role.TABLE)
+        if node is None or ends or node.op_type == "LayerNormalization":
+            return []
+        # Of the operator's inputs only the first carries values through it.
+        count = 1 if roles[node] is Role.ATTENTION else None
+        return [source for source in float_inputs(node)[:count] if not is_stored(source)]
+
+    return walk_back([value], sources)
 
 
 def _output_axis(node: ir.Node) -> int:
     """The axis of a product's matrix that counts its outputs."""
-    if node.op_type == "Conv":
-        return 0
     transposed = node.attributes.get("transB")
-    return 0 if transposed is not None and transposed.as_int() else 1
+    rows = node.op_type == "Conv" or (transposed is not None and transposed.as_int())
+    return 0 if rows else 1
 
 
-def _last_products(graph: ir.Graph, roles: dict[ir.Node, Role]) -> Iterator[ir.Node]:
+def _last_products(graph: ir.Graph, roles: Mapping[ir.Node, Role]) -> set[ir.Node]:
     """Products that give the graph's outputs, with nothing but arithmetic behind them.
 
     Decisions are made there: they compute in fp32. A LayerNorm ends the search.
     """
-    queue, seen = deque(graph.outputs), set(graph.outputs)
-    while queue:
-        node = queue.popleft().producer()
+
+    def sources(value: ir.Value) -> list[ir.Value]:
+        node = value.producer()
         if node is None or node.op_type == "LayerNormalization":
-            continue
-        if roles[node] is Role.PRODUCT:
-            yield node
-        if roles[node] not in (Role.ARITHMETIC, Role.LAYOUT):
-            continue
-        for value in float_inputs(node):
-            if value not in seen:
-                seen.add(value)
-                queue.append(value)
+            return []
+        return float_inputs(node) if roles[node] in (Role.ARITHMETIC, Role.LAYOUT) else []
+
+    producers = {value.producer() for value in walk_back(graph.outputs, sources)}
+    return {node for node in producers if node is not None and roles[node] is Role.PRODUCT}
 
 
-def _add_layout(graph: ir.Graph, roles: dict[ir.Node, Role], half: set[ir.Node]) -> None:
+def _add_layout(roles: Mapping[ir.Node, Role], half: set[ir.Node]) -> None:
     """Layout nodes take the type of what they read, or of what alone reads them."""
     layout = [node for node, role in roles.items() if role is Role.LAYOUT]
     for node in reversed(layout):
         output = node.outputs[0]
         consumers = output.consumers()
-        if consumers and not output.is_graph_output() and all(c in half for c in consumers):
+        if consumers and not output.is_graph_output() and half.issuperset(consumers):
             half.add(node)
     for node in layout:
         source = node.inputs[0]
@@ -232,25 +194,13 @@ def _add_layout(graph: ir.Graph, roles: dict[ir.Node, Role], half: set[ir.Node])
             half.add(node)
 
 
-def _large(graph: ir.Graph, products: Iterable[ir.Node]) -> Iterator[ir.Value]:
+def _large(graph: ir.Graph, products: Collection[ir.Node]) -> Iterator[ir.Value]:
     """The matrices of `products` that are a large part of the file."""
     total = sum(_size(value) for value in graph.initializers.values())
-    for node in products:
-        matrix = node.inputs[1]
+    for matrix in (node.inputs[1] for node in products):
         if matrix is not None and is_stored(matrix) and _size(matrix) > LARGE_SHARE * total:
             yield matrix
 
 
-def _share(roles: dict[ir.Node, Role], kept: Iterable[ir.Node], chosen: Iterable[ir.Node]) -> float:
-    """Weights of the products in `kept` over those in `chosen`."""
-
-    def weights(nodes: Iterable[ir.Node]) -> int:
-        products = (node.inputs[1] for node in nodes if roles[node] is Role.PRODUCT)
-        return sum(_size(matrix) for matrix in products if matrix is not None)
-
-    total = weights(chosen)
-    return weights(kept) / total if total else 0.0
-
-
-def _size(value: ir.Value) -> int:
-    return math.prod(value.shape.numpy()) if value.shape is not None else 0
+def _size(value: ir.Value | None) -> int:
+    return 0 if value is None or value.shape is None else math.prod(value.shape.numpy())

@@ -28,10 +28,8 @@ from exporter.artifact.onnx_file import PRECISION_KEY
 class SolvedSite:
     """Numbers of one quantized site that follow from its recipe and its weight.
 
-    Attributes:
-        scales: thresholds of its input and of the columns of its weight.
-        shift: fp32 `(N,)`, what its bias is corrected by.
-        clipped: columns whose threshold is below their largest weight.
+    Its bias is corrected by `shift`, fp32 `(N,)`; the threshold of each of the `clipped` columns of
+    its weight is below the largest weight.
     """
 
     scales: SiteScales
@@ -41,17 +39,8 @@ class SolvedSite:
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What the pass did.
-
-    Attributes:
-        number: the format.
-        smoothing: where factors went.
-        insertion: the nodes and bytes.
-        clipped: columns of weights whose threshold is below their largest weight.
-        corrected: sites whose bias was corrected.
-        kept: sites that stay in float, each with the reason.
-        weight_bits: bits that a stored weight uses.
-    """
+    """What the pass did: `SolvedSite.clipped` columns, sites whose bias was `corrected`, sites that
+    stay in float with the reason, and the bits that a stored weight uses."""
 
     number: NumberFormat
     smoothing: SmoothingReport
@@ -69,17 +58,11 @@ def solve_sites(
     number: NumberFormat,
     weights: NumberFormat | None = None,
 ) -> dict[str, SolvedSite]:
-    """The numbers of every site of a placement, by name; `model` is smoothed on the way.
+    """The numbers of every site of a placement, by name.
 
     Weights are evaluated one at a time. What a site gets does not depend on whether another one
-    is quantized.
-
-    Args:
-        model: an exported fp32 graph, of no use afterwards.
-        placement: the sites.
-        recipes: for every site of the placement, by name.
-        number: the format of activations.
-        weights: the format of weights; None for the same.
+    is quantized. The exported fp32 `model` is smoothed on the way: it is of no use afterwards.
+    `number` is the format of activations, and of weights that have none of their own.
     """
     smooth(model, placement, recipes)
     return {
@@ -97,12 +80,7 @@ def quantize_graph(
 ) -> QuantizationReport:
     """Quantize the sites of a placement in place; weights follow when the model is written.
 
-    Args:
-        model: an exported fp32 graph.
-        placement: what to quantize; its sites are those of `model`.
-        recipes: for every site of the placement, by name.
-        solved: from `solve_sites`, for at least these sites.
-        number: the format.
+    `model` is the exported fp32 graph; there are recipes and solutions for at least its sites.
 
     Raises:
         RuntimeError: what was done is not what the placement says: a defect of ours.
@@ -135,25 +113,15 @@ def smooth(model: ir.Model, placement: Placement, recipes: Recipes) -> Smoothing
     of the layer's other sites are the same whatever falls back.
     """
     sites = find_sites(model)
-    quantized = {site.name for site in placement.quantized}
-    chosen = {
-        site.name: factors
-        for site in sites
-        if site.name in recipes
-        and (factors := recipes[site.name].factors) is not None
-        and (site.name in quantized or is_free(site))
-    }
+    found = [site for site in sites if site in placement.quantized or is_free(site)]
+    factors = {site.name: recipes[site.name].factors for site in found if site.name in recipes}
+    chosen = {name: vector for name, vector in factors.items() if vector is not None}
     return apply(model, chosen, sites)
 
 
 def _solve(
-    model: ir.Model,
-    site: Site,
-    recipe: SiteRecipe,
-    number: NumberFormat,
-    weights: NumberFormat,
+    model: ir.Model, site: Site, recipe: SiteRecipe, number: NumberFormat, weights: NumberFormat
 ) -> SolvedSite:
-    """Thresholds and bias of a smoothed site."""
     weight = initializers.read(model, site.weight)
     clipped = clip_weight(weight, recipe.mean_square, weights)
     # fp8 keeps the range of the input, so its rounding has no preferred direction.
