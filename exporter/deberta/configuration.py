@@ -44,9 +44,8 @@ _IGNORED = frozenset(
 class DebertaConfig:
     """A DeBERTa-v2/v3 configuration; names are those of `config.json`.
 
-    Raises:
-        InputError: a value has the wrong type or lies outside what the model can compute; the
-            message names the field.
+    Raises InputError when a value has the wrong type or lies outside what the model can compute;
+    the message names the field.
     """
 
     vocab_size: int = 128100
@@ -85,22 +84,14 @@ class DebertaConfig:
     def from_folder(cls, folder: Path) -> DebertaConfig:
         """Read `config.json` of a checkpoint folder.
 
-        Raises:
-            InputError: the folder or file is missing, is not JSON, or has a value that is wrong.
+        Raises InputError when the folder or file is missing, is not JSON, or has a wrong value.
         """
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; a checkpoint is a folder with config.json")
         path = folder / "config.json"
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{folder}: no config.json; is this a checkpoint folder?") from None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: not valid JSON: {error}") from None
-        if not isinstance(raw, dict):
-            raise InputError(f"{path}: expected a JSON object, found {type(raw).__name__}")
+        if not path.exists():
+            raise InputError(f"{folder}: no config.json; is this a checkpoint folder?")
+        raw = read_object(path)
         try:
             return cls.from_dict(raw)
         except InputError as error:
@@ -110,8 +101,7 @@ class DebertaConfig:
     def from_dict(cls, raw: Mapping[str, Any]) -> DebertaConfig:
         """Make a configuration from the fields of `config.json`.
 
-        Raises:
-            InputError: `model_type` is not deberta-v2, or a field is wrong; the message names it.
+        Raises InputError when `model_type` is not deberta-v2, or a field is wrong; it is named.
         """
         model_type = raw.get("model_type")
         if model_type != "deberta-v2":
@@ -135,39 +125,34 @@ class DebertaConfig:
         return cls(**values, unknown=unknown)
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        for item in fields(self):
+            annotation, _, optional = str(item.type).partition(" | ")
+            kinds, value = _TYPES.get(annotation), getattr(self, item.name)
+            if kinds is None or (optional and value is None):
+                continue
+            wrong_bool = isinstance(value, bool) and bool not in kinds
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            self._require(item.name, isinstance(value, kinds) and not wrong_bool, expected)
         for name in _POSITIVE:
             value = getattr(self, name)
             self._require(name, value is None or value >= 1, "at least 1")
         self._require("type_vocab_size", self.type_vocab_size >= 0, "at least 0")
         self._require("layer_norm_eps", self.layer_norm_eps >= 0, "at least 0")
-        self._require(
-            "pad_token_id",
-            0 <= self.pad_token_id < self.vocab_size,
-            f"an id below vocab_size ({self.vocab_size})",
-        )
+        is_id = 0 <= self.pad_token_id < self.vocab_size
+        self._require("pad_token_id", is_id, f"an id below vocab_size ({self.vocab_size})")
         for name in ("hidden_act", "conv_act", "pooler_hidden_act"):
             known = getattr(self, name) in ACTIVATIONS
             self._require(name, known, "one of " + ", ".join(ACTIVATIONS))
-        self._require(
-            "hidden_size",
-            self.attention_head_size is not None
-            or self.hidden_size % self.num_attention_heads == 0,
-            f"a multiple of num_attention_heads ({self.num_attention_heads})",
-        )
-        self._require(
-            "pooler_hidden_size",
-            self.pooler_hidden_size in (None, self.hidden_size),
-            f"hidden_size ({self.hidden_size}), whose first token it reads",
-        )
+        width, heads = self.hidden_size, self.num_attention_heads
+        divides = self.attention_head_size is not None or width % heads == 0
+        self._require("hidden_size", divides, f"a multiple of num_attention_heads ({heads})")
+        expected = f"hidden_size ({width}), whose first token it reads"
+        self._require("pooler_hidden_size", self.pooler_hidden_size in (None, width), expected)
         self._check_positions()
         if self.conv_kernel_size > 0:
             self._require("conv_kernel_size", self.conv_kernel_size % 2 == 1, "an odd number")
-            self._require(
-                "conv_groups",
-                self.conv_groups >= 1 and self.hidden_size % self.conv_groups == 0,
-                f"a divisor of hidden_size ({self.hidden_size})",
-            )
+            divides = self.conv_groups >= 1 and width % self.conv_groups == 0
+            self._require("conv_groups", divides, f"a divisor of hidden_size ({width})")
         if set(self.id2label) != set(range(max(1, len(self.id2label)))):
             keys = sorted(self.id2label)
             raise InputError(f"id2label has the keys {keys}; expected 0, 1, ... without gaps")
@@ -179,11 +164,9 @@ class DebertaConfig:
         if self.relative_attention and self.position_buckets > 0:
             self._require("position_buckets", self.position_buckets >= 2, "at least 2")
             # The logarithm's base is (max_position - 1) / (buckets // 2): it must exceed 1.
-            self._require(
-                "position_buckets",
-                self.relative_positions - 1 > self.position_buckets // 2,
-                f"less than twice max_relative_positions - 1 ({self.relative_positions - 1})",
-            )
+            most = self.relative_positions - 1
+            expected = f"less than twice max_relative_positions - 1 ({most})"
+            self._require("position_buckets", most > self.position_buckets // 2, expected)
 
     def _require(self, name: str, condition: bool, expected: str) -> None:
         if not condition:
@@ -192,9 +175,7 @@ class DebertaConfig:
     @property
     def head_size(self) -> int:
         """Size of one attention head, `D`."""
-        if self.attention_head_size is not None:
-            return self.attention_head_size
-        return self.hidden_size // self.num_attention_heads
+        return self.attention_head_size or self.hidden_size // self.num_attention_heads
 
     @property
     def embedding_width(self) -> int:
@@ -224,9 +205,8 @@ class DebertaConfig:
     @property
     def relative_positions(self) -> int:
         """`max_relative_positions`, or `max_position_embeddings` where it is below 1."""
-        if self.max_relative_positions < 1:
-            return self.max_position_embeddings
-        return self.max_relative_positions
+        most = self.max_relative_positions
+        return self.max_position_embeddings if most < 1 else most
 
     @property
     def position_span(self) -> int:
@@ -255,25 +235,22 @@ class DebertaConfig:
         return result
 
 
-def _check_types(config: DebertaConfig) -> None:
-    for item in fields(config):
-        annotation, _, optional = str(item.type).partition(" | ")
-        kinds = _TYPES.get(annotation)
-        value = getattr(config, item.name)
-        if kinds is None or (optional and value is None):
-            continue
-        wrong_bool = isinstance(value, bool) and bool not in kinds
-        if wrong_bool or not isinstance(value, kinds):
-            expected = " or ".join(kind.__name__ for kind in kinds)
-            raise InputError(f"{item.name} is {value!r}; expected {expected}")
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a checkpoint; InputError when it is none, or cannot be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
+    return value
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (float, int),
-    "bool": (bool,),
-    "str": (str,),
-}
+    "int": (int,), "float": (float, int), "bool": (bool,), "str": (str,),
+}  # fmt: skip
 
 
 def _parse_pos_att_type(value: object) -> tuple[str, ...]:

@@ -128,8 +128,6 @@ def random_examples(shape: ModelShape, longest: int) -> ExampleSource:
         return Encoding(
             input_ids=tuple(generator.integers(0, shape.vocab_size, size).tolist()),
             token_type_ids=tuple(int(place > size // 2) for place in range(size)),
-            attention_mask=(1,) * size,
-            special_tokens_mask=(0,) * size,
             offsets=((0, 0),) * size,
             sequence_ids=(0,) * size,
             truncated=False,

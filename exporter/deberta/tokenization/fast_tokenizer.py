@@ -8,7 +8,7 @@ limits, and a warning is logged where it contradicts the file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import tokenizers
 
 from exporter.deberta.tokenization.encoding import Segment
 from exporter.deberta.tokenization.settings import REQUIRED_TOKENS, TokenizerSettings
-from exporter.deberta.tokenization.tokenizer import Tokenizer, check_ids
+from exporter.deberta.tokenization.tokenizer import Tokenizer, check_ids, missing_token, read_file
 from exporter.errors import InputError
 
 _logger = logging.getLogger(__name__)
@@ -32,38 +32,43 @@ class FastTokenizer(Tokenizer):
     ) -> None:
         self._backend = _load_backend(file)
         self._failure = f"{file}: the tokenizers library cannot tokenize this text with it"
-        _check_required(self._backend, settings, file)
+        for name in REQUIRED_TOKENS:
+            content = settings.special_tokens[name]
+            if self._backend.token_to_id(content) is None:
+                raise missing_token(file, name, content)
         _add_tokens(self._backend, settings, file)
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
         ids = {content: vocabulary[content] for content in settings.special_contents}
         super().__init__(settings, ids, max(vocabulary.values()) + 1, source_files)
         self._check_format(file)
-        self.do_lower_case = _lowers(self._backend)
-        self.split_by_punct = _splits(self._backend)
-        _warn_about("do_lower_case", settings.do_lower_case, self.do_lower_case, file)
-        _warn_about("split_by_punct", settings.split_by_punct, self.split_by_punct, file)
+        # The library does not tell what its steps do, so they are tried.
+        lower, split = self._backend.normalizer, self._backend.pre_tokenizer
+        self.do_lower_case = lower is not None and "A" not in lower.normalize_str("A")
+        self.split_by_punct = split is not None and len(split.pre_tokenize_str("a.b")) > 1
+        for name in ("do_lower_case", "split_by_punct"):
+            configured, actual = getattr(settings, name), getattr(self, name)
+            if configured is not None and configured != actual:
+                text = "%s: works with %s=%s, tokenizer_config.json says %s; the file is followed"
+                _logger.warning(text, file, name, actual, configured)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         return str(self._backend.decode(check_ids(ids), skip_special_tokens=skip_special_tokens))
 
-    def _segments(self, texts: Sequence[str]) -> list[Segment]:
+    def _segment(self, text: str) -> Segment:
         with _library_errors(self._failure):
-            found = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        return [Segment(tuple(e.ids), tuple(e.offsets)) for e in found]
+            found = self._backend.encode(text, add_special_tokens=False)
+        return Segment(tuple(found.ids), tuple(found.offsets))
 
     def _id_to_token(self, index: int) -> str | None:
-        token: str | None = self._backend.id_to_token(index)
-        return token
+        return self._backend.id_to_token(index)
 
     def _check_format(self, path: Path) -> None:
         """InputError unless the file joins texts as DeBERTa does, or says nothing about it."""
         if self._backend.post_processor is None:
             return
-        single = self._backend.encode("", add_special_tokens=True)
-        pair = self._backend.encode("", "")
-        cls_id, sep_id = self.cls_token_id, self.sep_token_id
-        expected = ([cls_id, sep_id], [cls_id, sep_id, sep_id], [0, 0, 1])
-        if (single.ids, pair.ids, pair.type_ids) != expected:
+        single, pair = self._backend.encode(""), self._backend.encode("", "")
+        expected = [self.cls_token_id, self.sep_token_id, self.sep_token_id]
+        if (single.ids, pair.ids, pair.type_ids) != (expected[:2], expected, [0, 0, 1]):
             raise InputError(
                 f"{path}: its post_processor does not make [CLS] A [SEP] B [SEP] with token types "
                 "0 and 1; this is not a DeBERTa-v2 tokenizer"
@@ -84,26 +89,13 @@ def _library_errors(message: str) -> Iterator[None]:
 
 
 def _load_backend(path: Path) -> tokenizers.Tokenizer:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    content = read_file(path)
     with _library_errors(f"{path}: is not a valid tokenizer.json"):
         backend = tokenizers.Tokenizer.from_buffer(content)
     # A training script may have left its own settings in the file; they are arguments here.
     backend.no_truncation()
     backend.no_padding()
     return backend
-
-
-def _check_required(backend: tokenizers.Tokenizer, settings: TokenizerSettings, path: Path) -> None:
-    for name in REQUIRED_TOKENS:
-        content = settings.special_tokens[name]
-        if backend.token_to_id(content) is None:
-            raise InputError(
-                f"{path}: has no {name} {content!r}; name the right token in "
-                "tokenizer_config.json or use the tokenizer.json that the checkpoint came with"
-            )
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, settings: TokenizerSettings, path: Path) -> None:
@@ -133,26 +125,3 @@ def _add_tokens(backend: tokenizers.Tokenizer, settings: TokenizerSettings, path
                 f"{path}: gives the added token {token.content!r} the id {index}, "
                 f"tokenizer_config.json the id {token.id}; the two are of different checkpoints"
             )
-
-
-def _lowers(backend: tokenizers.Tokenizer) -> bool:
-    """Whether the normaliser lower-cases; the library does not tell, so it is tried."""
-    normalizer = backend.normalizer
-    return normalizer is not None and "A" not in normalizer.normalize_str("A")
-
-
-def _splits(backend: tokenizers.Tokenizer) -> bool:
-    """Whether the pre-tokenizer splits at punctuation."""
-    pre_tokenizer = backend.pre_tokenizer
-    return pre_tokenizer is not None and len(pre_tokenizer.pre_tokenize_str("a.b")) > 1
-
-
-def _warn_about(name: str, configured: bool | None, actual: bool, path: Path) -> None:
-    if configured is not None and configured != actual:
-        _logger.warning(
-            "%s: works with %s=%s, tokenizer_config.json says %s; the file is followed",
-            path,
-            name,
-            actual,
-            configured,
-        )

@@ -7,7 +7,8 @@ alignment; the slow tokenizer has none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from exporter.deberta.tokenization.splitting import (
     lower_outside,
     split_punctuation,
 )
-from exporter.deberta.tokenization.tokenizer import Tokenizer
+from exporter.deberta.tokenization.tokenizer import Tokenizer, missing_token, read_file
 from exporter.errors import InputError, MissingDependencyError
 
 
@@ -52,9 +53,7 @@ class SentencePieceTokenizer(Tokenizer):
         # Added tokens that are neither special nor normalised are lower-cased before the search
         # for them, and so are found only where they are lower case already: as in transformers.
         self._protected = settings.special_contents + tuple(
-            token.content
-            for token in settings.added_tokens
-            if not token.special and token.normalized
+            item.content for item in settings.added_tokens if not item.special and item.normalized
         )
         vocab_size = max(self._piece_count, *(index + 1 for index in self._added.values()))
         super().__init__(settings, self._added, vocab_size, source_files)
@@ -77,29 +76,19 @@ class SentencePieceTokenizer(Tokenizer):
         return " ".join(parts)
 
     def _join(self, tokens: list[str]) -> str:
-        """The text of pieces and special tokens; a special token has a space before it."""
-        text = ""
-        pieces: list[str] = []
-        after_special = False
-        for token in tokens:
-            if token in self._specials:
-                text += ("" if after_special else " ") + self._join_pieces(pieces) + token
-                pieces = []
-                after_special = True
+        """The text of pieces and special tokens, a space before pieces that one follows."""
+        text = pieces = ""
+        for special, run in groupby(tokens, self._specials.__contains__):
+            if special:
+                text += f" {pieces}{''.join(run)}"
+                pieces = ""
             else:
-                pieces.append(token)
-                after_special = False
-        return (text + self._join_pieces(pieces)).strip()
+                pieces = str(self._model.decode_pieces(list(run)))
+        return (text + pieces).strip()
 
-    def _join_pieces(self, pieces: list[str]) -> str:
-        return str(self._model.decode_pieces(pieces)) if pieces else ""
-
-    def _segments(self, texts: Sequence[str]) -> list[Segment]:
-        segments = []
-        for text in texts:
-            found = list(self._tokens(text))
-            segments.append(Segment(tuple(i for i, _ in found), tuple(span for _, span in found)))
-        return segments
+    def _segment(self, text: str) -> Segment:
+        found = list(self._tokens(text))
+        return Segment(tuple(index for index, _ in found), tuple(span for _, span in found))
 
     def _tokens(self, text: str) -> Iterator[tuple[int, tuple[int, int]]]:
         """(id, span in `text`) in order."""
@@ -108,11 +97,10 @@ class SentencePieceTokenizer(Tokenizer):
             part = mapped.text[start:end]
             if is_added:
                 yield self._added[part], mapped.source_span(start, end)
-            elif self.split_by_punct:
-                for first, last in split_punctuation(part):
-                    yield from self._encode_part(part[first:last], start + first, mapped)
-            else:
-                yield from self._encode_part(part, start, mapped)
+                continue
+            spans = split_punctuation(part) if self.split_by_punct else [(0, len(part))]
+            for first, last in spans:
+                yield from self._encode_part(part[first:last], start + first, mapped)
 
     def _encode_part(
         self, part: str, at: int, mapped: MappedText
@@ -134,10 +122,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def _load_model(path: Path) -> Any:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    content = read_file(path)
     model = sentencepiece.SentencePieceProcessor()
     try:
         # An empty file is a valid protocol buffer, and a model without pieces.
@@ -173,10 +158,7 @@ def _added_ids(model: Any, settings: TokenizerSettings, path: Path) -> dict[str,
         index = _piece_index(model, content)
         if index is None:
             if content in required:
-                raise InputError(
-                    f"{path}: has no {required[content]} {content!r}; name the right token in "
-                    "tokenizer_config.json or use the spm.model that the checkpoint came with"
-                )
+                raise missing_token(path, required[content], content)
             index = count + sum(_piece_index(model, other) is None for other in ids)
         ids[content] = index
     return ids

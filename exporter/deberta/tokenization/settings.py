@@ -8,12 +8,13 @@ and `tokenizer.json`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from exporter.deberta.configuration import read_object
 from exporter.deberta.tokenization.encoding import Kind, Side
 from exporter.errors import InputError
 
@@ -24,18 +25,12 @@ FAST_FILE = "tokenizer.json"
 
 # In the order in which transformers gives ids to those that the vocabulary lacks.
 _DEFAULT_NAMES = {
-    "bos_token": "[CLS]",
-    "eos_token": "[SEP]",
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
+    "bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "[UNK]", "sep_token": "[SEP]",
+    "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
+}  # fmt: skip
 REQUIRED_TOKENS = ("pad_token", "cls_token", "sep_token", "unk_token")
 """Names of the special tokens that the vocabulary itself must have."""
 
-_ADDITIONAL_NAMES = ("additional_special_tokens", "extra_special_tokens")
 _UNLIMITED = 10**20  # transformers writes int(1e30) for "no maximum"
 
 
@@ -72,21 +67,7 @@ class TokenizerSettings:
     do_lower_case: bool | None
     split_by_punct: bool | None
     model_max_length: int | None
-    padding_side: Side
     truncation_side: Side
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in the file `path`, empty where there is no file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
-    return value
 
 
 def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
@@ -95,10 +76,10 @@ def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
     Raises InputError naming the file and field when one is malformed.
     """
     path = folder / CONFIG_FILE
-    config = _read_object(path)
+    config = _optional(path)
     names = config
     if "added_tokens_decoder" not in config:
-        names = config | _read_object(folder / SPECIAL_TOKENS_FILE)
+        names = config | _optional(folder / SPECIAL_TOKENS_FILE)
     named = {
         name: _named_token(names.get(name) or default, name, path)
         for name, default in _DEFAULT_NAMES.items()
@@ -119,16 +100,29 @@ def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
     for token in specials:
         by_content.setdefault(token.content, token)
     ordered = sorted(by_content.values(), key=lambda t: (t.id is None, t.id or 0))
+    limit = config.get("model_max_length")
+    is_number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+    if limit is not None and not (is_number and limit >= 1):
+        raise InputError(f"{path}: model_max_length must be a positive integer, got {limit!r}")
+    side: Side = config.get("truncation_side") or "right"
+    if side not in ("right", "left"):
+        raise InputError(f'{path}: truncation_side must be "right" or "left", got {side!r}')
+    options = {name: config.get(name) for name in ("do_lower_case", "split_by_punct")}
+    for name, value in options.items():
+        if not isinstance(value, (bool, NoneType)):
+            raise InputError(f"{path}: {name} must be true or false, got {value!r}")
     return TokenizerSettings(
         special_tokens={name: token.content for name, token in named.items()},
         special_contents=contents,
         added_tokens=tuple(ordered),
-        do_lower_case=_option(config, "do_lower_case", path),
-        split_by_punct=_option(config, "split_by_punct", path),
-        model_max_length=_max_length(config, path),
-        padding_side=_side(config, "padding_side", path),
-        truncation_side=_side(config, "truncation_side", path),
+        model_max_length=None if limit is None or limit > _UNLIMITED else int(limit),
+        truncation_side=side,
+        **options,
     )
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_object(path) if path.exists() else {}
 
 
 def _token(fields: Mapping[str, Any], name: str, path: Path, **known: Any) -> AddedToken:
@@ -137,25 +131,22 @@ def _token(fields: Mapping[str, Any], name: str, path: Path, **known: Any) -> Ad
     if not isinstance(content, str) or not content:
         raise InputError(f"{path}: {name} must be a token's text, got {content!r}")
     known.setdefault("special", bool(fields.get("special", False)))
-    return AddedToken(
-        content,
-        normalized=bool(fields.get("normalized", not known["special"])),
-        **{flag: bool(fields.get(flag, False)) for flag in ("lstrip", "rstrip", "single_word")},
-        **known,
-    )
+    known["normalized"] = bool(fields.get("normalized", not known["special"]))
+    flags = {flag: bool(fields.get(flag, False)) for flag in ("lstrip", "rstrip", "single_word")}
+    return AddedToken(content, **flags, **known)
 
 
 def _named_token(value: object, name: str, path: Path) -> AddedToken:
     """A special token without an id, from its text or from a serialised AddedToken."""
-    is_object = isinstance(value, dict)
-    fields = value if isinstance(value, dict) else {"content": value}
-    return _token(fields, name, path, special=True, has_flags=is_object)
+    if isinstance(value, dict):
+        return _token(value, name, path, special=True)
+    return _token({"content": value}, name, path, special=True, has_flags=False)
 
 
 def _additional(names: Mapping[str, Any], path: Path) -> list[AddedToken]:
     """`additional_special_tokens` of transformers 4 and `extra_special_tokens` of 5."""
     found: list[AddedToken] = []
-    for name in _ADDITIONAL_NAMES:
+    for name in ("additional_special_tokens", "extra_special_tokens"):
         value = names.get(name) or []
         if isinstance(value, dict):
             value = list(value.values())
@@ -176,7 +167,7 @@ def _from_added_tokens(folder: Path, contents: tuple[str, ...]) -> dict[str, Add
     """The tokens of `added_tokens.json`, special where they are among `contents`."""
     path = folder / ADDED_TOKENS_FILE
     tokens = {}
-    for content, index in _read_object(path).items():
+    for content, index in _optional(path).items():
         fields = {"content": content, "special": content in contents}
         tokens[content] = _added_token(fields, index, path, has_flags=False)
     return tokens
@@ -185,13 +176,13 @@ def _from_added_tokens(folder: Path, contents: tuple[str, ...]) -> dict[str, Add
 def _from_fast_file(folder: Path) -> dict[str, AddedToken]:
     """The `added_tokens` of `tokenizer.json`."""
     path = folder / FAST_FILE
-    listed = _read_object(path).get("added_tokens") or []
+    listed = _optional(path).get("added_tokens") or []
     if not isinstance(listed, list):
         raise InputError(f"{path}: added_tokens must be a list, got {type(listed).__name__}")
-    tokens = (
-        _added_token(fields, fields.get("id") if isinstance(fields, dict) else None, path)
-        for fields in listed
-    )
+    tokens = [
+        _added_token(item, item.get("id") if isinstance(item, dict) else None, path)
+        for item in listed
+    ]
     return {token.content: token for token in tokens}
 
 
@@ -206,26 +197,3 @@ def _added_token(fields: object, key: object, path: Path, has_flags: bool = True
     if index < 0:
         raise InputError(f"{path}: added token {fields!r} has the id {key!r}, expected an integer")
     return _token(fields, "an added token", path, id=index, has_flags=has_flags)
-
-
-def _option(config: Mapping[str, Any], name: str, path: Path) -> bool | None:
-    value = config.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise InputError(f"{path}: {name} must be true or false, got {value!r}")
-    return value
-
-
-def _max_length(config: Mapping[str, Any], path: Path) -> int | None:
-    value = config.get("model_max_length")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1:
-        raise InputError(f"{path}: model_max_length must be a positive integer, got {value!r}")
-    return None if value > _UNLIMITED else int(value)
-
-
-def _side(config: Mapping[str, Any], name: str, path: Path) -> Side:
-    value: Side = config.get(name) or "right"
-    if value not in ("right", "left"):
-        raise InputError(f'{path}: {name} must be "right" or "left", got {value!r}')
-    return value

@@ -1,28 +1,24 @@
 """The tokenizer that the rest of the project sees, and what both kinds of it share.
 
-A kind turns texts into tokens (`_segments`); checks, truncation, special tokens and padding are the
-same code for both, so that they cannot differ but in the tokens.
+A kind turns a text into tokens (`_segment`); checks, truncation and special tokens are the same
+code for both, so that they cannot differ but in the tokens.
 """
 
 from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import get_args
 
 from exporter.deberta.tokenization.encoding import (
-    BatchEncoding,
     Encoding,
     Kind,
-    Padding,
     Segment,
-    Side,
     Truncation,
     assemble,
     kept_lengths,
-    pad,
 )
 from exporter.deberta.tokenization.settings import TokenizerSettings
 from exporter.errors import InputError
@@ -57,8 +53,7 @@ class Tokenizer(ABC):
         self.unk_token_id = ids[names["unk_token"]]
         self.mask_token_id = ids[names["mask_token"]]
         self.model_max_length = settings.model_max_length
-        self.padding_side: Side = settings.padding_side
-        self.truncation_side: Side = settings.truncation_side
+        self.truncation_side = settings.truncation_side
         self.source_files = source_files
         self._unk_token = names["unk_token"]
 
@@ -67,8 +62,8 @@ class Tokenizer(ABC):
         """The text of `ids`; ids that have no token are left out or shown as the unknown token."""
 
     @abstractmethod
-    def _segments(self, texts: Sequence[str]) -> list[Segment]:
-        """The tokens of each of the checked `texts`, whole."""
+    def _segment(self, text: str) -> Segment:
+        """The tokens of the checked `text`, whole."""
 
     @abstractmethod
     def _id_to_token(self, index: int) -> str | None: ...
@@ -89,34 +84,26 @@ class Tokenizer(ABC):
         surrogates, a `max_length` that leaves no room for the special tokens, and a `truncation`
         that cannot reach it.
         """
-        item = (_check_text(text, "text"), None if pair is None else _check_text(pair, "pair"))
-        return self._encode([item], add_special_tokens, truncation, max_length)[0]
-
-    def encode_batch(
-        self,
-        texts: Sequence[str | tuple[str, str]],
-        *,
-        add_special_tokens: bool = True,
-        truncation: Truncation = "longest_first",
-        max_length: int | None = None,
-        padding: Padding = "longest",
-        pad_to_multiple_of: int | None = None,
-        padding_side: Side | None = None,
-    ) -> BatchEncoding:
-        """Texts or pairs as padded int64 arrays of shape (B, S).
-
-        S is the longest encoding, or `max_length` (`model_max_length` where it is None) with
-        padding "max_length", rounded up to a multiple of `pad_to_multiple_of`. `padding_side`
-        defaults to the one in `tokenizer_config.json`. Raises InputError as `encode` does, naming
-        the text by its index.
-        """
-        items = _check_texts(texts)
-        side = self.padding_side if padding_side is None else padding_side
-        if side not in ("right", "left"):
-            raise InputError(f'padding_side must be "right" or "left", got {side!r}')
-        encodings = self._encode(items, add_special_tokens, truncation, max_length)
-        target = self.model_max_length if max_length is None else max_length
-        return pad(encodings, padding, target, pad_to_multiple_of, self.pad_token_id, side)
+        _check_text(text, "text")
+        if pair is not None:
+            _check_text(pair, "pair")
+        if truncation not in get_args(Truncation):
+            choices = ", ".join(get_args(Truncation))
+            raise InputError(f"truncation must be one of {choices}, got {truncation!r}")
+        limit = self.model_max_length if max_length is None else _check_length(max_length)
+        segments = [self._segment(item) for item in (text, pair) if item is not None]
+        lengths = [len(segment) for segment in segments]
+        special_ids = (self.cls_token_id, self.sep_token_id) if add_special_tokens else ()
+        budget = sum(lengths)
+        if limit is not None and truncation != "do_not_truncate":
+            room = 1 + len(segments) if special_ids else 0
+            if limit < room:
+                raise InputError(f"max_length {limit} leaves no room for the {room} special tokens")
+            budget = limit - room
+        kept = kept_lengths(lengths, budget, truncation, self.kind)
+        side = self.truncation_side
+        cut = [segment.cut(count, side) for segment, count in zip(segments, kept, strict=True)]
+        return assemble(cut, special_ids, kept != lengths)
 
     def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
         """The token of each id; ids without one give the unknown token.
@@ -126,54 +113,6 @@ class Tokenizer(ABC):
         """
         tokens = (self._id_to_token(index) for index in check_ids(ids))
         return [self._unk_token if token is None else token for token in tokens]
-
-    def _encode(
-        self,
-        items: Sequence[tuple[str, str | None]],
-        add_special_tokens: bool,
-        truncation: Truncation,
-        max_length: int | None,
-    ) -> list[Encoding]:
-        if truncation not in get_args(Truncation):
-            choices = ", ".join(get_args(Truncation))
-            raise InputError(f"truncation must be one of {choices}, got {truncation!r}")
-        limit = self.model_max_length if max_length is None else _check_length(max_length)
-        segments = iter(
-            self._segments([text for item in items for text in item if text is not None])
-        )
-        special_ids = (self.cls_token_id, self.sep_token_id) if add_special_tokens else None
-        encodings = []
-        for i, (_, pair) in enumerate(items):
-            first = next(segments)
-            second = None if pair is None else next(segments)
-            room = (2 if second is None else 3) if add_special_tokens else 0
-            lengths = (len(first), None if second is None else len(second))
-            try:
-                kept = self._kept(lengths, room, truncation, limit)
-            except InputError as error:
-                where = f"texts[{i}]: " if len(items) > 1 else ""
-                raise InputError(f"{where}{error}") from None
-            first = first.cut(kept[0], self.truncation_side)
-            if second is not None and kept[1] is not None:
-                second = second.cut(kept[1], self.truncation_side)
-            encodings.append(assemble(first, second, special_ids, kept != lengths))
-        return encodings
-
-    def _kept(
-        self,
-        lengths: tuple[int, int | None],
-        room: int,
-        truncation: Truncation,
-        limit: int | None,
-    ) -> tuple[int, int | None]:
-        """`kept_lengths` for what `limit` leaves beside the `room` of the special tokens."""
-        if limit is None or truncation == "do_not_truncate":
-            budget = lengths[0] + (lengths[1] or 0)
-        elif limit < room:
-            raise InputError(f"max_length {limit} leaves no room for the {room} special tokens")
-        else:
-            budget = limit - room
-        return kept_lengths(*lengths, budget, truncation, self.kind)
 
 
 def check_vocabulary(tokenizer: Tokenizer, embedding_rows: int) -> None:
@@ -190,37 +129,17 @@ def check_vocabulary(tokenizer: Tokenizer, embedding_rows: int) -> None:
         )
 
 
-def _check_text(text: object, name: str) -> str:
-    """`text` itself when it is a string that UTF-8 can represent; InputError otherwise."""
+def _check_text(text: object, name: str) -> None:
+    """InputError unless `text` is a string that UTF-8 can represent."""
     if not isinstance(text, str):
         raise InputError(f"{name} must be a str, got {type(text).__name__}")
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{name} has a lone surrogate (U+{ord(text[error.start]):04X}) at character "
-                f"{error.start}; decode the text properly or replace it"
-            ) from None
-    return text
-
-
-def _check_texts(texts: object) -> list[tuple[str, str | None]]:
-    """A batch as (text, pair or None)."""
-    if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
         raise InputError(
-            f"texts must be a sequence of str or (str, str), got {type(texts).__name__}"
-        )
-    checked: list[tuple[str, str | None]] = []
-    for i, item in enumerate(texts):
-        if not isinstance(item, (tuple, list)):
-            checked.append((_check_text(item, f"texts[{i}]"), None))
-        elif len(item) != 2:
-            raise InputError(f"texts[{i}] must be a str or a pair, got {len(item)} items")
-        else:
-            first, second = (_check_text(item[k], f"texts[{i}][{k}]") for k in (0, 1))
-            checked.append((first, second))
-    return checked
+            f"{name} has a lone surrogate (U+{ord(text[error.start]):04X}) at character "
+            f"{error.start}; decode the text properly or replace it"
+        ) from None
 
 
 def _check_length(max_length: object) -> int:
@@ -239,3 +158,19 @@ def check_ids(ids: Iterable[int]) -> list[int]:
     if checked and min(checked) < 0:
         raise InputError(f"token ids must not be negative, got {min(checked)}")
     return checked
+
+
+def missing_token(file: Path, name: str, content: str) -> InputError:
+    """The error of a vocabulary `file` that lacks a token which the model needs."""
+    return InputError(
+        f"{file}: has no {name} {content!r}; name the right token in tokenizer_config.json or use "
+        f"the {file.name} that the checkpoint came with"
+    )
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a vocabulary; InputError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None

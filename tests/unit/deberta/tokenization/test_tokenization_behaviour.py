@@ -7,14 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytest
 from support.tokenizer_files import CLS, KINDS, MASK, PAD, SEP, UNK, configure
 
-from exporter.deberta.tokenization import (
-    Tokenizer,
-    load_tokenizer,
-)
+from exporter.deberta.tokenization import Tokenizer, load_tokenizer
 from exporter.deberta.tokenization.encoding import kept_lengths
 from exporter.errors import InputError
 
@@ -43,12 +39,6 @@ def test_empty_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("", "").input_ids == (CLS, SEP, SEP)
     assert tokenizer.encode("", "").token_type_ids == (0, 0, 1)
     assert tokenizer.encode("", add_special_tokens=False).input_ids == ()
-
-
-def test_empty_batch(tokenizer: Tokenizer) -> None:
-    batch = tokenizer.encode_batch([])
-    assert batch.input_ids.shape == (0, 0)
-    assert batch.encodings == ()
 
 
 def test_pair(tokenizer: Tokenizer) -> None:
@@ -142,12 +132,11 @@ def drop_one_by_one(first: int, second: int, budget: int) -> tuple[int, int]:
 
 def test_longest_first_is_dropping_one_by_one() -> None:
     for first, second, budget in product(range(9), range(9), range(18)):
-        kept = kept_lengths(first, second, budget, "longest_first", "sentencepiece")
-        assert kept == drop_one_by_one(first, second, budget)
-        fast = kept_lengths(first, second, budget, "longest_first", "fast")
-        assert None not in fast
-        assert sum(x or 0 for x in fast) == min(first + second, budget)
-        assert max(abs(a - (b or 0)) for a, b in zip(kept, fast, strict=True) if a is not None) <= 1
+        kept = kept_lengths([first, second], budget, "longest_first", "sentencepiece")
+        assert tuple(kept) == drop_one_by_one(first, second, budget)
+        fast = kept_lengths([first, second], budget, "longest_first", "fast")
+        assert sum(fast) == min(first + second, budget)
+        assert max(abs(a - b) for a, b in zip(kept, fast, strict=True)) <= 1
 
 
 def test_truncation_of_one_text(tokenizer: Tokenizer) -> None:
@@ -166,7 +155,7 @@ def test_truncation_of_one_text(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_limits_of_the_configuration(folder: Path, kind: Literal["fast", "sentencepiece"]) -> None:
-    configure(folder, model_max_length=6, padding_side="left", truncation_side="left")
+    configure(folder, model_max_length=6, truncation_side="left")
     tokenizer = load_tokenizer(folder, kind=kind)
     assert tokenizer.model_max_length == 6
     text = "a good film with a bad ending"
@@ -174,36 +163,8 @@ def test_limits_of_the_configuration(folder: Path, kind: Literal["fast", "senten
     assert tokenizer.encode(text).input_ids == (CLS, *whole.input_ids[-5:-1], SEP)
     assert tokenizer.encode(text).offsets[1:-1] == whole.offsets[-5:-1]
     assert len(tokenizer.encode(text, max_length=8)) == 8
-    batch = tokenizer.encode_batch([text, ""], padding="max_length")
-    assert batch.input_ids.shape == (2, 6)
-    assert batch.input_ids[1].tolist() == [PAD] * 4 + [CLS, SEP]
     configure(folder, model_max_length=1000000000000000019884624838656)
     assert load_tokenizer(folder, kind=kind).model_max_length is None
-
-
-def test_padding(tokenizer: Tokenizer) -> None:
-    batch = tokenizer.encode_batch(["", ("a good film", "bad")], pad_to_multiple_of=8)
-    longest = len(batch.encodings[1])
-    length = -(-longest // 8) * 8
-    for name in ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask"):
-        array = getattr(batch, name)
-        assert array.shape == (2, length)
-        assert array.dtype == np.int64
-        fill = {"input_ids": PAD, "special_tokens_mask": 1}.get(name, 0)
-        for row, encoding in zip(array, batch.encodings, strict=True):
-            assert tuple(row[: len(encoding)]) == getattr(encoding, name)
-            assert (row[len(encoding) :] == fill).all()
-    left = tokenizer.encode_batch(["", "a good film"], padding_side="left")
-    assert left.attention_mask[0].tolist()[-3:] == [0, 1, 1]
-    assert left.attention_mask.sum() == sum(len(e) for e in left.encodings)
-
-
-def test_encodings_do_not_depend_on_the_batch(tokenizer: Tokenizer) -> None:
-    texts: list[str | tuple[str, str]] = ["", "a", ("b c", "d"), "e " * 50, ("", "")]
-    batch = tokenizer.encode_batch(texts, max_length=12)
-    for text, encoding in zip(texts, batch.encodings, strict=True):
-        pair = (text,) if isinstance(text, str) else text
-        assert tokenizer.encode(*pair, max_length=12) == encoding
 
 
 def test_round_trip(tokenizer: Tokenizer) -> None:
@@ -232,15 +193,6 @@ def test_round_trip(tokenizer: Tokenizer) -> None:
         (lambda t: t.encode("a", truncation="only_second"), "needs a pair"),
         (lambda t: t.encode("a", "b " * 9, truncation="only_first", max_length=9), "only_first"),
         (lambda t: t.encode("a " * 9, "b", truncation="only_second", max_length=9), "only_second"),
-        (lambda t: t.encode_batch("abc"), "texts must be a sequence"),
-        (lambda t: t.encode_batch(["a", None]), r"texts\[1\] must be a str"),
-        (lambda t: t.encode_batch([("a", "b", "c")]), r"texts\[0\] must be a str or a pair"),
-        (lambda t: t.encode_batch(["a", ("b", "\ud834")]), r"texts\[1\]\[1\] has a lone"),
-        (lambda t: t.encode_batch(["", ("a", "b")], max_length=2), r"texts\[1\]: max_length 2"),
-        (lambda t: t.encode_batch(["a"], padding="max_length"), "needs max_length"),
-        (lambda t: t.encode_batch(["a"], padding="none"), "padding must be"),
-        (lambda t: t.encode_batch(["a"], padding_side="top"), "padding_side must be"),
-        (lambda t: t.encode_batch(["a"], pad_to_multiple_of=0), "pad_to_multiple_of"),
         (lambda t: t.decode([1, -1]), "must not be negative"),
     ],
 )

@@ -122,7 +122,7 @@ CONFIG = "tokenizer_config.json"
         ("fast", write_json(CONFIG, {"model_max_length": 0}), "model_max_length must be"),
         ("fast", write_json(CONFIG, {"model_max_length": "x"}), "model_max_length must be"),
         ("fast", write_json(CONFIG, {"do_lower_case": "yes"}), "do_lower_case must be"),
-        ("fast", write_json(CONFIG, {"padding_side": "up"}), "padding_side must be"),
+        ("fast", write_json(CONFIG, {"truncation_side": "up"}), "truncation_side must be"),
         ("fast", write_json(CONFIG, {"added_tokens_decoder": []}), "added_tokens_decoder must"),
         (
             "fast",
