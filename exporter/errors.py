@@ -7,6 +7,8 @@ traceback.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class DebExportError(Exception):
     """Base of every error that is shown as a message, without a traceback.
@@ -21,6 +23,19 @@ class InputError(DebExportError):
     """Wrong usage or input: a file, a configuration field, an option, a text."""
 
     exit_code = 2
+
+
+class RunError(InputError):
+    """A loaded model fails on inputs that it should take.
+
+    Args:
+        path: the model.
+        message: what its runtime says.
+    """
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.message = message
 
 
 class MissingDependencyError(DebExportError):

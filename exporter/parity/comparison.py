@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from exporter.errors import InputError
+from exporter.errors import InputError, RunError
 from exporter.graph.hidden_states import layer_names
 from exporter.inputs.cases import DataSet, ParityCase
 from exporter.metrics.decisions import Decided, Decision, decision_of
@@ -164,6 +164,8 @@ def compare(
         progress: told about each batch.
         observe: given what both sides gave for each batch.
 
+    A batch that the candidate fails on is a case with a problem; the others count all the same.
+
     Raises:
         InputError: the candidate refuses an input.
     """
@@ -178,12 +180,33 @@ def compare(
             raise InputError(
                 f"{reference.store.folder}: an entry of the reference is gone; run again"
             )
-        actual = candidate.observe(batch.case.feeds, batch.layers and bool(layers.names))
+        try:
+            actual = candidate.observe(batch.case.feeds, batch.layers and bool(layers.names))
+        except RunError as error:
+            cases.append(_failed(batch, expected, error.message))
+            continue
         if observe is not None:
             observe(batch, expected, actual)
         cases.append(measurer.case(batch, expected, actual))
     errors = {name: spread.errors() for name, spread in spreads.items()}
     return Comparison(candidate.name, tuple(cases), layers, errors)
+
+
+def _failed(batch: Batch, expected: Observation, problem: str) -> CaseResult:
+    """A batch that the candidate gave nothing for."""
+    case, seconds = batch.case, {"reference": expected.seconds, "candidate": 0.0}
+    return CaseResult(
+        name=case.name,
+        data_set=batch.data_set,
+        shape=case.shape,
+        padding=case.padding,
+        outputs={},
+        layers={},
+        tallies={},
+        worst_texts={},
+        seconds=seconds,
+        problem=problem,
+    )
 
 
 def _common_layers(reference: Layers, candidate: Layers) -> Layers:

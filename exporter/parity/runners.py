@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from exporter.errors import InputError
+from exporter.errors import InputError, RunError
 from exporter.graph.hidden_states import layer_names
 from exporter.inputs.polygraphy_json import Iteration, read_outputs
 from exporter.metrics.figures import Floats
@@ -84,6 +84,29 @@ class SessionRunner:
     def close(self) -> None:
         """Free the model."""
         self._session.close()
+
+
+class EngineRunner(SessionRunner):
+    """An engine, whose kernels may fail on the GPU.
+
+    Args:
+        path: the plan.
+        session: the engine.
+        layers: why it has no hidden states.
+    """
+
+    def __init__(self, path: Path, session: Session, layers: Layers) -> None:
+        super().__init__(session, layers)
+        self._path = path
+
+    def observe(self, feeds: Mapping[str, Ids], layers: bool) -> Observation:
+        """Run one batch."""
+        try:
+            return super().observe(feeds, layers)
+        except RuntimeError as error:  # PyTorch's, from the copies around the engine
+            if "CUDA error" not in str(error):
+                raise
+            raise RunError(self._path, str(error).splitlines()[0]) from error
 
 
 class TorchRunner(SessionRunner):

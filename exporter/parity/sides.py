@@ -25,7 +25,7 @@ from exporter.model.model_shape import ModelShape
 from exporter.model.task import ARCHITECTURES, Task
 from exporter.parity.limits import PRECISIONS
 from exporter.parity.result import SideInfo
-from exporter.parity.runners import Layers, Runner, SavedRunner, SessionRunner, TorchRunner
+from exporter.parity.runners import EngineRunner, Layers, Runner, SavedRunner, TorchRunner
 from exporter.parity.side import Open, Side, vocabulary_files
 from exporter.runtime.load import artifact_shape, require_torch, source_folder
 
@@ -302,7 +302,8 @@ def _engine_opens(path: Path, engine: EngineRecord) -> tuple[Open, ...]:
     def runner(shape: ModelShape) -> Runner:
         from exporter.runtime.providers.tensorrt_session import TensorRtSession
 
-        return SessionRunner(TensorRtSession(path, engine, shape), Layers(reason=ENGINE_LAYERS))
+        session = TensorRtSession(path, engine, shape)
+        return EngineRunner(path, session, Layers(reason=ENGINE_LAYERS))
 
     return (runner,)
 

@@ -34,7 +34,7 @@ def to_junit(result: ParityResult) -> str:
 
 
 def _general(root: Element, result: ParityResult) -> Element:
-    """The suite of what is not about a data set: files and shapes, whether there were layers."""
+    """The suite of what is not about a data set: files, whether there were layers."""
     suite = SubElement(root, "testsuite", name=_NAME)
     properties = SubElement(suite, "properties")
     facts = {
@@ -46,9 +46,11 @@ def _general(root: Element, result: ParityResult) -> Element:
     }
     for name, value in facts.items():
         SubElement(properties, "property", name=name, value=_clean(value))
-    case = SubElement(suite, "testcase", classname=_NAME, name="files and shapes", time="0")
-    if result.problems:
-        _fail(case, result.problems)
+    case = SubElement(suite, "testcase", classname=_NAME, name="files", time="0")
+    of_batches = {problem for item in result.data_sets for problem in item.problems}
+    problems = [problem for problem in result.problems if problem not in of_batches]
+    if problems:
+        _fail(case, problems)
     layers = SubElement(suite, "testcase", classname=_NAME, name="layers compared", time="0")
     if not result.layers.names:
         SubElement(layers, "skipped", message=_clean(f"not available: {result.layers.reason}"))
@@ -72,6 +74,9 @@ def _suite(root: Element, result: ParityResult, item: DataSetResult) -> Element:
             ]
             if checks:
                 _case(suite, item, level, subject, checks)
+    for batch in cases:
+        if batch.problem is not None:
+            _fail(_named(suite, item, "batches", batch.name), [batch.problem])
     out = SubElement(suite, "system-out")
     out.text = _clean(compared(result))
     return _counted(suite, seconds)
@@ -81,8 +86,7 @@ def _case(
     suite: Element, item: DataSetResult, level: Level, subject: str, checks: Sequence[Check]
 ) -> None:
     name = f"decisions of {subject}" if level is Level.DECISION else subject
-    classname = f"{_NAME}.{item.name.replace('.', '_')}.{level.value}s"
-    case = SubElement(suite, "testcase", classname=_clean(classname), name=name, time="0")
+    case = _named(suite, item, f"{level.value}s", name)
     failed = [str(check) for check in checks if not check.passed]
     if failed:
         _fail(case, failed)
@@ -91,6 +95,12 @@ def _case(
         for check in checks
     )
     SubElement(case, "system-out").text = _clean("\n".join(lines))
+
+
+def _named(suite: Element, item: DataSetResult, kind: str, name: str) -> Element:
+    """A case of a data set."""
+    classname = _clean(f"{_NAME}.{item.name.replace('.', '_')}.{kind}")
+    return SubElement(suite, "testcase", classname=classname, name=_clean(name), time="0")
 
 
 def _fail(case: Element, lines: Sequence[str]) -> None:

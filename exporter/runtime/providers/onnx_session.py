@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.errors import InputError, MissingDependencyError
+from exporter.errors import InputError, MissingDependencyError, RunError
 from exporter.inputs.encode import TextEncoder
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
@@ -174,7 +174,7 @@ def run_graph(
     """The values of the named outputs of an open graph, in their order.
 
     Raises:
-        InputError: ONNX Runtime fails on these inputs; `path` is named.
+        RunError: ONNX Runtime fails on these inputs; `path` is named.
     """
     try:
         values: list[Any] = session.run(list(outputs), dict(feeds))
@@ -182,9 +182,9 @@ def run_graph(
         if not is_runtime_error(error):
             raise
         shapes = {name: array.shape for name, array in feeds.items()}
-        raise InputError(
-            f"{path}: ONNX Runtime fails on inputs of shape {shapes.get('input_ids', shapes)}: "
-            f"{first_line(error)}"
+        given = shapes.get("input_ids", shapes)
+        raise RunError(
+            path, f"ONNX Runtime fails on inputs of shape {given}: {first_line(error)}"
         ) from error
     return values
 

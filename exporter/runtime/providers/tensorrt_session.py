@@ -18,7 +18,7 @@ import numpy as np
 from exporter.artifact.engine_record import EngineRecord
 from exporter.engine.cuda import CudaDevice, Gpu, Replay, check_device_memory
 from exporter.engine.plan_file import check_version, deserialize, read_header
-from exporter.errors import InputError, MissingDependencyError
+from exporter.errors import InputError, MissingDependencyError, RunError
 from exporter.inputs.encode import TextEncoder
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
@@ -254,7 +254,7 @@ class TensorRtSession(Session):
         done = context.set_optimization_profile_async(profile, self._device.stream)
         done = done and all(context.set_input_shape(name, shape) for name in self.input_names)
         if not done:
-            raise InputError(f"{self._path}: the engine refuses inputs of shape {shape}")
+            raise RunError(self._path, f"the engine refuses inputs of shape {shape}")
         return context
 
     def _filled(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -290,7 +290,7 @@ class TensorRtSession(Session):
 
     def _enqueue(self, context: Any) -> None:
         if not context.execute_async_v3(self._device.stream):
-            raise RuntimeError(f"{self._path}: the engine could not be queued")
+            raise RunError(self._path, "the engine could not be queued")
 
 
 def _recent(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from onnx.numpy_helper import from_array, to_array
 from safetensors.torch import load_file, save_file
 from support.half_models import convert
 
+from exporter.cli import main
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.export import export_onnx
 from exporter.inputs.data_sets import DataOptions
@@ -130,6 +132,46 @@ def test_a_fault_is_attributed_to_its_layer(
     sound = {"embeddings", *(f"layer {index}" for index in range(layer))}
     assert all(c.passed for c in result.checks if c.subject in sound)
     assert any(not c.passed for c in result.checks if c.level is Level.OUTPUT)
+
+
+def test_a_graph_that_fails_while_it_runs_fails_the_check(
+    checkpoint: Path,
+    graph: Path,
+    options: CompareOptions,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = onnx.load(graph)
+    _, node = attention(model, 1)
+    values = to_array(weight(model, node.input[3])).copy()
+    values[: len(values) // 3] += 10_000  # the slots of long distances
+    model.graph.initializer.append(from_array(values, "wrong_slots"))
+    node.input[3] = "wrong_slots"
+    result = judge(checkpoint, model, tmp_path / "wrong.onnx", options)
+    assert not result
+    failed = [case for case in result.cases if case.problem]
+    assert 0 < len(failed) < len(result.cases)
+    assert all("ONNX Runtime fails on inputs of shape" in (case.problem or "") for case in failed)
+    assert str(tmp_path) not in "".join(result.failures)
+    # Batches that it ran on have figures, and they are within the limits.
+    assert all(check.passed for check in result.checks)
+    sides = ("--reference", checkpoint, "--candidate", tmp_path / "wrong.onnx")
+    given = [*sides, "--junit", tmp_path / "junit.xml", "--html", tmp_path / "page.html"]
+    assert main(["parity", *map(str, given), "--markdown", str(tmp_path / "a.md")]) == 1
+    out, _ = capsys.readouterr()
+    name = "very different lengths"
+    assert (
+        f"FAIL generated lengths, {name!r}: ONNX Runtime fails on inputs of shape (5, 129)" in out
+    )
+    cases = ElementTree.parse(tmp_path / "junit.xml").iter("testcase")
+    (case,) = (item for item in cases if item.get("name") == name)
+    assert "ONNX Runtime fails" in str(next(case.iter("failure")).get("message"))
+    # And where it fails on every input there is nothing but that.
+    values[:] = 10_000
+    weight(model, "wrong_slots").CopyFrom(from_array(values, "wrong_slots"))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    assert main(["parity", *map(str, given), "--no-reference-cache"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "parity: FAIL"
 
 
 def test_the_graph_without_a_fault_passes(
