@@ -11,9 +11,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 
-PACKAGES = ("deb-export", "numpy", "onnx", "onnx-ir", "onnxscript", "safetensors", "sentencepiece")
-PACKAGES += ("tokenizers", "torch", "onnxruntime", "onnxruntime-gpu", "openvino")
-PACKAGES += ("tensorrt", "tensorrt-rtx", "polygraphy")
+PACKAGES = (
+    "deb-export numpy onnx onnx-ir onnxscript safetensors sentencepiece tokenizers torch "
+    "onnxruntime onnxruntime-gpu openvino tensorrt tensorrt-rtx polygraphy"
+).split()
 """Packages that have a part in a build or in running an artifact."""
 
 _ROOT = Path("/")

@@ -34,7 +34,7 @@ class EngineOptions:
         hardware_compatible: other GPUs from Ampere on may run the engine; TensorRT only.
         refittable: the weights can be replaced in the built engine. Needs a GPU to build.
         strip_weights: leave weights that can be refitted out of the file. Needs a GPU to build.
-        attention: how our operator gets into the engine, one of `ATTENTIONS`.
+        attention: one of `ATTENTIONS`.
         tf32: products of fp32 values may round their factors to 10 bits.
 
     Raises:
@@ -94,22 +94,11 @@ class EngineOptions:
 class EngineRecord:
     """A built engine, as the manifest records it.
 
-    Attributes:
-        target: what built it, "tensorrt" or "tensorrt-rtx".
-        file: name of the plan in the artifact.
-        layers: name of the file that lists its kernels.
-        version: the builder's version.
-        profiles: shapes that it takes.
-        options: options of the build.
-        bytes: size of the plan.
-        activation_bytes: device memory for a run at the largest shapes, None where unknown.
-        weight_bytes: device memory for the weights, None where unknown.
-        attention: how the attention is computed: "plugin", "fused", "expanded" or "unknown".
-        kernels: kernels by kind.
-        dtypes: kernels by the type they write.
-        seconds: duration of the build.
-        host_peak_bytes: memory that the build took at its peak.
-        body: the form of the attention that was built: "plugin", "graph" or "standard".
+    `file` is the plan, `layers` the list of its kernels. `activation_bytes`, for a run at the
+    largest shapes, and `weight_bytes` are on the device, None where unknown; `seconds` and
+    `host_peak_bytes` are of the build. `attention` is how it is computed: "plugin", "fused",
+    "expanded" or "unknown"; `body` the form that was built: "plugin", "graph" or "standard".
+    `kernels` are counted by kind, `dtypes` by the type that they write.
     """
 
     target: str

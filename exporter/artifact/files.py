@@ -21,11 +21,9 @@ _FULL = {
     errno.EFBIG: "a file would exceed the size limit",
 }
 _DENIED = {
-    errno.EACCES: "no permission to write there",
-    errno.EPERM: "no permission to write there",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "no permission to write there"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a part of the path is a file"),
     errno.EROFS: "the file system is read-only",
-    errno.ENOTDIR: "a part of the path is a file",
-    errno.EEXIST: "a part of the path is a file",
     errno.ENAMETOOLONG: "the name is too long",
 }
 
@@ -54,12 +52,10 @@ def record(path: Path, name: str | None = None) -> FileRecord:
         OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
-    size = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
-            size += len(chunk)
-    return FileRecord(name or path.name, size, digest.hexdigest())
+        return FileRecord(name or path.name, file.tell(), digest.hexdigest())
 
 
 def verify_files(folder: Path, records: Iterable[FileRecord]) -> tuple[FileProblem, ...]:

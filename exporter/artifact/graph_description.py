@@ -40,14 +40,10 @@ class GraphDescription:
     """An ONNX file.
 
     Attributes:
-        path: the file.
-        bytes: its size, files with external data included.
-        external_files: names of the files with external data, beside it.
+        bytes: size of the file and of those with external data, which lie beside it.
         producer: name and version of what wrote it.
-        ir_version: version of the file format.
         opsets: version by operator domain; `ai.onnx` is the standard one.
         inputs: inputs of the main graph, weights left out.
-        outputs: outputs of the main graph.
         operators: nodes of the main graph by operator, most frequent first.
         functions: nodes in the body of each local function, by `domain::name`.
         weights: initializers by element type.
@@ -84,7 +80,7 @@ def describe_graph(path: Path) -> GraphDescription:
     external = external_files(model)
     sizes = (path.parent / name for name in external)
     metadata = {item.key: item.value for item in model.metadata_props}
-    operators = Counter(_operator(node) for node in graph.node)
+    operators = Counter(f"{n.domain}::{n.op_type}".removeprefix("::") for n in graph.node)
     return GraphDescription(
         path=path,
         bytes=path.stat().st_size + sum(f.stat().st_size for f in sizes if f.is_file()),
@@ -101,10 +97,6 @@ def describe_graph(path: Path) -> GraphDescription:
         layers=_layers(metadata),
         metadata={key: value for key, value in metadata.items() if key != CONFIG_KEY},
     )
-
-
-def _operator(node: onnx.NodeProto) -> str:
-    return f"{node.domain}::{node.op_type}" if node.domain else str(node.op_type)
 
 
 def _value(info: onnx.ValueInfoProto) -> Value:
@@ -124,9 +116,8 @@ def _weights(graph: onnx.GraphProto) -> dict[str, Weights]:
         dtype = onnx_ir.DataType(tensor.data_type)
         old = totals.get(dtype.name, Weights(0, 0, 0))
         elements = prod(tensor.dims)
-        size = sum(map(len, tensor.string_data))
-        if dtype is not onnx_ir.DataType.STRING:
-            size = ceil(elements * dtype.itemsize)
+        text = dtype is onnx_ir.DataType.STRING
+        size = sum(map(len, tensor.string_data)) if text else ceil(elements * dtype.itemsize)
         totals[dtype.name] = Weights(old.tensors + 1, old.elements + elements, old.bytes + size)
     return dict(sorted(totals.items(), key=lambda item: -item[1].bytes))
 
@@ -134,7 +125,7 @@ def _weights(graph: onnx.GraphProto) -> dict[str, Weights]:
 def _layers(metadata: Mapping[str, str]) -> int | None:
     """Number of layers in the configuration that our export puts into the metadata."""
     try:
-        layers = json.loads(metadata.get(CONFIG_KEY, "{}"))["num_hidden_layers"]
+        layers = json.loads(metadata[CONFIG_KEY])["num_hidden_layers"]
     except (ValueError, KeyError, TypeError):
         return None
     return layers if isinstance(layers, int) else None

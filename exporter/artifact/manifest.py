@@ -45,27 +45,7 @@ class ParitySummary:
 class Manifest:
     """What was built, from what, with which result. Mirrors manifest.json field by field.
 
-    Attributes:
-        tool: name and version of the producer.
-        created: UTC time, ISO 8601.
-        source: the checkpoint.
-        precision: of the graph.
-        targets: what was built: the graph, and engines by their target.
-        task: head, the value of `Task`.
-        inputs: input names of the graph, in order.
-        outputs: output names of the graph, in order.
-        batch: batch sizes that the artifact is meant for.
-        seq: lengths in tokens that it is meant for; longer texts are truncated to `seq.max`.
-        labels: label of each class, by index.
-        model: summary of the configuration.
-        graph: what the export did (opset, node counts, bytes).
-        environment: versions of Python, the packages and the system.
-        parity: verdict of the build's parity check.
-        limits: the limits that it was held to.
-        seconds: duration of each step.
-        files: every file of the folder but manifest.json.
-        engines: the engines, in the order they were built.
-        skipped: why the default left a target out, by its name.
+    `batch` and `seq` (tokens) are what the artifact is meant for; longer texts are truncated.
     """
 
     tool: str
@@ -85,8 +65,8 @@ class Manifest:
     parity: ParitySummary
     limits: tuple[Mapping[str, Any], ...]
     seconds: Mapping[str, float]
-    files: tuple[FileRecord, ...] = field(default=())
-    engines: tuple[EngineRecord, ...] = field(default=())
+    files: tuple[FileRecord, ...] = ()
+    engines: tuple[EngineRecord, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -133,20 +113,12 @@ class Manifest:
 
 
 def _check_paths(value: object) -> None:
-    """Refuse files outside the folder: a manifest may come from anywhere, and we read them.
-
-    Raises:
-        ValueError: a path of `files` leads out of the folder, or one of `engines` into another.
-    """
+    """Refuse files outside the folder: a manifest may come from anywhere, and we read them."""
     for item in value if isinstance(value, tuple) else ():
-        if isinstance(item, EngineRecord) and any(
-            Path(name).name != name for name in (item.file, item.layers)
-        ):
-            raise ValueError(item.file)
-        if isinstance(item, FileRecord) and (
-            Path(item.path).is_absolute() or ".." in Path(item.path).parts
-        ):
-            raise ValueError(item.path)
+        names = (item.file, item.layers) if isinstance(item, EngineRecord) else ()
+        path = Path(item.path) if isinstance(item, FileRecord) else Path()
+        if path.is_absolute() or ".." in path.parts or any(Path(n).name != n for n in names):
+            raise ValueError(item)
 
 
 def half_type(graph: Mapping[str, Any]) -> str | None:

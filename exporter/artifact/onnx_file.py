@@ -21,9 +21,7 @@ FLOAT_TYPE_KEY = "deb_export.float_type"
 def open_onnx(path: Path, content: bytes | None = None) -> onnx.ModelProto:
     """The model in a file, without the weights that lie beside it.
 
-    Args:
-        path: the file; errors name it.
-        content: its bytes, where something has been changed in them.
+    `content` are its bytes, where something has been changed in them.
 
     Raises:
         InputError: the file cannot be read, or has no ONNX graph in it.
@@ -44,10 +42,5 @@ def open_onnx(path: Path, content: bytes | None = None) -> onnx.ModelProto:
 
 def external_files(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of the files with weights, each once."""
-    names = (
-        entry.value
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    )
-    return tuple(dict.fromkeys(names))
+    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
+    return tuple(dict.fromkeys(entry.value for entry in entries if entry.key == "location"))

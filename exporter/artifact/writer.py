@@ -80,12 +80,9 @@ class ArtifactWriter:
 
     def records(self) -> tuple[FileRecord, ...]:
         """Every file written so far but the manifest, by path."""
-        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        return tuple(
-            record(path, path.relative_to(self.folder).as_posix())
-            for path in paths
-            if path.name != MANIFEST
-        )
+        files = (path for path in self.folder.rglob("*") if path.is_file())
+        paths = sorted(path for path in files if path.name != MANIFEST)
+        return tuple(record(path, path.relative_to(self.folder).as_posix()) for path in paths)
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest and give the folder its final name.
@@ -111,7 +108,6 @@ class ArtifactWriter:
             shutil.rmtree(self._aside, ignore_errors=True)
 
     def _check_output(self) -> None:
-        """Refuse an output that must not be replaced."""
         output = self._output
         if not output.exists():
             return

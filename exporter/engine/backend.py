@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import takewhile
 from types import ModuleType
 
 from exporter.artifact.engine_record import EngineOptions
@@ -15,18 +16,11 @@ from plugins.disentangled_attention import tensorrt_plugin
 
 @dataclass(frozen=True)
 class Backend:
-    """One builder.
+    """One builder: `target` is its name on the command line, `title` its name in messages.
 
-    Attributes:
-        target: its name on the command line.
-        title: its name in messages.
-        module: import name.
-        distributions: packages that provide the module, the usual one first.
-        tag: first four bytes of its plans.
-        plan_file: name of the engine in an artifact.
-        oldest: oldest version that is supported.
-        builds_without_gpu: whether a machine without a GPU can build.
-        install: how to get it.
+    `distributions` are the packages that provide the module, the usual one first; `tag` is the
+    first four bytes of its plans, `plan_file` their name in an artifact, and `oldest` the oldest
+    version that is supported.
     """
 
     target: str
@@ -67,9 +61,7 @@ class Backend:
     def bodies(self, options: EngineOptions, *, standard_pays: bool) -> tuple[str, ...]:
         """The forms of the attention to build with, the next where one cannot be built.
 
-        Args:
-            options: what was asked for.
-            standard_pays: whether the standard operator is better than the graph's own body.
+        `standard_pays` says that the standard operator is better than the graph's own body.
         """
         if options.attention != "auto":
             return (options.attention,)
@@ -86,12 +78,9 @@ class Backend:
         problem = self.problem()
         if problem is not None:
             raise MissingDependencyError(f"--target {self.target}: {problem}")
-        if options.attention == "plugin":
-            reason = self.plugin_problem()
-            if reason is not None:
-                raise MissingDependencyError(
-                    f"--attention plugin: {reason}; or use graph or standard"
-                )
+        reason = self.plugin_problem() if options.attention == "plugin" else None
+        if reason is not None:
+            raise MissingDependencyError(f"--attention plugin: {reason}; or use graph or standard")
         if self is TENSORRT:
             if options.compute_capabilities:
                 raise InputError(
@@ -153,9 +142,4 @@ BACKENDS = {backend.target: backend for backend in (TENSORRT, TENSORRT_RTX)}
 
 def release(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: `(10, 13, 0)` of `10.13.0.post1`."""
-    numbers = []
-    for part in version.split("."):
-        if not part.isdecimal():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
+    return tuple(int(part) for part in takewhile(str.isdecimal, version.split(".")))

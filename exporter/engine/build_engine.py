@@ -15,18 +15,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
+import msgspec
+
 from exporter.artifact.engine_record import EngineOptions, EngineRecord
 from exporter.artifact.json_values import to_json_values
 from exporter.engine.backend import Backend
 from exporter.engine.build_errors import died, translate
 from exporter.engine.layers import KernelSummary, layers_path
 from exporter.engine.memory import available_bytes, check_memory, graph_bytes
-from exporter.engine.worker import Done, Event, Failed, Request, Working, read_event
+from exporter.engine.worker import Done, Event, Failed, Request, Working
 from exporter.errors import InputError
 from exporter.model.profile import ShapeProfile
 from exporter.progress import Progress, silent
 
-_MEMORY = re.compile(r"(?P<name>[A-Z][\w ]* Memory): (?P<bytes>\d+) bytes")
+_MEMORY = re.compile(r"([A-Z][\w ]* Memory): (\d+) bytes")
 _GRACE_SECONDS = 5.0
 
 
@@ -39,19 +41,11 @@ def build_engine(
     options: EngineOptions | None = None,
     progress: Progress = silent,
 ) -> EngineRecord:
-    """Build `plan` from `onnx`, and the list of its kernels beside it.
+    """Build `plan` from the graph `onnx`, and the list of its kernels beside it.
 
     Ctrl-C, or any exception, ends the builder's process before it goes on. A plan that is not
-    whole may then lie at `plan`: write into a folder that is thrown away.
-
-    Args:
-        backend: the builder.
-        onnx: the graph; its weights may lie beside it.
-        plan: file to write.
-        inputs: names of the graph's inputs, which all have the same shape.
-        profiles: the shapes to build for.
-        options: how to build.
-        progress: told what the builder is doing.
+    whole may then lie at `plan`: write into a folder that is thrown away. `inputs` are the names
+    of the graph's inputs, which all have the same shape, within one of `profiles`.
 
     Raises:
         InputError: the graph or an option is not one that the builder takes.
@@ -63,7 +57,7 @@ def build_engine(
         raise InputError(f"{onnx}: no such file")
     check_memory(backend.title, graph_bytes(onnx), available_bytes())
     cache = options.timing_cache
-    forms = _bodies(backend, onnx, options)
+    forms = backend.bodies(options, standard_pays=_standard_pays(onnx, options))
     request = Request(
         target=backend.target,
         onnx=onnx,
@@ -77,7 +71,7 @@ def build_engine(
     layers = layers_path(plan)
     layers.write_text(json.dumps(to_json_values(done.kernels), indent=1) + "\n", encoding="utf-8")
     summary = KernelSummary.of(done.kernels)
-    sizes = _sizes(done.memory)
+    sizes = {name: int(size) for text in done.memory for name, size in _MEMORY.findall(text)[:1]}
     return EngineRecord(
         target=backend.target,
         file=plan.name,
@@ -98,33 +92,28 @@ def build_engine(
     )
 
 
-def _bodies(backend: Backend, onnx: Path, options: EngineOptions) -> tuple[str, ...]:
-    """The forms of the attention to build with, in order."""
+def _standard_pays(onnx: Path, options: EngineOptions) -> bool:
     from exporter.graph.transforms.standard_attention import pays
 
     try:
-        better = options.attention == "auto" and pays(onnx)
+        return options.attention == "auto" and pays(onnx)
     except InputError:  # no graph: the builder has its own words for it
-        better = False
-    return backend.bodies(options, standard_pays=better)
+        return False
 
 
 def _build_first(
     backend: Backend, request: Request, bodies: Sequence[str], say: Progress
 ) -> tuple[str, Done]:
     """Build with the first form of the attention that can be built; it and the worker's result."""
-    *tried, last = bodies
-    for body in tried:
-        try:
-            return body, _build_body(backend, request, body, say)
-        except InputError as error:
-            say(f"{backend.target}: not with the {body} ({error}); trying the next form")
-    return last, _build_body(backend, request, last, say)
-
-
-def _build_body(backend: Backend, request: Request, body: str, say: Progress) -> Done:
-    with _graph_of(request.onnx, body) as graph:
-        return _run(backend, replace(request, onnx=graph.absolute(), body=body), say)
+    body, *others = bodies
+    try:
+        with _graph_of(request.onnx, body) as graph:
+            return body, _run(backend, replace(request, onnx=graph.absolute(), body=body), say)
+    except InputError as error:
+        if not others:
+            raise
+        say(f"{backend.target}: not with the {body} ({error}); trying the next form")
+    return _build_first(backend, request, others, say)
 
 
 @contextmanager
@@ -144,14 +133,7 @@ def _graph_of(onnx: Path, body: str) -> Iterator[Path]:
         swapped.unlink(missing_ok=True)
 
 
-def _sizes(messages: Sequence[str]) -> dict[str, int]:
-    """Bytes by name, as the builder's log gives them."""
-    found = (_MEMORY.search(message) for message in messages)
-    return {match["name"]: int(match["bytes"]) for match in found if match is not None}
-
-
 def _run(backend: Backend, request: Request, say: Progress) -> Done:
-    """Run the worker and return its last event."""
     with tempfile.TemporaryFile() as stderr:
         process = _start(stderr, request.plan.parent)
         last: Event | None = None
@@ -160,7 +142,7 @@ def _run(backend: Backend, request: Request, say: Progress) -> Done:
                 process.stdin.write(json.dumps(to_json_values(request)) + "\n")
                 process.stdin.close()
             for line in process.stdout or ():
-                last = read_event(line)
+                last = msgspec.json.decode(line, type=Event)
                 if isinstance(last, Working):
                     say(f"{backend.target}: {last.message}")
             code = process.wait()
@@ -196,7 +178,6 @@ def _start(stderr: IO[bytes], folder: Path) -> subprocess.Popen[str]:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End the worker if it is still running."""
     if process.poll() is None:
         process.terminate()
         try:

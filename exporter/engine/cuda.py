@@ -49,17 +49,15 @@ def find_gpu(library: str = "libcuda.so.1", index: int = 0) -> Gpu:
     code = driver.cuInit(0)
     if code == _NO_DEVICE:
         raise MissingDependencyError('no GPU is visible; provider "cpu" runs without one')
-    device, number = ctypes.c_int(), ctypes.c_int()
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(256)
-    parts = []
     code = code or driver.cuDeviceGet(ctypes.byref(device), index)
     code = code or driver.cuDeviceGetName(name, len(name), device)
-    for attribute in (_MAJOR, _MINOR):
+    for attribute, number in ((_MAJOR, major), (_MINOR, minor)):
         code = code or driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
-        parts.append(number.value)
     if code:
         raise MissingDependencyError(f"the NVIDIA driver fails with CUDA error {code}")
-    return Gpu(name.value.decode("utf-8", "replace"), 10 * parts[0] + parts[1])
+    return Gpu(name.value.decode("utf-8", "replace"), 10 * major.value + minor.value)
 
 
 def check_device_memory(what: str, needed: int, free: int) -> None:

@@ -124,7 +124,7 @@ def from_inspector(text: str) -> tuple[Kernel, ...]:
     """The kernels in an inspector's JSON; names alone where the engine holds no more."""
     kernels = []
     for item in json.loads(text).get("Layers", ()):
-        layer = {"Name": item} if isinstance(item, str) else item
+        layer: Mapping[str, Any] = {"Name": item} if isinstance(item, str) else item
         keys = ("Inputs", "Constants", "Outputs")
         inputs, constants, outputs = (_json_tensors(layer.get(key, ())) for key in keys)
         name, kind = str(layer.get("Name", "")), str(layer.get("LayerType", "unknown"))

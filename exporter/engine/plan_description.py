@@ -21,15 +21,10 @@ _MOST_FUSIONS = 12
 
 @dataclass(frozen=True)
 class PlanDescription:
-    """An engine.
+    """An engine: what its first bytes say, and what the manifest beside it does.
 
-    Attributes:
-        path: the plan.
-        header: what its first bytes say.
-        precision: of the graph it was built from, None without a manifest.
-        record: what the manifest says, None without one.
-        kernels: its steps, none where nothing tells them.
-        problems: how the plan and the list of its kernels differ from the manifest.
+    `precision` and `record` are None without a manifest, `kernels` are none where nothing tells
+    them. `problems` are the differences of the plan and its list of kernels from the manifest.
     """
 
     path: Path
@@ -46,8 +41,7 @@ class PlanDescription:
 
     def to_dict(self) -> dict[str, Any]:
         """The description as JSON takes it."""
-        fields: dict[str, Any] = to_json_values(self)
-        return {**fields, "summary": to_json_values(self.summary)}
+        return {**to_json_values(self), "summary": to_json_values(self.summary)}
 
 
 def describe_plan(path: Path) -> PlanDescription:
@@ -57,26 +51,20 @@ def describe_plan(path: Path) -> PlanDescription:
         InputError: no such file, not a plan or one that is cut short, or the manifest beside it is
             broken.
     """
-    header = read_header(path)
-    if not (path.parent / MANIFEST).is_file():
-        return _without_manifest(path, header)
-    manifest = read_manifest(path.parent)
-    record = next((item for item in manifest.engines if item.file == path.name), None)
-    if record is None:
-        return _without_manifest(path, header)
+    header, folder = read_header(path), path.parent
+    manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else None
+    engines = manifest.engines if manifest else ()
+    record = next((item for item in engines if item.file == path.name), None)
+    if manifest is None or record is None:
+        layers = layers_path(path)
+        kernels = read_kernels(layers) if layers.is_file() else _kernels_on_gpu(path, header)
+        return PlanDescription(path, header, None, None, kernels, ())
     ours = [item for item in manifest.files if item.path in (record.file, record.layers)]
-    problems = verify_files(path.parent, ours)
-    layers = path.parent / record.layers
+    layers = folder / record.layers
     listed = layers.is_file() and any(item.path == record.layers for item in ours)
     kernels = read_kernels(layers) if listed else ()
+    problems = verify_files(folder, ours)
     return PlanDescription(path, header, manifest.precision, record, kernels, problems)
-
-
-def _without_manifest(path: Path, header: PlanHeader) -> PlanDescription:
-    """What can be known of a plan alone: its kernels where its list or its GPU is at hand."""
-    layers = layers_path(path)
-    kernels = read_kernels(layers) if layers.is_file() else _kernels_on_gpu(path, header)
-    return PlanDescription(path, header, None, None, kernels, ())
 
 
 def _kernels_on_gpu(path: Path, header: PlanHeader) -> tuple[Kernel, ...]:
@@ -113,16 +101,15 @@ def plan_lines(found: PlanDescription) -> Iterator[str]:
     for index, profile in enumerate(record.profiles):
         yield f"profile {index}  {profile}"
     given = {name: value for name, value in to_json_values(record.options).items() if value}
-    if record.options.compute_capabilities:
-        numbers = record.options.compute_capabilities
+    if numbers := record.options.compute_capabilities:
         given["compute_capabilities"] = " and ".join(map(str, numbers))
     if given:
         yield "options    " + ", ".join(f"{name} {value}" for name, value in given.items())
     for name, size in (("weights", record.weight_bytes), ("activation", record.activation_bytes)):
         if size is not None:
             yield f"memory     {name} {size / 2**20:.1f} MiB"
-    peak = record.host_peak_bytes / 2**30
-    yield f"build      {record.seconds:.1f} s, {peak:.2f} GiB of memory"
+    peak_gib = record.host_peak_bytes / 2**30
+    yield f"build      {record.seconds:.1f} s, {peak_gib:.2f} GiB of memory"
     yield f"attention  {record.attention}, built from the form: {record.body}"
     yield from _kernel_lines(found)
     for problem in found.problems:
@@ -130,18 +117,13 @@ def plan_lines(found: PlanDescription) -> Iterator[str]:
 
 
 def _kernel_lines(found: PlanDescription) -> Iterator[str]:
-    """The kernels by kind and type, and what they fuse."""
+    """The kernels by kind and type, and those that compute most ONNX nodes."""
     summary = found.summary
     for label, counts in (("kernels", summary.kinds), ("types", summary.dtypes)):
         total = sum(counts.values())
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         yield f"{label:10} {total}: {listed}"
-    yield from _fusion_lines(found.kernels)
-
-
-def _fusion_lines(kernels: tuple[Kernel, ...]) -> Iterator[str]:
-    """The kernels that compute most ONNX nodes."""
-    fused = sorted((k for k in kernels if len(k.nodes) > 1), key=lambda k: -len(k.nodes))
+    fused = sorted((k for k in found.kernels if len(k.nodes) > 1), key=lambda k: -len(k.nodes))
     for kernel in fused[:_MOST_FUSIONS]:
         names = [node.partition(" | ")[0] for node in kernel.nodes]
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""

@@ -22,12 +22,9 @@ _HEADER = struct.Struct("<4sI8xQ4B")
 
 @dataclass(frozen=True)
 class PlanHeader:
-    """The header of a plan.
+    """The header of a plan: its target, "tensorrt" or "tensorrt-rtx", and the size it must have.
 
-    Attributes:
-        target: what built it, "tensorrt" or "tensorrt-rtx".
-        version: the builder's version, such as `11.1.0.106`, its last part modulo 256.
-        bytes: size that the file must have.
+    `version` is the builder's, such as `11.1.0.106`, its last part modulo 256.
     """
 
     target: str
@@ -69,23 +66,16 @@ def read_header(path: Path) -> PlanHeader:
 
 
 def check_version(path: Path, header: PlanHeader, installed: str) -> None:
-    """Refuse an engine of another version than the installed runtime.
-
-    Args:
-        path: the plan, for the message.
-        header: its header.
-        installed: version of the runtime.
+    """Refuse an engine of another version than the `installed` runtime.
 
     Raises:
         InputError: the versions differ in what TensorRT requires to be equal: all but the build.
     """
-    if header.version.split(".")[:3] == installed.split(".")[:3]:
-        return
-    title = header.backend.title
-    raise InputError(
-        f"{path}: built by {title} {header.version}, but {installed} is installed; "
-        "build it again, or install that version"
-    )
+    if header.version.split(".")[:3] != installed.split(".")[:3]:
+        raise InputError(
+            f"{path}: built by {header.backend.title} {header.version}, but {installed} is "
+            "installed; build it again, or install that version"
+        )
 
 
 def deserialize(backend: Backend, trt: ModuleType, path: Path) -> tuple[Any, Any]:
@@ -106,7 +96,6 @@ def deserialize(backend: Backend, trt: ModuleType, path: Path) -> tuple[Any, Any
 
 
 def _make_log(trt: ModuleType) -> Any:
-    """A logger that keeps the errors."""
     base: Any = trt.ILogger
 
     class Log(base):  # type: ignore[misc]  # the base is known when TensorRT is loaded

@@ -21,12 +21,9 @@ from exporter.progress import Progress
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """What a build is going to make besides the graph.
+    """The builders of a build's engines, and whether they were asked for by name.
 
-    Attributes:
-        backends: builders of its engines.
-        named: whether they were asked for by name.
-        skipped: why the default leaves a target out, by its name.
+    `skipped` is why the default leaves a target out, by its name.
     """
 
     backends: tuple[Backend, ...]
@@ -36,12 +33,7 @@ class TargetPlan:
 
 @dataclass(frozen=True)
 class BuiltTargets:
-    """What a build has made.
-
-    Attributes:
-        engines: the engines, in the order they were built.
-        skipped: why the default left a target out, by its name.
-    """
+    """The engines in the order they were built; why the default left a target out, by its name."""
 
     engines: tuple[EngineRecord, ...]
     skipped: Mapping[str, str]
@@ -53,11 +45,7 @@ class BuiltTargets:
 
 
 def plan_targets(targets: Sequence[str] | None, options: EngineOptions) -> TargetPlan:
-    """What can be built here, before any work is done.
-
-    Args:
-        targets: what was asked for; None is all that this machine can build.
-        options: how engines are built.
+    """What can be built here, before any work is done; no `targets` is all that can be.
 
     Raises:
         MissingDependencyError: software or hardware of a target that was asked for is missing.
@@ -72,10 +60,9 @@ def plan_targets(targets: Sequence[str] | None, options: EngineOptions) -> Targe
     for backend in BACKENDS.values():
         try:
             backend.check(options)
+            found.append(backend)
         except DebExportError as error:
             skipped[backend.target] = _reason(backend, error)
-        else:
-            found.append(backend)
     return TargetPlan(tuple(found), named=False, skipped=skipped)
 
 
@@ -87,15 +74,7 @@ def build_targets(
     profiles: Sequence[ShapeProfile],
     progress: Progress,
 ) -> BuiltTargets:
-    """Build the engines of `plan`, beside the graph.
-
-    Args:
-        plan: what to build.
-        options: how to build.
-        onnx: the graph.
-        inputs: names of its inputs.
-        profiles: the shapes to build for.
-        progress: told what is going on.
+    """Build the engines of `plan`, beside the graph `onnx` with these `inputs`.
 
     Raises:
         InputError, MissingDependencyError: as `build_engine`, for targets asked for by name.
@@ -105,13 +84,12 @@ def build_targets(
         path = onnx.with_name(backend.plan_file)
         try:
             made = build_engine(backend, onnx, path, inputs, profiles, options, progress)
+            engines.append(made)
         except DebExportError as error:
             if plan.named:
                 raise
             path.unlink(missing_ok=True)
             skipped[backend.target] = _reason(backend, error)
-        else:
-            engines.append(made)
     return BuiltTargets(tuple(engines), skipped)
 
 

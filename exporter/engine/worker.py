@@ -24,18 +24,15 @@ from exporter.artifact.engine_record import EngineOptions
 from exporter.artifact.json_values import from_json_values, to_json_values
 from exporter.engine.backend import BACKENDS, Backend
 from exporter.engine.layers import Kernel, from_inspector, from_log
+from exporter.environment import system_value
 from exporter.model.profile import ShapeProfile
 
 _REPORT_SECONDS = 0.2
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to build: see `exporter.engine.build_engine`.
-
-    `body` is the form of the attention, of which `onnx` is a graph.
-    """
+    """What to build; `body` is the form of the attention that the graph `onnx` has."""
 
     target: str
     onnx: Path
@@ -72,12 +69,6 @@ class Done(msgspec.Struct, tag_field="event", tag="done"):
 Event: TypeAlias = Working | Failed | Done
 
 
-def read_event(line: str) -> Event:
-    """The event in a line that the worker wrote."""
-    event: Event = msgspec.convert(json.loads(line), Event)
-    return event
-
-
 class Channel:
     """Writes events; once the reader has gone, `broken` is true and nothing more is written."""
 
@@ -87,11 +78,9 @@ class Channel:
 
     def send(self, event: Event) -> None:
         """Write one event."""
-        if self.broken:
-            return
         try:
-            self._stream.write(json.dumps(to_json_values(event)) + "\n")
-            self._stream.flush()
+            if not self.broken:
+                print(json.dumps(to_json_values(event)), file=self._stream, flush=True)
         except OSError:
             self.broken = True
 
@@ -129,21 +118,16 @@ def main() -> int:
     os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"
     log = Log()
     try:
-        result = _build(backend, request, channel, log)
+        channel.send(_build(backend, request, channel, log))
     except Exception as error:
         channel.send(Failed(str(error), log.errors))
         return 1
-    channel.send(result)
     return 0
 
 
 def _build(backend: Backend, request: Request, channel: Channel, log: Log) -> Done:
-    """Parse, build, write and describe; what is known of the engine then."""
-    from polygraphy.backend.trt import (
-        EngineBytesFromNetwork,
-        NetworkFromOnnxPath,
-        PostprocessConfig,
-    )
+    """Parse, build, write and describe."""
+    from polygraphy.backend import trt as loaders
     from polygraphy.logger import G_LOGGER
 
     G_LOGGER.use_python_logging_system = True
@@ -161,21 +145,19 @@ def _build(backend: Backend, request: Request, channel: Channel, log: Log) -> Do
     typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     if request.body == "plugin":
         _register_plugin(options)
-    loader = NetworkFromOnnxPath(str(request.onnx), strongly_typed=typed)
+    loader = loaders.NetworkFromOnnxPath(str(request.onnx), strongly_typed=typed)
     if request.body == "standard":
-        from polygraphy.backend.trt import SetDecomposableAttentions
-
         # Where no fused kernel fits, as in fp32, TensorRT would refuse the graph instead.
-        loader = SetDecomposableAttentions(loader)
+        loader = loaders.SetDecomposableAttentions(loader)
     network = loader()
     _check_inputs(network[1], request.inputs)
     if request.body == "plugin":
         _check_plugins(trt, network[1], request.onnx)
     config = _config(backend, trt, request, channel)
     if not options.tf32:
-        config = PostprocessConfig(config, _exact_products)
+        config = loaders.PostprocessConfig(config, _exact_products)
     cache = None if options.timing_cache is None else str(options.timing_cache)
-    plan = EngineBytesFromNetwork(network, config, save_timing_cache=cache)()
+    plan = loaders.EngineBytesFromNetwork(network, config, save_timing_cache=cache)()
     if channel.broken:
         raise RuntimeError("the process that asked for the engine has gone")
     channel.send(Working("writing the engine"))
@@ -190,13 +172,10 @@ def _build(backend: Backend, request: Request, channel: Channel, log: Log) -> Do
 
 
 def _peak_bytes() -> int:
-    """Memory that this process has taken at its peak; 0 where the system does not tell."""
+    """Memory that this process has taken at most; 0 where the system does not tell."""
     # Not from getrusage: on Linux, that begins with the peak of the process that started this one.
-    status = Path("/proc/self/status")
-    for line in status.read_text(encoding="ascii").splitlines() if status.is_file() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    peak = system_value(Path("/proc/self/status"), "VmHWM")
+    return int(peak.split()[0]) * 1024 if peak else 0
 
 
 def _check_inputs(network: Any, wanted: Sequence[str]) -> None:
@@ -235,14 +214,12 @@ def _config(backend: Backend, trt: Any, request: Request, channel: Channel) -> A
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
     from polygraphy.backend.trt import CreateConfig, Profile
 
-    options, shapes = request.options, []
-    for item in request.profiles:
-        profile = Profile()
+    options, profiles = request.options, [Profile() for _ in request.profiles]
+    for profile, given in zip(profiles, request.profiles, strict=True):
         for name in request.inputs:
-            profile.add(name, *item.shapes)
-        shapes.append(profile)
+            profile.add(name, *given.shapes)
     common: dict[str, Any] = {
-        "profiles": shapes,
+        "profiles": profiles,
         "progress_monitor": _monitor(trt, channel),
         "builder_optimization_level": options.optimization_level,
         "refittable": options.refittable,
@@ -250,11 +227,10 @@ def _config(backend: Backend, trt: Any, request: Request, channel: Channel) -> A
         "profiling_verbosity": trt.ProfilingVerbosity.DETAILED,
     }
     if options.workspace_mib is not None:
-        limit = options.workspace_mib * _MIB
+        limit = options.workspace_mib << 20
         common["memory_pool_limits"] = {trt.MemoryPoolType.WORKSPACE: limit}
     if backend.builds_without_gpu:
-        numbers = options.compute_capabilities
-        pairs = [divmod(number, 10) for number in numbers] or None
+        pairs = [divmod(number, 10) for number in options.compute_capabilities] or None
         return CreateConfigRTX(compute_capabilities=pairs, **common)
     if options.hardware_compatible:
         common["hardware_compatibility_level"] = trt.HardwareCompatibilityLevel.AMPERE_PLUS
@@ -265,7 +241,6 @@ def _config(backend: Backend, trt: Any, request: Request, channel: Channel) -> A
 
 def _exact_products(builder: Any, network: Any, config: Any) -> None:
     """Take back TF32, which both builders have on unless told otherwise."""
-    del builder, network
     from polygraphy.mod.trt_importer import lazy_import_trt
 
     config.clear_flag(lazy_import_trt().BuilderFlag.TF32)
@@ -308,8 +283,7 @@ def _kernels(backend: Backend, trt: Any, plan: Any, log: Log) -> tuple[Kernel, .
     # CI does not execute this: only the full TensorRT gets here, and it has built on a GPU.
     from polygraphy.backend.trt import EngineFromBytes
 
-    engine = EngineFromBytes(plan)()
-    inspector = engine.create_engine_inspector()
+    inspector = EngineFromBytes(plan)().create_engine_inspector()
     return from_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 

@@ -29,13 +29,5 @@ def _lines(message: Mapping[str, Value], indent: str) -> Iterator[str]:
                 yield from _lines(item, indent + "  ")
                 yield f"{indent}}}"
             else:
-                yield f"{indent}{key}: {_scalar(item)}"
-
-
-def _scalar(value: Value) -> str:
-    if isinstance(value, Name):
-        return str(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    # JSON's escapes are a part of those of the text format.
-    return json.dumps(value)
+                # JSON's words and escapes are a part of those of the text format.
+                yield f"{indent}{key}: {item if isinstance(item, Name) else json.dumps(item)}"

@@ -20,7 +20,7 @@ from exporter.artifact.graph_description import GraphDescription, Value, describ
 from exporter.artifact.manifest import MODEL_FILE, Manifest
 from exporter.engine.backend import TENSORRT
 from exporter.errors import InputError
-from exporter.model.profile import CHOICES, Range, ShapeProfile
+from exporter.model.profile import CHOICES, ShapeProfile
 from exporter.model.task import Task
 from exporter.packaging.pbtxt import Name, write
 from exporter.packaging.pbtxt import Value as Field
@@ -80,17 +80,9 @@ def package_triton(
     repository: Path,
     options: TritonOptions | None = None,
 ) -> tuple[TritonModel, ...]:
-    """Add the artifact's models to a repository; each is there whole or not at all.
+    """Add an artifact's models to a repository, made if missing; each is there whole or not at all.
 
-    Args:
-        artifact: folder of the artifact.
-        manifest: its manifest.
-        engines: its engines; those of TensorRT-RTX are left out, no backend runs them.
-        repository: folder to write, made if it is missing.
-        options: what the server is told.
-
-    Returns:
-        The models written.
+    Of its `engines`, those of TensorRT-RTX are left out, no backend runs them.
 
     Raises:
         InputError: a file of the artifact has changed, the version is there already, another
@@ -102,62 +94,51 @@ def package_triton(
         raise InputError(f"{artifact}: {problems[0].path} {problems[0].problem}; build it again")
     name = options.name or _OTHERS.sub("-", artifact.resolve().name).strip("-") or "deberta"
     graph = describe_graph(artifact / MODEL_FILE)
-    plain = ShapeProfile(manifest.batch, manifest.seq, _choices(manifest))
-    planned: list[tuple[str, str, tuple[ShapeProfile, ...], tuple[str, ...], str]] = [
-        (f"{name}_onnx", "onnxruntime", (plain,), (MODEL_FILE, *graph.external_files), MODEL_FILE)
-    ]
+    choices = CHOICES if manifest.task == Task.MULTIPLE_CHOICE else None
+    plain = ShapeProfile(manifest.batch, manifest.seq, choices)
+    folder, labels = repository.absolute(), _labels(manifest)
+    model = TritonModel(
+        f"{name}_onnx", "onnxruntime", folder / f"{name}_onnx", (MODEL_FILE, *graph.external_files)
+    )
+    planned: list[tuple[TritonModel, Sequence[ShapeProfile]]] = [(model, (plain,))]
     for engine in engines:
         if engine.target == TENSORRT.target:
-            plan = engine.file
-            planned.append((f"{name}_trt", "tensorrt", engine.profiles, (plan,), plan))
-    models = []
-    for model, backend, profiles, files, main in planned:
-        folder = repository.absolute() / model
-        config = _config(model, backend, graph, profiles, main, manifest, options)
-        _add(folder, write(config), [artifact / file for file in files], _labels(manifest), options)
-        models.append(TritonModel(model, backend, folder, files))
-    return tuple(models)
-
-
-def _choices(manifest: Manifest) -> Range | None:
-    return CHOICES if manifest.task == Task.MULTIPLE_CHOICE else None
+            model = TritonModel(f"{name}_trt", "tensorrt", folder / f"{name}_trt", (engine.file,))
+            planned.append((model, engine.profiles))
+    for model, profiles in planned:
+        config = write(_config(model, graph, profiles, labels is not None, options))
+        _add(model.folder, config, [artifact / file for file in model.files], labels, options)
+    return tuple(model for model, _ in planned)
 
 
 def _config(
-    model: str,
-    backend: str,
+    model: TritonModel,
     graph: GraphDescription,
     profiles: Sequence[ShapeProfile],
-    file: str,
-    manifest: Manifest,
+    labelled: bool,
     options: TritonOptions,
 ) -> dict[str, Field]:
     """The content of config.pbtxt."""
     usual = profiles[0]
-    group: dict[str, Field] = {
-        "count": options.instances,
-        "kind": Name("KIND_GPU" if backend == "tensorrt" else "KIND_AUTO"),
-    }
+    kind = Name("KIND_GPU" if model.backend == "tensorrt" else "KIND_AUTO")
+    group: dict[str, Field] = {"count": options.instances, "kind": kind}
     if len(profiles) > 1:
         group["profile"] = [str(index) for index in range(len(profiles))]
-    outputs: list[Field] = [_tensor(value) for value in graph.outputs]
-    if _labels(manifest) is not None:
-        outputs = [{**_tensor(value), "label_filename": LABELS} for value in graph.outputs]
+    label_file: dict[str, Field] = {"label_filename": LABELS} if labelled else {}
     largest = max(profile.batch.max for profile in profiles)
-    preferred = sorted({usual.batch.opt, largest} - {1})
     warmed = sorted({usual.batch.min, usual.batch.opt})
     return {
-        "name": model,
-        "backend": backend,
-        "default_model_filename": file,
+        "name": model.name,
+        "backend": model.backend,
+        "default_model_filename": model.files[0],
         # Requests of one length share a batch; those of other lengths wait for their own.
         "max_batch_size": largest,
         "input": [_tensor(value) for value in graph.inputs],
-        "output": outputs,
+        "output": [{**_tensor(value), **label_file} for value in graph.outputs],
         "version_policy": {"latest": {"num_versions": 1}},
         "instance_group": [group],
         "dynamic_batching": {
-            "preferred_batch_size": list(preferred),
+            "preferred_batch_size": [*sorted({usual.batch.opt, largest} - {1})],
             "max_queue_delay_microseconds": options.queue_microseconds,
         },
         "model_warmup": [_warmup(graph, usual, size) for size in warmed],
@@ -176,19 +157,12 @@ def _type(value: Value) -> Name:
 
 def _warmup(graph: GraphDescription, profile: ShapeProfile, size: int) -> dict[str, Field]:
     """A run before the first request. Zeros are ids that every vocabulary has."""
-    usual = profile.shapes[1][1:]
+    dims: list[Field] = [*profile.shapes[1][1:]]
     inputs: list[Field] = [
-        {
-            "key": value.name,
-            "value": {
-                "data_type": _type(value),
-                "dims": list(usual),
-                "zero_data": True,
-            },
-        }
-        for value in graph.inputs
+        {"key": item.name, "value": {"data_type": _type(item), "dims": dims, "zero_data": True}}
+        for item in graph.inputs
     ]
-    return {"name": f"batch {size}, length {usual[-1]}", "batch_size": size, "inputs": inputs}
+    return {"name": f"batch {size}, length {dims[-1]}", "batch_size": size, "inputs": inputs}
 
 
 def _labels(manifest: Manifest) -> str | None:
@@ -209,8 +183,8 @@ def _add(
     if known.is_file() and known.read_text(encoding="utf-8") != config:
         raise InputError(f"{known}: is for another model or other options; choose another --name")
     partial = folder.with_name(f".{folder.name}.partial-{secrets.token_hex(4)}")
+    content = partial / target.name
     try:
-        content = partial / str(options.version)
         content.mkdir(parents=True)
         for file in files:
             shutil.copyfile(file, content / file.name)
@@ -228,5 +202,4 @@ def _add(
             f"{folder}: cannot be written ({error.strerror})"
         ) from error
     finally:
-        if partial.exists():
-            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
