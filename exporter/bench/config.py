@@ -54,7 +54,7 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         from exporter.parity.limits import limits_for
-        from exporter.runtime.load import GRAPH_PROVIDERS, PROVIDERS
+        from exporter.runtime.load import GRAPH_PROVIDERS, PROVIDERS, check_options
 
         for provider in self.providers:
             if provider not in PROVIDERS:
@@ -77,20 +77,7 @@ class BenchConfig:
             raise InputError("nothing to time; give a --shape or --data")
         if self.limits is not None:
             limits_for(self.limits)
-        self._check_options()
-
-    def _check_options(self) -> None:
-        """Refuse an option that none of the providers has."""
-        from exporter.runtime.load import check_options, suited
-
-        used = {
-            name
-            for provider in self.providers
-            for name in suited(self.options, provider).given_names()
-        }
-        if unused := set(self.options.given_names()) - used:
-            name = sorted(unused)[0]
-            check_options(self.providers[0], self.options.only({name}))
+        check_options(self.options, *self.providers)
 
     @property
     def contenders(self) -> tuple[Contender, ...]:

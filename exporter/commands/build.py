@@ -21,9 +21,7 @@ _DEFAULTS = defaults(BuildConfig)
 @click.command()
 @click.argument("model", required=False, type=FILE)
 @click.option(
-    "--output",
-    type=FILE,
-    help="Folder to write.  [default: artifacts/<model>-<precision>]",
+    "--output", type=FILE, help="Folder to write.  [default: artifacts/<model>-<precision>]"
 )
 @click.option(
     "--precision",

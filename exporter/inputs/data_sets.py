@@ -24,7 +24,7 @@ from exporter.model.model_shape import ModelShape
 DEFAULT_TEXTS = 32
 """Texts compared, beside the odd shapes, where no file is given."""
 
-_SAVED_IDS = {".npz": read_npz, ".json": read_json_inputs}
+SAVED_IDS = {".npz": read_npz, ".json": read_json_inputs}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def make_data_sets(
     texts = {
         path: model_texts(path, shape, options.labels)
         for path in options.files
-        if path.suffix.lower() not in _SAVED_IDS
+        if path.suffix.lower() not in SAVED_IDS
     }
     if texts and encoder is None:
         raise InputError(f"{next(iter(texts))}: texts, but no tokenizer; give token ids as .npz")
@@ -106,7 +106,7 @@ def make_data_sets(
 
 
 def _saved_ids(path: Path, shape: ModelShape, longest: int | None) -> DataSet:
-    found = _SAVED_IDS[path.suffix.lower()](path, shape)
+    found = SAVED_IDS[path.suffix.lower()](path, shape)
     most = max(case.shape[-1] for case in found.cases)
     if longest is not None and most > longest:
         raise InputError(f"{path}: inputs of {most} tokens; the models take {longest} at most")

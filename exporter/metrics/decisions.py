@@ -107,13 +107,14 @@ def _signs(ref: Doubles, cand: Doubles, tie: float) -> Decided:
         candidate=other.astype(np.int64),
         tied=(on != other) & (np.abs(ref) <= tie),
         kl=_binary_kl(ref, cand),
-        reference_score=_sigmoid(np.abs(ref)),
-        candidate_score=_sigmoid(np.abs(cand)),
-        common_score=_sigmoid(np.where(on, cand, -cand)),
+        reference_score=sigmoid(np.abs(ref)),
+        candidate_score=sigmoid(np.abs(cand)),
+        common_score=sigmoid(np.where(on, cand, -cand)),
     )
 
 
-def _sigmoid(logits: Doubles) -> Doubles:
+def sigmoid(logits: Doubles) -> Doubles:
+    """Logistic function, without overflow."""
     result: Doubles = np.exp(-np.logaddexp(0.0, -logits))
     return result
 

@@ -14,9 +14,9 @@ from exporter.deberta.tokenization import tokenizer_files
 from exporter.demo import checkpoint_folder
 from exporter.errors import InputError
 from exporter.inputs.cases import DataSet
-from exporter.inputs.data_sets import DEFAULT_TEXTS, DataOptions, make_data_sets
+from exporter.inputs.data_sets import DEFAULT_TEXTS, SAVED_IDS, DataOptions, make_data_sets
 from exporter.inputs.encode import TextEncoder
-from exporter.inputs.text_files import calibration_texts
+from exporter.inputs.text_files import calibration_texts, model_texts
 from exporter.model.model_shape import ModelShape
 from exporter.model.profile import Range
 from exporter.model.task import Task
@@ -122,6 +122,9 @@ def open_texts(
     """
     shape, encoder = source.shape, source.encoder
     files = () if data is None else (data,)
+    if data is not None and encoder is None and data.suffix.lower() not in SAVED_IDS:
+        model_texts(data, shape)  # broken texts are an error; others go unused, as has been warned
+        files = ()
     data_sets = make_data_sets(shape, encoder, DataOptions(files), source.seq.max)
     if quantization is not None:
         given = quantization_input(precision, quantization, calibration_data, shape, encoder)

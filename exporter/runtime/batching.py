@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from math import prod
 from typing import TypeVar
 
@@ -67,27 +67,14 @@ def batches(
     order = sorted(
         range(len(examples)), key=lambda i: (-len(examples[i].rows), -examples[i].length, i)
     )
-    batch: list[int] = []
-    for index in order:
-        if batch and not _fits(examples, batch, index, shape, batching):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def _fits(
-    examples: Sequence[Example],
-    batch: Sequence[int],
-    index: int,
-    shape: ModelShape,
-    batching: Batching,
-) -> bool:
-    """Whether one more example may join a batch."""
-    first = examples[batch[0]]
-    if len(batch) >= batching.largest or len(examples[index].rows) != len(first.rows):
-        return False
-    inputs = (len(batch) + 1, *((len(first.rows),) if shape.rank == 3 else ()), first.length)
-    within = prod(inputs) <= batching.tokens
-    return within and prod(shape.output_shape(inputs)) <= _MAX_BATCH_ELEMENTS
+    for rows, group in groupby(order, lambda i: len(examples[i].rows)):
+        alike = list(group)
+        while alike:
+            one = (1, *((rows,) if shape.rank == 3 else ()), examples[alike[0]].length)
+            most = (
+                batching.tokens // prod(one),
+                _MAX_BATCH_ELEMENTS // prod(shape.output_shape(one)),
+            )
+            size = max(1, min(batching.largest, *most))
+            yield alike[:size]
+            alike = alike[size:]

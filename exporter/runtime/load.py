@@ -6,7 +6,7 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-from exporter.artifact.files import FileRecord, record
+from exporter.artifact.files import record
 from exporter.artifact.manifest import MODEL_FILE, Manifest, read_manifest
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tokenization import load_tokenizer
@@ -69,7 +69,13 @@ def load(
     options = options or RuntimeOptions(threads=threads)
     manifest = read_manifest(folder)
     for item in manifest.files:
-        _check_size(folder, item)
+        path = folder / item.path
+        if not path.is_file():
+            raise InputError(f"{path}: missing; build the artifact again")
+        if (size := path.stat().st_size) != item.bytes:
+            raise InputError(
+                f"{path}: {size} bytes, the manifest says {item.bytes}; build the artifact again"
+            )
     if not manifest.passed:
         report = folder / manifest.parity.report
         warnings.warn(f"{folder}: outside its parity limits, see {report}", stacklevel=2)
@@ -79,25 +85,25 @@ def load(
     return session
 
 
-def check_options(provider: str, options: RuntimeOptions) -> None:
-    """Refuse an option that a provider does not have.
+def check_options(options: RuntimeOptions, *providers: str) -> None:
+    """Refuse an option that none of the providers has.
 
     Raises:
         InputError: names the option and who has it.
     """
-    for name in options.given_names():
+    for name in options.given():
         where = _ONLY.get(name, PROVIDERS)
-        if provider not in where:
+        if not set(providers) & set(where):
             raise InputError(
-                f"provider {provider!r} has no option {name!r}, {' and '.join(where)} "
+                f"provider {providers[0]!r} has no option {name!r}, {' and '.join(where)} "
                 f"{'has' if len(where) == 1 else 'have'}; leave it out"
             )
 
 
 def suited(options: RuntimeOptions, provider: str) -> RuntimeOptions:
     """The options that a provider has; the others as by default."""
-    names = options.given_names()
-    return options.only([name for name in names if provider in _ONLY.get(name, PROVIDERS)])
+    names = [name for name in options.given() if provider in _ONLY.get(name, PROVIDERS)]
+    return RuntimeOptions(**{name: getattr(options, name) for name in names})
 
 
 def open_session(
@@ -109,28 +115,38 @@ def open_session(
 ) -> Session:
     """As `load`, for a manifest at hand, with no check of the files.
 
-    Args:
-        folder: the artifact.
-        manifest: its manifest.
-        provider: one of `PROVIDERS`.
-        options: how it runs.
-        graph: another .onnx file to run in the place of the artifact's, on a provider of graphs.
+    `graph` is another .onnx file to run in the place of the artifact's, on a provider of graphs.
 
     Raises:
         InputError: a file that is needed is missing or broken, or an option that the provider does
             not have.
         MissingDependencyError: the provider's software is not installed.
     """
-    check_options(provider, options)
+    check_options(options, provider)
     shape = artifact_shape(folder, manifest)
     text = text_encoder(folder, shape.task, manifest.seq.max)
     if provider == "torch":
-        return open_reference(source_folder(manifest), shape.task, text, options)
+        source = source_folder(manifest)
+        require_torch()
+        from exporter.deberta.checkpoint import open_checkpoint
+        from exporter.runtime.providers.torch_session import TorchSession
+
+        return TorchSession(open_checkpoint(source, shape.task), text, options)
     if provider in BACKENDS:
-        return _open_engine(folder, manifest, provider, shape, text, Batching.of(options))
-    half = manifest.half if graph is None else None
-    bits = _weight_bits(manifest) if graph is None else 8
-    path = folder / MODEL_FILE if graph is None else graph
+        from exporter.runtime.providers.tensorrt_session import TensorRtSession
+
+        engine = next((item for item in manifest.engines if item.target == provider), None)
+        if engine is None:
+            raise InputError(
+                f"{folder}: has no engine of {provider}; build it with --target {provider}"
+            )
+        batching = Batching.of(options)
+        return TensorRtSession(folder / engine.file, engine, shape, text, batching=batching)
+    path, half, bits = graph or folder / MODEL_FILE, None, 8
+    if graph is None:
+        quantization = manifest.graph.get("quantization")
+        half = manifest.half
+        bits = 7 if isinstance(quantization, dict) and quantization.get("weight_bits") == 7 else 8
     if provider == OPENVINO:
         from exporter.runtime.providers.openvino_session import OpenVinoSession
 
@@ -144,44 +160,11 @@ def open_session(
 
     hashes = {item.path: item.sha256 for item in manifest.files}
     key = hashes.get(MODEL_FILE, "unknown") if graph is None else record(graph).sha256
-    providers = make_providers(
-        provider,
-        shape.inputs,
-        ShapeProfile(manifest.batch, manifest.seq, CHOICES if shape.rank == 3 else None),
-        cache_folder(key),
-    )
+    profile = ShapeProfile(manifest.batch, manifest.seq, CHOICES if shape.rank == 3 else None)
+    providers = make_providers(provider, shape.inputs, profile, cache_folder(key))
     return OnnxSession(
-        path,
-        shape,
-        text,
-        options,
-        provider=provider,
-        providers=providers,
-        weight_bits=bits,
+        path, shape, text, options, provider=provider, providers=providers, weight_bits=bits
     )
-
-
-def _weight_bits(manifest: Manifest) -> int:
-    """Bits that the int8 weights of an artifact use; 8 where it has none."""
-    facts = manifest.graph.get("quantization")
-    return 7 if isinstance(facts, dict) and facts.get("weight_bits") == 7 else 8
-
-
-def _open_engine(
-    folder: Path,
-    manifest: Manifest,
-    target: str,
-    shape: ModelShape,
-    text: TextEncoder | None,
-    batching: Batching,
-) -> Session:
-    """The artifact's engine of a target."""
-    from exporter.runtime.providers.tensorrt_session import TensorRtSession
-
-    engine = next((item for item in manifest.engines if item.target == target), None)
-    if engine is None:
-        raise InputError(f"{folder}: has no engine of {target}; build it with --target {target}")
-    return TensorRtSession(folder / engine.file, engine, shape, text, batching=batching)
 
 
 def artifact_shape(folder: Path, manifest: Manifest) -> ModelShape:
@@ -198,11 +181,7 @@ def artifact_shape(folder: Path, manifest: Manifest) -> ModelShape:
 
 
 def text_encoder(folder: Path, task: Task, max_length: int) -> TextEncoder | None:
-    """The tokenizer of a checkpoint or artifact folder; None where it has no vocabulary.
-
-    Raises:
-        InputError: the tokenizer's files are broken.
-    """
+    """The tokenizer of a folder; None without vocabulary, an InputError where files are broken."""
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         return None
     return TextEncoder(load_tokenizer(folder), task, max_length)
@@ -224,41 +203,7 @@ def source_folder(manifest: Manifest) -> Path:
     return folder
 
 
-def open_reference(
-    folder: Path,
-    task: Task,
-    text: TextEncoder | None = None,
-    options: RuntimeOptions = DEFAULTS,
-) -> Session:
-    """The reference model of a checkpoint folder.
-
-    Raises:
-        InputError: the checkpoint is unusable.
-        MissingDependencyError: PyTorch is not installed.
-    """
-    require_torch()
-    from exporter.deberta.checkpoint import open_checkpoint
-    from exporter.runtime.providers.torch_session import TorchSession
-
-    return TorchSession(open_checkpoint(folder, task), text, options)
-
-
 def require_torch() -> None:
-    """Say so where PyTorch is missing.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
+    """Raise a MissingDependencyError where PyTorch is not installed."""
     if find_spec("torch") is None:
         raise MissingDependencyError('PyTorch is not installed; pip install "deb-export[cpu]"')
-
-
-def _check_size(folder: Path, expected: FileRecord) -> None:
-    path = folder / expected.path
-    if not path.is_file():
-        raise InputError(f"{path}: missing; build the artifact again")
-    size = path.stat().st_size
-    if size != expected.bytes:
-        raise InputError(
-            f"{path}: {size} bytes, the manifest says {expected.bytes}; build the artifact again"
-        )

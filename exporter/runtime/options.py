@@ -1,13 +1,9 @@
-"""How a session runs: threads, batches, and what only OpenVINO has.
-
-Each option is the argument's, else that of the environment variable where there is one, else what
-suits the machine. `docs/runtime.md` says how the defaults were found.
-"""
+"""How a session runs; `docs/runtime.md` says how the defaults were found."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -26,7 +22,7 @@ HINTS = ("latency", "throughput")
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """Options of a session. None leaves the choice to us: see `resolved`.
+    """Options of a session. None takes the environment variable's, else what suits the machine.
 
     Attributes:
         threads: threads that compute one batch, on a CPU.
@@ -65,41 +61,36 @@ class RuntimeOptions:
             if value is not None and value not in choices:
                 raise InputError(f"{name} {value!r}: unknown; choose from {', '.join(choices)}")
 
-    def given_names(self) -> tuple[str, ...]:
-        """The options that differ from their defaults."""
+    def given(self) -> tuple[str, ...]:
+        """Names of the options that differ from their defaults."""
         return tuple(item.name for item in fields(self) if getattr(self, item.name) != item.default)
-
-    def only(self, names: Collection[str]) -> RuntimeOptions:
-        """The options `names` as they are, and the others as by default."""
-        return RuntimeOptions(**{name: getattr(self, name) for name in names})
 
     def resolved(self, environment: Mapping[str, str] | None = None) -> RuntimeOptions:
         """The options of a CPU with threads, tokens and spinning chosen.
 
-        Args:
-            environment: variables; those of the process by default.
+        `environment` has variables; those of the process by default.
 
         Raises:
             InputError: a variable is set to something else than a whole number of at least 1.
         """
         variables = os.environ if environment is None else environment
         threads = self.threads or _variable(THREADS_VARIABLE, variables) or default_threads()
-        tokens = self.tokens or _variable(TOKENS_VARIABLE, variables)
-        spinning = self.spinning
-        if spinning is None:
-            # Under a quota, a thread that waits busily uses up what the others compute with.
-            spinning = cpu_quota() is None
         at_once = 1 if self.hint == "throughput" else threads or os.cpu_count() or 1
-        return replace(
-            self,
-            threads=threads,
-            tokens=tokens or TOKENS_PER_THREAD * at_once,
-            spinning=spinning,
-        )
+        tokens = self.tokens or _variable(TOKENS_VARIABLE, variables) or TOKENS_PER_THREAD * at_once
+        # Under a quota, a thread that waits busily uses up what the others compute with.
+        spinning = cpu_quota() is None if self.spinning is None else self.spinning
+        return replace(self, threads=threads, tokens=tokens, spinning=spinning)
 
 
 DEFAULTS = RuntimeOptions()
-"""Everything as it suits the machine."""
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a cache, or raise an InputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
 
 
 def _variable(name: str, variables: Mapping[str, str]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from exporter.deberta.tokenization import Tokenizer
 from exporter.inputs.encode import Example
+from exporter.metrics.decisions import sigmoid
 from exporter.model.model_shape import ModelShape, label_kind
 from exporter.model.task import Task
 
@@ -18,7 +19,6 @@ Doubles = NDArray[np.float64]
 
 MAX_ANSWER_TOKENS = 30
 """Longest answer span considered."""
-
 ANSWERS = 3
 FILLS = 5
 
@@ -137,23 +137,28 @@ def decode(
     example: Example,
     outputs: Mapping[str, NDArray[np.floating]],
 ) -> Prediction:
-    """The prediction for one example.
+    """The prediction for one example; the tokenizer names the tokens of masked LM.
 
-    Args:
-        shape: the model.
-        tokenizer: names the tokens of masked LM.
-        example: the text.
-        outputs: this example's part of each output, without the batch dimension; padding at the
-            end of the sequence is ignored.
+    `outputs` has this example's part of each output, without the batch dimension; padding at the
+    end of the sequence is ignored.
     """
-    values = {name: np.asarray(array, np.float64) for name, array in outputs.items()}
-    if shape.task is Task.MASKED_LM:
-        return _masks(tokenizer, example, values)
-    return _DECODERS[shape.task](shape, example, values)
+    values = [np.asarray(outputs[name], np.float64) for name in shape.outputs]
+    match shape.task:
+        case Task.BASE:
+            return _vector(example, *values)
+        case Task.MASKED_LM:
+            return _masks(tokenizer, example, *values)
+        case Task.SEQUENCE_CLASSIFICATION:
+            return _labels(shape, example, *values)
+        case Task.TOKEN_CLASSIFICATION:
+            return _tokens(shape, example, *values)
+        case Task.QUESTION_ANSWERING:
+            return _answers(example, *values)
+        case Task.MULTIPLE_CHOICE:
+            return _choices(example, *values)
 
 
-def _labels(shape: ModelShape, example: Example, values: Mapping[str, Doubles]) -> Prediction:
-    logits = values["logits"]
+def _labels(shape: ModelShape, example: Example, logits: Doubles) -> Prediction:
     kind = label_kind(shape)
     scores = logits
     if kind != "value":
@@ -163,9 +168,9 @@ def _labels(shape: ModelShape, example: Example, values: Mapping[str, Doubles]) 
     return LabelPrediction(example.text, _pair(example), kind, labels)
 
 
-def _tokens(shape: ModelShape, example: Example, values: Mapping[str, Doubles]) -> Prediction:
+def _tokens(shape: ModelShape, example: Example, logits: Doubles) -> Prediction:
     (row,) = example.rows
-    probabilities = softmax(values["logits"][: len(row)])
+    probabilities = softmax(logits[: len(row)])
     tokens = []
     for index, sequence in enumerate(row.sequence_ids):
         if sequence is None:
@@ -178,16 +183,14 @@ def _tokens(shape: ModelShape, example: Example, values: Mapping[str, Doubles]) 
     return TokenPrediction(example.text, _pair(example), tuple(tokens))
 
 
-def _answers(shape: ModelShape, example: Example, values: Mapping[str, Doubles]) -> Prediction:
-    del shape
+def _answers(example: Example, starts: Doubles, ends: Doubles) -> Prediction:
     (row,) = example.rows
     (context,) = example.second
     places = [i for i, sequence in enumerate(row.sequence_ids) if sequence == 1]
     found: list[Answer] = []
     if places:
-        start, end = (softmax(values[f"{name}_logits"][places]) for name in ("start", "end"))
         # Spans that start at i and end at j, i <= j, no longer than the maximum.
-        scores = np.triu(np.outer(start, end))
+        scores = np.triu(np.outer(softmax(starts[places]), softmax(ends[places])))
         scores -= np.triu(scores, MAX_ANSWER_TOKENS)
         for flat in np.argsort(-scores, axis=None, kind="stable")[:ANSWERS]:
             i, j = (int(index) for index in np.unravel_index(flat, scores.shape))
@@ -198,56 +201,34 @@ def _answers(shape: ModelShape, example: Example, values: Mapping[str, Doubles])
     return AnswerPrediction(example.text, context, tuple(found))
 
 
-def _masks(tokenizer: Tokenizer, example: Example, values: Mapping[str, Doubles]) -> Prediction:
+def _masks(tokenizer: Tokenizer, example: Example, logits: Doubles) -> Prediction:
     (row,) = example.rows
     masks = []
     for index, token in enumerate(row.input_ids):
-        if token != tokenizer.mask_token_id:
-            continue
-        probabilities = softmax(values["logits"][index])
-        best = np.argsort(-probabilities, kind="stable")[:FILLS]
-        fills = (
-            Fill(tokenizer.decode([int(i)], skip_special_tokens=False), float(probabilities[i]))
-            for i in best
-        )
-        masks.append(tuple(fills))
+        if token == tokenizer.mask_token_id:
+            scores = softmax(logits[index])
+            best = np.argsort(-scores, kind="stable")[:FILLS].tolist()
+            tokens = (tokenizer.decode([i], skip_special_tokens=False) for i in best)
+            masks.append(tuple(map(Fill, tokens, scores[best].tolist())))
     return MaskPrediction(example.text, _pair(example), tuple(masks))
 
 
-def _choices(shape: ModelShape, example: Example, values: Mapping[str, Doubles]) -> Prediction:
-    del shape
-    scores = softmax(values["logits"])
-    choices = zip(example.second, scores, strict=True)
-    labels = tuple(Label(choice, float(score)) for choice, score in choices)
+def _choices(example: Example, logits: Doubles) -> Prediction:
+    scores = softmax(logits)
+    labels = tuple(map(Label, example.second, scores.tolist()))
     return ChoicePrediction(example.text, labels, int(scores.argmax()))
 
 
-def _vector(shape: ModelShape, example: Example, values: Mapping[str, Doubles]) -> Prediction:
-    del shape
+def _vector(example: Example, states: Doubles) -> Prediction:
     (row,) = example.rows
-    mean = values["last_hidden_state"][: len(row)].mean(axis=0)
+    mean = states[: len(row)].mean(axis=0)
     return VectorPrediction(example.text, _pair(example), len(row), tuple(mean.tolist()))
-
-
-_DECODERS: Mapping[Task, Callable[[ModelShape, Example, Mapping[str, Doubles]], Prediction]] = {
-    Task.BASE: _vector,
-    Task.SEQUENCE_CLASSIFICATION: _labels,
-    Task.TOKEN_CLASSIFICATION: _tokens,
-    Task.QUESTION_ANSWERING: _answers,
-    Task.MULTIPLE_CHOICE: _choices,
-}
 
 
 def softmax(logits: Doubles) -> Doubles:
     """Softmax over the last axis."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: Doubles = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return result
-
-
-def sigmoid(logits: Doubles) -> Doubles:
-    """Logistic function, without overflow."""
-    result: Doubles = np.exp(-np.logaddexp(0.0, -logits))
     return result
 
 

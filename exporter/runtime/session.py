@@ -6,7 +6,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,54 +24,25 @@ class TruncationWarning(UserWarning):
     """A text was longer than the model takes; its end was left out."""
 
 
-def check_names(
-    path: Path, shape: ModelShape, inputs: Sequence[str], outputs: Sequence[str]
-) -> None:
-    """Refuse a graph that is not this model's, whatever the order of its inputs and outputs.
-
-    Raises:
-        InputError: other names than `shape` has; the message has both.
-    """
-    if (sorted(inputs), sorted(outputs)) != (sorted(shape.inputs), sorted(shape.outputs)):
-        raise InputError(
-            f"{path}: inputs and outputs are {tuple(inputs)} and {tuple(outputs)}; "
-            f"{shape.task} has {shape.inputs} and {shape.outputs}"
-        )
-
-
 class Session(ABC):
     """What `exporter.load` returns: all of it but the arithmetic, which is each runtime's own.
 
-    Args:
+    Attributes:
         name: the runtime, for reports.
         shape: the model's configuration and task.
+        input_names: names of the inputs, in order.
+        output_names: names of the outputs, in order.
         text: tokenizer of the model; None where it has none, so that only `run` works.
         batching: how texts are put in batches.
+        notes: what a user should know of how it runs; `exporter.load` warns of it.
     """
 
     def __init__(
-        self,
-        name: str,
-        shape: ModelShape,
-        text: TextEncoder | None,
-        batching: Batching = ON_GPU,
+        self, name: str, shape: ModelShape, text: TextEncoder | None, batching: Batching = ON_GPU
     ) -> None:
-        self.name = name
-        self.shape = shape
-        self.text = text
-        self.batching = batching
+        self.name, self.shape, self.text, self.batching = name, shape, text, batching
+        self.input_names, self.output_names = shape.inputs, shape.outputs
         self.notes: tuple[str, ...] = ()
-        """What a user should know of how it runs; `exporter.load` warns of it."""
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of the inputs, in order."""
-        return self.shape.inputs
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs, in order."""
-        return self.shape.outputs
 
     @abstractmethod
     def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
@@ -90,13 +60,17 @@ class Session(ABC):
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
+
+    def _check_names(self, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Refuse a graph that is not this model's, whatever the order of its names."""
+        shape = self.shape
+        if (sorted(inputs), sorted(outputs)) != (sorted(shape.inputs), sorted(shape.outputs)):
+            raise InputError(
+                f"{path}: inputs and outputs are {tuple(inputs)} and {tuple(outputs)}; "
+                f"{shape.task} has {shape.inputs} and {shape.outputs}"
+            )
 
     def run(
         self,
@@ -132,11 +106,7 @@ class Session(ABC):
         Raises:
             InputError: the model has no tokenizer, or a text does not suit the task.
         """
-        # A loop of this function's own, so that warnings name the line that calls it.
-        found: list[Prediction] = []
-        for window in self._windows(texts):
-            found += self._predict(window, stacklevel=3)
-        return found
+        return list(self._stream(texts, stacklevel=3))
 
     def stream(self, texts: Iterable[TextInput]) -> Iterator[Prediction]:
         """Predictions in the order of the texts, which are taken as they are needed.
@@ -144,38 +114,32 @@ class Session(ABC):
         At most `batching.window` texts and their predictions are in memory at once, so an endless
         or very long source is fine. Texts are sorted by length within a window.
 
-        Args:
-            texts: as for a call of the session; a generator, say.
-
         Raises:
-            InputError: as for a call, when the text's window is reached.
+            InputError: as for a call of the session, when the text's window is reached.
         """
-        for window in self._windows(texts):
-            yield from self._predict(window, stacklevel=3)
+        return self._stream(texts, stacklevel=2)
 
-    def _windows(self, texts: Iterable[TextInput]) -> Iterator[list[TextInput]]:
+    def _stream(self, texts: Iterable[TextInput], stacklevel: int) -> Iterator[Prediction]:
+        """As `stream`; warnings are shown `stacklevel` calls up: at the user's own line."""
+        encoder = self.text
         if isinstance(texts, str):
             raise InputError("texts is one text; give a list of texts")
-        return windows(texts, self.batching.window)
-
-    def _predict(self, texts: list[TextInput], stacklevel: int) -> list[Prediction]:
-        """Predictions of one window; `stacklevel` is where a warning points."""
-        encoder = self.text
-        if encoder is None:
-            raise InputError("the model has no tokenizer; pass token ids to session.run")
-        examples = [encoder.encode(text) for text in texts]
-        for example in examples:
-            if example.truncated:
-                message = f"text cut to {example.length} tokens: {example.text[:40]!r}..."
-                warnings.warn(message, TruncationWarning, stacklevel=stacklevel)
-        groups = list(batches(examples, self.shape, self.batching))
-        feeds = (
-            make_feeds(self.shape, **collate([examples[i] for i in group], self.shape))
-            for group in groups
-        )
-        predictions: dict[int, Prediction] = {}
-        for group, outputs in zip(groups, self._execute_all(feeds), strict=True):
-            for row, index in enumerate(group):
-                part = {name: values[row] for name, values in outputs.items()}
-                predictions[index] = decode(self.shape, encoder.tokenizer, examples[index], part)
-        return [predictions[index] for index in range(len(examples))]
+        for window in windows(texts, self.batching.window):
+            if encoder is None:
+                raise InputError("the model has no tokenizer; pass token ids to session.run")
+            examples = [encoder.encode(text) for text in window]
+            for example in examples:
+                if example.truncated:
+                    message = f"text cut to {example.length} tokens: {example.text[:40]!r}..."
+                    warnings.warn(message, TruncationWarning, stacklevel=stacklevel)
+            groups = list(batches(examples, self.shape, self.batching))
+            feeds = (
+                make_feeds(self.shape, **collate([examples[i] for i in group], self.shape))
+                for group in groups
+            )
+            found: dict[int, Prediction] = {}
+            for group, outputs in zip(groups, self._execute_all(feeds), strict=True):
+                for row, index in enumerate(group):
+                    part = {name: values[row] for name, values in outputs.items()}
+                    found[index] = decode(self.shape, encoder.tokenizer, examples[index], part)
+            yield from (found[index] for index in range(len(examples)))

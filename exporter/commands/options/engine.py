@@ -59,9 +59,7 @@ engine_options = option_group(
 )
 
 
-def take_engine_options(
-    options: dict[str, Any],
-) -> tuple[EngineOptions, tuple[ShapeProfile, ...]]:
+def take_engine_options(options: dict[str, Any]) -> tuple[EngineOptions, tuple[ShapeProfile, ...]]:
     """Take the options of engine builds out of a command's options.
 
     Raises:

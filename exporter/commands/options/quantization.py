@@ -40,9 +40,7 @@ quantization_options = option_group(
         help="calibration.json of an earlier build of the model, to use as it is.",
     ),
     click.option(
-        "--quantize-layers",
-        metavar="0-5,8",
-        help="Encoder layers to quantize.  [default: all]",
+        "--quantize-layers", metavar="0-5,8", help="Encoder layers to quantize.  [default: all]"
     ),
     click.option(
         "--quantize-include",

@@ -23,8 +23,7 @@ _LARGEST = {7: 64, 8: 127}
 def onnxruntime_is_exact() -> bool | None:
     """Whether ONNX Runtime's products are exact in a session without an option for it.
 
-    Returns:
-        None where ONNX Runtime is missing or cannot run the product.
+    None where ONNX Runtime is missing or cannot run the product.
     """
     rows, weight, content = _product(8)
     try:
@@ -37,13 +36,9 @@ def onnxruntime_is_exact() -> bool | None:
 
 
 def openvino_is_exact(core: Any, device: str, weight_bits: int = 8) -> bool:
-    """Whether OpenVINO's products are exact.
+    """Whether products of an `openvino.Core` are exact on a device.
 
-    Args:
-        core: an `openvino.Core`.
-        device: OpenVINO's name of the device.
-        weight_bits: of the weights: 8, or 7 where they are within -64..64, whose products are exact
-            on more processors.
+    Weights of 7 bits are within -64..64; their products are exact on more processors.
     """
     rows, weight, content = _product(weight_bits)
     compiled = core.compile_model(core.read_model(content), device, {})
@@ -60,13 +55,9 @@ def _product(weight_bits: int) -> tuple[NDArray[np.float32], NDArray[np.float32]
 
 
 def quantized_product(weight: NDArray[np.int8]) -> bytes:
-    """`x @ weight` in explicit quantization, all scales 1 and all zero points 0, as an ONNX model.
+    """`x @ weight` in explicit quantization, all scales 1 and zero points 0, as an ONNX model.
 
-    Args:
-        weight: int8 `(C, K)`.
-
-    Returns:
-        the serialized model, from `x` float `(rows, C)`, whole numbers of int8, to `y` `(rows, K)`.
+    From `x` float `(rows, C)`, whole numbers of int8, to `y` `(rows, K)`; `weight` is `(C, K)`.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -85,13 +76,12 @@ def quantized_product(weight: NDArray[np.int8]) -> bytes:
         "ones": np.ones(columns, np.float32),
         "zeros": np.zeros(columns, np.int8),
     }
-    graph = helper.make_graph(
-        nodes,
-        "product",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", channels])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", columns])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
+    sides = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", size])
+        for name, size in (("x", channels), ("y", columns))
+    ]
+    tensors = [numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items()]
+    graph = helper.make_graph(nodes, "product", sides[:1], sides[1:], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     content: bytes = model.SerializeToString()
     return content

@@ -1,7 +1,4 @@
-"""Execution providers of ONNX Runtime: which one a name means, and its options.
-
-CI has no GPU: it runs what makes the options and what notices a missing provider.
-"""
+"""Execution providers of ONNX Runtime: which one a name means, and its options."""
 
 from __future__ import annotations
 
@@ -10,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from exporter.errors import InputError, MissingDependencyError
+from exporter.errors import MissingDependencyError
 from exporter.model.profile import ShapeProfile
+from exporter.runtime.options import make_folder
 
 Provider: TypeAlias = "str | tuple[str, dict[str, str]]"
 
@@ -43,11 +41,9 @@ def make_providers(
     cuda = (CUDA, {"device_id": "0", "use_tf32": "0"})
     if name == "cuda":
         return [cuda, CPU]
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{cache}: cannot be written ({error.strerror})") from None
-    low, usual, high = (_shapes(inputs, shape) for shape in profile.shapes)
+    make_folder(cache)
+    sizes = ("x".join(map(str, shape)) for shape in profile.shapes)
+    low, usual, high = (",".join(f"{name}:{size}" for name in inputs) for size in sizes)
     options = {
         "device_id": "0",
         "trt_engine_cache_enable": "1",
@@ -63,17 +59,12 @@ def make_providers(
 
 def cache_folder(key: str) -> Path:
     """Where the engines for a graph are kept: below $XDG_CACHE_HOME, named by the graph's hash."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    root = Path(base) if base else Path.home() / ".cache"
-    return root / "deb-export" / "ort-tensorrt" / key[:16]
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "deb-export" / "ort-tensorrt" / key[:16]
 
 
 def check_available(name: str, available: Sequence[str]) -> None:
-    """Refuse a provider that ONNX Runtime was built without.
-
-    Raises:
-        MissingDependencyError: it is none of `available`.
-    """
+    """Raise a MissingDependencyError for a provider that ONNX Runtime was built without."""
     if NAMES[name] not in available:
         raise MissingDependencyError(
             f"provider {name!r}: this ONNX Runtime has no {NAMES[name]}; "
@@ -82,19 +73,10 @@ def check_available(name: str, available: Sequence[str]) -> None:
 
 
 def check_active(name: str, session: Any) -> None:
-    """Refuse a session that fell back to another provider, as ONNX Runtime does with a warning.
-
-    Raises:
-        MissingDependencyError: the provider is not in use.
-    """
+    """Raise a MissingDependencyError where ONNX Runtime fell back to another provider."""
     if NAMES[name] not in session.get_providers():
         raise MissingDependencyError(
             f"provider {name!r}: ONNX Runtime cannot start {NAMES[name]} and would run on "
             f"{session.get_providers()[0]}; are the driver, CUDA and cuDNN (and TensorRT) "
             "installed, in the versions that it was built for?"
         )
-
-
-def _shapes(inputs: Sequence[str], shape: Sequence[int]) -> str:
-    size = "x".join(map(str, shape))
-    return ",".join(f"{name}:{size}" for name in inputs)

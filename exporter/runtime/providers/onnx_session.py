@@ -17,7 +17,7 @@ from exporter.model.model_shape import ModelShape
 from exporter.runtime.batching import Batching
 from exporter.runtime.options import DEFAULTS, RuntimeOptions
 from exporter.runtime.providers.onnx_providers import CPU, Provider, check_active, check_available
-from exporter.runtime.session import Floats, Session, check_names
+from exporter.runtime.session import Floats, Session
 
 EXACT_INTEGERS = {"session.x64quantprecision": "1"}
 """Session option for exact int8 products. x86 processors without VNNI otherwise add pairs of them
@@ -30,13 +30,9 @@ class OnnxSession(Session):
 
     Args:
         path: the .onnx file; external data lies beside it.
-        shape: the model's configuration and task, from the artifact.
-        text: the artifact's tokenizer.
+        shape, text: the artifact's model and its tokenizer.
         options: threads, waiting and batches.
-        provider: which execution provider runs it, one of `onnx_providers.NAMES`.
-        providers: that provider with its options, and what it falls back to.
-        content: a graph to run in the place of the file's; its external data lies there as well.
-        weight_bits: that int8 weights use; 7 lets any kernel multiply them, 8 only an exact one.
+        settings: see `open_graph`: `provider`, `providers`, `content` and `weight_bits`.
 
     Raises:
         InputError: the file is missing, broken, or has other inputs and outputs than `shape`.
@@ -51,38 +47,24 @@ class OnnxSession(Session):
         options: RuntimeOptions = DEFAULTS,
         *,
         provider: str = "cpu",
-        providers: Sequence[Provider] = (CPU,),
-        content: bytes | None = None,
-        weight_bits: int = 8,
+        **settings: Any,
     ) -> None:
         options = options.resolved()
         batching = Batching.on_cpu(options) if provider == "cpu" else Batching.of(options)
         super().__init__(f"onnxruntime {provider}", shape, text, batching)
         self._path = path
-        self._session: Any = open_graph(
-            path,
-            options,
-            content=content,
-            provider=provider,
-            providers=providers,
-            weight_bits=weight_bits,
-        )
-        check_names(
-            path,
-            shape,
-            [item.name for item in self._session.get_inputs()],
-            [item.name for item in self._session.get_outputs()],
-        )
+        self._session: Any = open_graph(path, options, provider=provider, **settings)
+        nodes = (self._session.get_inputs(), self._session.get_outputs())
+        self._check_names(path, *([item.name for item in group] for group in nodes))
 
     def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
         if self._session is None:
             raise InputError("the session is closed")
         wanted = {name: feeds[name] for name in self.input_names}
         values = run_graph(self._path, self._session, self.output_names, wanted)
-        return {
-            name: np.asarray(value, np.float32)
-            for name, value in zip(self.output_names, values, strict=True)
-        }
+        return dict(
+            zip(self.output_names, (np.asarray(v, np.float32) for v in values), strict=True)
+        )
 
     def close(self) -> None:
         """Free the graph and its weights."""
@@ -104,10 +86,10 @@ def open_graph(
     Args:
         path: the .onnx file, or, with `content`, its name in messages and the place of its data.
         options: threads and waiting; for a CPU, resolved.
-        content: a graph to run in the place of the file's.
+        content: a graph to run in the place of the file's; its external data lies there as well.
         provider: which execution provider runs it, one of `onnx_providers.NAMES`.
         providers: that provider with its options, and what it falls back to.
-        weight_bits: that int8 weights use; with 7, products are left to the fastest kernel.
+        weight_bits: that int8 weights use; 7 lets any kernel multiply them, 8 only an exact one.
         memory_pattern: keep a plan of memory for each shape; not where no shape recurs.
 
     Raises:
@@ -125,27 +107,23 @@ def open_graph(
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3  # errors; they are raised as well
     settings.enable_mem_pattern = memory_pattern
-    for key, value in EXACT_INTEGERS.items() if weight_bits > 7 else ():
-        settings.add_session_config_entry(key, value)
+    entries = dict(EXACT_INTEGERS) if weight_bits > 7 else {}
     if content is not None:
-        settings.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(path.resolve().parent)
-        )
+        folder = str(path.resolve().parent)
+        entries["session.model_external_initializers_file_folder_path"] = folder
+    if options.spinning is False:
+        entries["session.intra_op.allow_spinning"] = "0"
+    for key, value in entries.items():
+        settings.add_session_config_entry(key, value)
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
-    if options.spinning is False:
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     check_available(provider, onnxruntime.get_available_providers())
     try:
         graph = str(path) if content is None else content
         session = onnxruntime.InferenceSession(graph, settings, providers=list(providers))
     except Exception as error:
-        if not is_runtime_error(error):
-            raise
-        version = onnxruntime.__version__
-        raise InputError(
-            f"{path}: ONNX Runtime {version} cannot load it: {first_line(error)}"
-        ) from error
+        what = f"ONNX Runtime {onnxruntime.__version__} cannot load it"
+        raise InputError(f"{path}: {what}: {_said_by(error)}") from error
     check_active(provider, session)
     return session
 
@@ -153,16 +131,8 @@ def open_graph(
 def open_fp32(path: Path, content: bytes) -> Callable[..., list[Any]]:
     """Open a graph in memory that calibration measures: on the CPU, for batches of any shape.
 
-    Args:
-        path: the model that it was made from, for messages and as the place of its data.
-        content: the graph.
-
-    Returns:
-        what runs it, given the names of outputs and the inputs by name: see `run_graph`.
-
-    Raises:
-        InputError: ONNX Runtime cannot load it.
-        MissingDependencyError: ONNX Runtime is missing.
+    `path` is the model that it was made from. What is returned runs it, given the names of outputs
+    and the inputs by name: see `run_graph`. Errors are those of `open_graph`.
     """
     session = open_graph(path, DEFAULTS.resolved(), content=content, memory_pattern=False)
     return partial(run_graph, path, session)
@@ -179,23 +149,18 @@ def run_graph(
     try:
         values: list[Any] = session.run(list(outputs), dict(feeds))
     except Exception as error:
-        if not is_runtime_error(error):
-            raise
         shapes = {name: array.shape for name, array in feeds.items()}
-        given = shapes.get("input_ids", shapes)
-        raise RunError(
-            path, f"ONNX Runtime fails on inputs of shape {given}: {first_line(error)}"
-        ) from error
+        what = f"ONNX Runtime fails on inputs of shape {shapes.get('input_ids', shapes)}"
+        raise RunError(path, f"{what}: {_said_by(error)}") from error
     return values
 
 
-def is_runtime_error(error: Exception) -> bool:
-    """Whether ONNX Runtime itself raised it: its exceptions have no common public base."""
-    module = type(error).__module__
-    return isinstance(error, RuntimeError) or module.startswith("onnxruntime")
+def _said_by(error: Exception) -> str:
+    """The first line of an error of ONNX Runtime, shortened; any other is raised again.
 
-
-def first_line(error: Exception) -> str:
-    """What an exception says, shortened."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    ONNX Runtime's exceptions have no common public base.
+    """
+    if not isinstance(error, RuntimeError) and not type(error).__module__.startswith("onnxruntime"):
+        raise error
+    first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+    return first[:300]

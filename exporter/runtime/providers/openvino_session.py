@@ -6,21 +6,22 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto
+from onnx import TensorProto
 
 from exporter.errors import InputError, MissingDependencyError
 from exporter.inputs.encode import TextEncoder
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.runtime.batching import Batching
-from exporter.runtime.options import DEFAULTS, RuntimeOptions
+from exporter.runtime.options import DEFAULTS, RuntimeOptions, make_folder
 from exporter.runtime.providers.integer_products import openvino_is_exact
 from exporter.runtime.providers.openvino_weights import Weight, attach, detach
-from exporter.runtime.session import Floats, Session, check_names
+from exporter.runtime.session import Floats, Session
 
 INSTALL = 'pip install "deb-export[openvino]"'
 
@@ -48,8 +49,7 @@ class OpenVinoSession(Session):
 
     Args:
         path: the .onnx file; external data lies beside it.
-        shape: the model's configuration and task, from the artifact.
-        text: the artifact's tokenizer.
+        shape, text: the artifact's model and its tokenizer.
         options: threads, batches, arithmetic, hint and cache.
         half: "fp16" or "bf16" where the graph has values of that type.
         weight_bits: that int8 weights use: 8, or 7.
@@ -74,15 +74,10 @@ class OpenVinoSession(Session):
         super().__init__("openvino", shape, text, Batching.on_cpu(options))
         self._path = path
         self._compiled, able, self._weights = _compile(path, half, options, weight_bits)
-        check_names(
-            path,
-            shape,
-            [item.any_name for item in self._compiled.inputs],
-            [item.any_name for item in self._compiled.outputs],
-        )
-        self.precision: str = self._compiled.get_property(
-            "INFERENCE_PRECISION_HINT"
-        ).get_type_name()
+        nodes = (self._compiled.inputs, self._compiled.outputs)
+        self._check_names(path, *([item.any_name for item in group] for group in nodes))
+        taken = self._compiled.get_property("INFERENCE_PRECISION_HINT")
+        self.precision: str = taken.get_type_name()
         self.name = f"openvino {self.precision}"
         self.notes = _notes(options.precision, self.precision, able)
         count = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -121,9 +116,8 @@ class OpenVinoSession(Session):
             raise InputError(
                 f"{self._path}: OpenVINO fails on inputs of shape {shape}: {_reason(error)}"
             ) from error
-        return {
-            name: np.array(request.get_tensor(name).data, np.float32) for name in self.output_names
-        }
+        tensors = {name: request.get_tensor(name).data for name in self.output_names}
+        return {name: np.array(values, np.float32) for name, values in tensors.items()}
 
     def close(self) -> None:
         """Free the graph and its weights."""
@@ -145,9 +139,12 @@ def _compile(
     if options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = options.threads
     if options.cache is not None:
-        settings["CACHE_DIR"] = _cache(options.cache)
+        make_folder(options.cache)
+        settings["CACHE_DIR"] = str(options.cache)
     model = inlined(path)
-    if any(TensorProto.DataType.Name(t.data_type).startswith("FLOAT8") for t in _stored(model)):
+    held = (item.t for node in model.graph.node for item in node.attribute if item.HasField("t"))
+    stored = chain(model.graph.initializer, held)
+    if any(TensorProto.DataType.Name(t.data_type).startswith("FLOAT8") for t in stored):
         # 2026.4 runs it without fp8 arithmetic, and wrong with several streams.
         raise InputError(f"{path}: OpenVINO cannot compute fp8 on a processor; use provider cpu")
     try:
@@ -179,39 +176,19 @@ def _arithmetic(asked: str | None, half: str | None, able: frozenset[str]) -> st
     return "f32"
 
 
-def _stored(model: ModelProto) -> Iterator[TensorProto]:
-    """The tensors that a graph holds."""
-    yield from model.graph.initializer
-    for node in model.graph.node:
-        yield from (item.t for item in node.attribute if item.HasField("t"))
-
-
-def _cache(folder: Path) -> str:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
-    return str(folder)
-
-
 def _notes(asked: str | None, actual: str, able: frozenset[str]) -> tuple[str, ...]:
     """What to tell a user who asked for an arithmetic that the processor does not have."""
     if asked is None or CAPABILITIES[asked] in able:
         return ()
-    if actual != asked:
-        return (f"precision {asked}: this processor has none, so OpenVINO computes in {actual}",)
-    return (
-        f"precision {asked}: this processor has no instructions for it, so OpenVINO emulates it, "
-        "slower than f32",
-    )
+    what = f"none, so OpenVINO computes in {actual}"
+    if actual == asked:
+        what = "no instructions for it, so OpenVINO emulates it, slower than f32"
+    return (f"precision {asked}: this processor has {what}",)
 
 
 def _reason(error: Exception) -> str:
     """What OpenVINO complains about, without the places in its own source that it begins with."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [
-        line
-        for line in lines
-        if line and not line.startswith(("Exception from ", "Check '", "Summary:", "FrontEnd API"))
-    ]
-    return " ".join(told)[:300] or type(error).__name__
+    places = ("Exception from ", "Check '", "Summary:", "FrontEnd API")
+    lines = filter(None, map(str.strip, str(error).splitlines()))
+    told = " ".join(line for line in lines if not line.startswith(places))
+    return told[:300] or type(error).__name__

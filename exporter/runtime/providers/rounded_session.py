@@ -23,18 +23,7 @@ def open_rounded(
     text: TextEncoder | None = None,
     options: RuntimeOptions = DEFAULTS,
 ) -> OnnxSession:
-    """A session over a graph with half values, as a device computes it that sums in fp32.
-
-    Args:
-        path: the .onnx file; external data lies beside it.
-        shape: the model's configuration and task.
-        text: the artifact's tokenizer.
-        options: as for `OnnxSession`.
-
-    Raises:
-        InputError: the file is missing or broken.
-        MissingDependencyError: ONNX Runtime is not installed.
-    """
+    """As an `OnnxSession`, for a graph with half values: as a device computes that sums in fp32."""
     session = OnnxSession(path, shape, text, options, content=widened_content(path))
     session.name += ", rounded as half"
     return session

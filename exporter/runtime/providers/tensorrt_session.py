@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from exporter.artifact.engine_record import EngineRecord
-from exporter.engine.cuda import CudaDevice, Gpu, Replay, check_device_memory
+from exporter.engine.cuda import CudaDevice, Replay, check_device_memory
 from exporter.engine.plan_file import check_version, deserialize, read_header
 from exporter.errors import InputError, MissingDependencyError, RunError
 from exporter.inputs.encode import TextEncoder
@@ -52,8 +52,7 @@ class TensorRtSession(Session):
     Args:
         path: the plan.
         record: the engine as the manifest records it.
-        shape: the model's configuration and task.
-        text: the artifact's tokenizer.
+        shape, text: the model and its tokenizer.
         cuda_graphs: capture a shape's kernels when it comes for the second time.
         device: where to run; the first GPU by default.
         batching: how texts are put in batches; the engine's own bounds count as well.
@@ -83,46 +82,32 @@ class TensorRtSession(Session):
         if not record.options.version_compatible:
             check_version(path, header, trt.__version__)
         self._path = path
-        self._padding = {"input_ids": shape.pad_token_id}
         self._device = device or CudaDevice()
-        check_gpu(path, record, self._device.gpu)
+        gpu, capabilities = self._device.gpu, record.options.compute_capabilities
+        if capabilities and gpu.capability not in capabilities:
+            raise InputError(
+                f"{path}: built for compute capability {', '.join(map(str, capabilities))}, but "
+                f"{gpu.name} has {gpu.capability}; "
+                f"build it again with --compute-capability {gpu.capability}"
+            )
         check_device_memory(f"{path}: the engine", header.bytes, self._device.free_bytes())
-        self._trt = trt
-        self._cuda_graphs = cuda_graphs
+        self._trt, self._cuda_graphs = trt, cuda_graphs
         self._runtime, self._engine = deserialize(backend, trt, path)
-        self._check_names()
-        self._profiles = self._read_profiles()
+        modes: dict[Any, list[str]] = {trt.TensorIOMode.INPUT: [], trt.TensorIOMode.OUTPUT: []}
+        for index in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(index)
+            modes[self._engine.get_tensor_mode(name)].append(name)
+        self._check_names(path, *modes.values())
+        # Smallest and largest shape of each profile. All inputs have the same shape.
+        self._profiles: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        for index in range(self._engine.num_optimization_profiles):
+            low, _, high = self._engine.get_tensor_profile_shape(self.input_names[0], index)
+            self._profiles.append((tuple(low), tuple(high)))
         self._prepared: OrderedDict[tuple[int, ...], _Prepared] = OrderedDict()
         self._contexts: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._allocate()
         batches = [high[0] for _, high in self._profiles]
         self.batching = replace(batching, largest=min(batching.largest, *batches))
-
-    def _check_names(self) -> None:
-        """Refuse an engine that is not this model's."""
-        engine, mode = self._engine, self._trt.TensorIOMode
-        found: dict[Any, list[str]] = {mode.INPUT: [], mode.OUTPUT: []}
-        for index in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(index)
-            found[engine.get_tensor_mode(name)].append(name)
-        names = (found[mode.INPUT], found[mode.OUTPUT])
-        if (sorted(names[0]), sorted(names[1])) != (
-            sorted(self.input_names),
-            sorted(self.output_names),
-        ):
-            raise InputError(
-                f"{self._path}: inputs and outputs are {names[0]} and {names[1]}; "
-                f"{self.shape.task} has {self.input_names} and {self.output_names}"
-            )
-
-    def _read_profiles(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Smallest and largest shape of each profile. All inputs have the same shape."""
-        name = self.input_names[0]
-        profiles = []
-        for index in range(self._engine.num_optimization_profiles):
-            low, _, high = self._engine.get_tensor_profile_shape(name, index)
-            profiles.append((tuple(low), tuple(high)))
-        return profiles
 
     def _allocate(self) -> None:
         """Make buffers for the largest shapes, and the memory that all contexts share."""
@@ -157,7 +142,8 @@ class TensorRtSession(Session):
         prepared = _recent(self._prepared, shape, self._prepare)
         with self._device.queue():
             for name in self.input_names:
-                ids = fill(feeds[name], shape, self._padding.get(name, 0)).ravel()
+                padding = self.shape.pad_token_id if name == "input_ids" else 0
+                ids = fill(feeds[name], shape, padding).ravel()
                 self._inputs[name][: ids.size].copy_(torch.from_numpy(ids))
         self._launch(prepared)
         with self._device.queue():
@@ -222,9 +208,8 @@ class TensorRtSession(Session):
 
     def close(self) -> None:
         """Free the engine and its buffers."""
-        self._prepared.clear()
-        self._contexts.clear()
-        self._inputs, self._outputs = {}, {}
+        for kept in (self._prepared, self._contexts, self._inputs, self._outputs):
+            kept.clear()
         self._engine = self._runtime = None
 
     def _check_open(self) -> None:
@@ -242,7 +227,16 @@ class TensorRtSession(Session):
 
     def _new_context(self, shape: tuple[int, ...]) -> Any:
         """A context set to a shape: its own, since a captured graph relies on its state."""
-        profile = self._profile(shape)
+        takes = [
+            all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True))
+            for low, high in self._profiles
+        ]
+        if not any(takes):
+            taken = " or ".join(f"{low} to {high}" for low, high in self._profiles)
+            raise InputError(
+                f"input_ids: shape {shape}; the engine takes {taken}: "
+                "build it again with another --batch or --seq"
+            )
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._engine.create_execution_context(strategy)
         if context is None:
@@ -251,7 +245,7 @@ class TensorRtSession(Session):
             )
         # One run at a time, so that all contexts can work in the same memory.
         context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
-        done = context.set_optimization_profile_async(profile, self._device.stream)
+        done = context.set_optimization_profile_async(takes.index(True), self._device.stream)
         done = done and all(context.set_input_shape(name, shape) for name in self.input_names)
         if not done:
             raise RunError(self._path, f"the engine refuses inputs of shape {shape}")
@@ -265,17 +259,6 @@ class TensorRtSession(Session):
             if all(size <= most for size, most in zip(shape, high, strict=True))
         ]
         return min(fitting, key=prod, default=shape)
-
-    def _profile(self, shape: tuple[int, ...]) -> int:
-        """Index of the first profile that takes a shape."""
-        for index, (low, high) in enumerate(self._profiles):
-            if all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True)):
-                return index
-        taken = " or ".join(f"{low} to {high}" for low, high in self._profiles)
-        raise InputError(
-            f"input_ids: shape {shape}; the engine takes {taken}: "
-            "build it again with another --batch or --seq"
-        )
 
     def _launch(self, prepared: _Prepared) -> None:
         """Queue one run: as it is for the first time, then as a graph."""
@@ -318,18 +301,3 @@ def fill(ids: Ids, shape: tuple[int, ...], padding: int) -> Ids:
     *rows, length = ((0, more - size) for size, more in zip(ids.shape, shape, strict=True))
     longer = np.pad(ids, [*((0, 0) for _ in rows), length], constant_values=padding)
     return np.pad(longer, [*rows, (0, 0)], mode="edge")
-
-
-def check_gpu(path: Path, record: EngineRecord, gpu: Gpu) -> None:
-    """Refuse an engine that was built for other GPUs.
-
-    Raises:
-        InputError: the engine names GPUs, and this is none of them.
-    """
-    capabilities = record.options.compute_capabilities
-    if capabilities and gpu.capability not in capabilities:
-        known = ", ".join(map(str, capabilities))
-        raise InputError(
-            f"{path}: built for compute capability {known}, but {gpu.name} has {gpu.capability}; "
-            f"build it again with --compute-capability {gpu.capability}"
-        )

@@ -30,9 +30,8 @@ class TorchSession(Session):
         text: TextEncoder | None = None,
         options: RuntimeOptions = DEFAULTS,
     ) -> None:
-        shape = checkpoint.shape
         options = options.resolved()
-        super().__init__("torch fp32", shape, text, Batching.on_cpu(options))
+        super().__init__("torch fp32", checkpoint.shape, text, Batching.on_cpu(options))
         self._threads = options.threads
         self.model: torch.nn.Module | None = load_model(checkpoint)
 
@@ -41,10 +40,8 @@ class TorchSession(Session):
             raise InputError("the session is closed")
         with torch.inference_mode(), torch_threads(self._threads):
             values = self.model(*(torch.from_numpy(feeds[name]) for name in self.input_names))
-        return {
-            name: np.ascontiguousarray(value.numpy())
-            for name, value in zip(self.output_names, values, strict=True)
-        }
+        arrays = (np.ascontiguousarray(value.numpy()) for value in values)
+        return dict(zip(self.output_names, arrays, strict=True))
 
     def close(self) -> None:
         """Free the weights."""

@@ -93,10 +93,10 @@ def test_an_option_that_a_provider_lacks_is_refused(
     options = RuntimeOptions(**{option: value})  # type: ignore[arg-type]
     for provider in PROVIDERS:
         if provider in providers:
-            check_options(provider, options)
+            check_options(options, provider)
         else:
             with pytest.raises(InputError, match=f"{provider!r} has no option {option!r}"):
-                check_options(provider, options)
+                check_options(options, provider)
 
 
 def test_bounds_of_a_batch() -> None:

@@ -199,7 +199,7 @@ def test_buffers_that_do_not_fit(
 def test_an_engine_with_other_outputs(
     graph: OnnxSession, open_session: Callable[..., TensorRtSession]
 ) -> None:
-    with pytest.raises(InputError, match=r"\['no_such_output'\].*token-classification has"):
+    with pytest.raises(InputError, match=r"\('no_such_output',\).*token-classification has"):
         open_session(Engine(graph, ("no_such_output",)))
 
 
