@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+_Number: TypeAlias = torch.Tensor | float
+
 
 class Elementwise(nn.Module):
-    """An activation without parameters: `function` applied to each element."""
+    """An activation without parameters."""
 
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -47,11 +50,7 @@ class XIELU(nn.Module):
 
 
 def _xielu(
-    alpha_p: torch.Tensor | float,
-    alpha_n: torch.Tensor | float,
-    beta: torch.Tensor | float,
-    eps: torch.Tensor | float,
-    x: torch.Tensor,
+    alpha_p: _Number, alpha_n: _Number, beta: _Number, eps: _Number, x: torch.Tensor
 ) -> torch.Tensor:
     negative = (torch.expm1(torch.clamp(x, max=eps)) - x) * alpha_n
     return torch.where(x > 0, alpha_p * x * x, negative) + beta * x
@@ -115,8 +114,5 @@ def make_activation(name: str) -> nn.Module:
 
     `prelu` and `xielu` have parameters; their initial values are those of transformers.
     """
-    if name == "prelu":
-        return nn.PReLU()
-    if name == "xielu":
-        return XIELU()
-    return Elementwise(FUNCTIONS[name])
+    trained = {"prelu": nn.PReLU, "xielu": XIELU}
+    return trained[name]() if name in trained else Elementwise(FUNCTIONS[name])

@@ -49,43 +49,32 @@ class Checkpoint:
         return (self.folder / "config.json", *self.store.files)
 
     def read(self, name: str) -> torch.Tensor:
-        """The model's tensor `name` in fp32.
-
-        Raises:
-            InputError: it holds NaN or infinity, or is not a float tensor.
-        """
+        """The model's tensor `name` in fp32; InputError unless it is a finite float tensor."""
         return self.store.read(self.sources[name])
 
 
 def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
-    """Open a checkpoint and check that its tensors are the model's, in name and shape.
+    """Open a folder in the Hugging Face format whose tensors are the model's, in name and shape.
 
-    Args:
-        folder: a folder in the Hugging Face format.
-        task: the head to build; taken from `architectures` by default, the base model where the
-            configuration names none.
-
-    Raises:
-        InputError: the folder, the configuration or the weights are unusable; missing, unexpected
-            and wrongly shaped tensors are named.
+    `task` is taken from `architectures` by default, the base model where the configuration names
+    none. Raises InputError when the folder, the configuration or the weights are unusable; missing,
+    unexpected and wrongly shaped tensors are named.
     """
     config = DebertaConfig.from_folder(folder)
     task = task_of(config, folder) if task is None else task
     store = open_weights(folder)
     with torch.device("meta"):
-        expected = {
-            name: tuple(t.shape) for name, t in make_model(config, task).state_dict().items()
-        }
+        state = make_model(config, task).state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
     stored = {name: tensor.shape for name, tensor in store.tensors.items()}
     sources = _match_names(expected, stored, config)
-
     rest = sorted(set(stored) - set(sources.values()))
     ignored = tuple(name for name in rest if _OTHER_HEADS.search(name))
     problems = {
         "missing": sorted(set(expected) - set(sources)),
         "unexpected": [name for name in rest if name not in ignored],
         "wrong shape": [
-            f"{source} is {_shape(stored[source])}, expected {_shape(expected[name])}"
+            f"{source} is {stored[source]}, expected {expected[name]}"
             for name, source in sorted(sources.items())
             if stored[source] != expected[name]
         ],
@@ -101,33 +90,21 @@ def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
 def load_model(checkpoint: Checkpoint, attention: AttentionKind = "eager") -> nn.Module:
     """The reference model with its weights, in fp32 and evaluation mode, on the CPU.
 
-    Tensors stored in fp32 stay memory-mapped, so the weights are never held twice.
-
-    Args:
-        checkpoint: an open checkpoint.
-        attention: as for `make_model`.
-
-    Raises:
-        InputError: a tensor holds NaN or infinity, or there is no such attention.
+    Tensors stored in fp32 stay memory-mapped, so the weights are never held twice. Raises
+    InputError when a tensor holds NaN or infinity, or there is no such attention: see `make_model`.
     """
     with torch.device("meta"):
         model = make_model(checkpoint.config, checkpoint.task, attention)
     # Names with one source share its tensor.
-    tensors = {
-        source: checkpoint.store.read(source)
-        for source in dict.fromkeys(checkpoint.sources.values())
-    }
+    names = dict.fromkeys(checkpoint.sources.values())
+    tensors = {name: checkpoint.store.read(name) for name in names}
     state = {name: tensors[source] for name, source in checkpoint.sources.items()}
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
 
 
 def task_of(config: DebertaConfig, folder: Path) -> Task:
-    """The head that `architectures` names; the base model where there is none.
-
-    Raises:
-        InputError: it names none that is known; the message names `folder`.
-    """
+    """The head that `architectures` names, the base model without; InputError for unknown ones."""
     for name in config.architectures:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
@@ -163,10 +140,8 @@ def _tied_to(name: str, config: DebertaConfig) -> tuple[str, ...]:
     if name == "cls.predictions.decoder.bias":
         return ("cls.predictions.bias",)
     if name == "cls.predictions.decoder.weight" and config.tie_word_embeddings:
-        return (
-            "deberta.embeddings.word_embeddings.weight",
-            "embeddings.word_embeddings.weight",
-        )
+        table = "embeddings.word_embeddings.weight"
+        return (f"deberta.{table}", table)
     return ()
 
 
@@ -174,7 +149,3 @@ def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:_MAX_NAMED])
     more = len(names) - _MAX_NAMED
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "(" + ", ".join(str(size) for size in shape) + ")"

@@ -6,6 +6,7 @@ Attributes carry the names that checkpoints use. `B` batch, `S` sequence, `E` hi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from typing import Literal
 
 import torch
@@ -84,9 +85,8 @@ class QuestionAnswering(ModelWithHead):
     def __init__(self, config: DebertaConfig) -> None:
         super().__init__(config)
         if config.num_labels != 2:
-            raise InputError(
-                f"id2label has {config.num_labels} labels; question answering needs 2 (start, end)"
-            )
+            labels = f"id2label has {config.num_labels} labels"
+            raise InputError(f"{labels}; question answering needs 2 (start, end)")
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
 
     def head(self, hidden: Tensor) -> tuple[Tensor, ...]:
@@ -131,26 +131,15 @@ class Transform(nn.Module):
         return normed
 
 
-class LegacyPredictions(nn.Module):
-    """The masked LM head that transformers has always had (`legacy` true)."""
-
-    def __init__(self, config: DebertaConfig) -> None:
-        super().__init__()
-        self.transform = Transform(config, config.embedding_width)
-        self.decoder = nn.Linear(config.embedding_width, config.vocab_size)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """`(B, S, E)` -> `(B, S, vocab_size)`."""
-        scores: Tensor = self.decoder(self.transform(hidden))
-        return scores
-
-
 class LegacyMaskedLM(ModelWithHead):
-    """Masked LM with the legacy head, tensors under `cls.predictions`."""
+    """Masked LM with the head that transformers has always had (`legacy` true)."""
 
     def __init__(self, config: DebertaConfig) -> None:
         super().__init__(config)
-        self.cls = nn.ModuleDict({"predictions": LegacyPredictions(config)})
+        transform = Transform(config, config.embedding_width)
+        decoder = nn.Linear(config.embedding_width, config.vocab_size)
+        predictions = nn.Sequential(OrderedDict(transform=transform, decoder=decoder))
+        self.cls = nn.ModuleDict({"predictions": predictions})
 
     def head(self, hidden: Tensor) -> tuple[Tensor, ...]:
         """`(B, S, E)` -> `logits` `(B, S, vocab_size)`."""
@@ -200,13 +189,9 @@ _MODELS: dict[Task, type[DebertaModel | ModelWithHead]] = {
 def make_model(config: DebertaConfig, task: Task, attention: AttentionKind = "eager") -> nn.Module:
     """The model for a task, uninitialised but for torch's defaults; see `checkpoint.load_model`.
 
-    Args:
-        config, task: what to make.
-        attention: `eager` is the definition, in PyTorch's own operators; `fused` calls the operator
-            of `plugins.disentangled_attention.torch_operator`, one kernel on CUDA, for inference.
-
-    Raises:
-        InputError: the configuration does not fit the task, or there is no such attention.
+    `eager` attention is the definition, in PyTorch's own operators; `fused` calls the operator of
+    `plugins.disentangled_attention.torch_operator`, one kernel on CUDA, for inference. Raises
+    InputError when the configuration does not fit the task, or there is no such attention.
     """
     if attention not in ("eager", "fused"):
         raise InputError(f"attention is {attention!r}; there are eager and fused")
@@ -222,11 +207,7 @@ def make_model(config: DebertaConfig, task: Task, attention: AttentionKind = "ea
 
 
 def encoder_of(model: nn.Module) -> Encoder:
-    """The encoder of a model that `make_model` made.
-
-    Raises:
-        TypeError: something else made it.
-    """
+    """The encoder of a model that `make_model` made; TypeError when something else made it."""
     base = model.deberta if isinstance(model, ModelWithHead) else model
     if not isinstance(base, DebertaModel):
         raise TypeError(f"not a model of this package: {type(model).__name__}")

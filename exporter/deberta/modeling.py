@@ -25,22 +25,13 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: DebertaConfig) -> None:
         super().__init__()
-        width = config.embedding_width
+        width, out, types = config.embedding_width, config.hidden_size, config.type_vocab_size
+        positions = config.max_position_embeddings if config.position_biased_input else 0
         self.word_embeddings = nn.Embedding(config.vocab_size, width)
-        self.position_embeddings = (
-            nn.Embedding(config.max_position_embeddings, width)
-            if config.position_biased_input
-            else None
-        )
-        self.token_type_embeddings = (
-            nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size > 0 else None
-        )
-        self.embed_proj = (
-            nn.Linear(width, config.hidden_size, bias=False)
-            if width != config.hidden_size
-            else None
-        )
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.position_embeddings = nn.Embedding(positions, width) if positions else None
+        self.token_type_embeddings = nn.Embedding(types, width) if types else None
+        self.embed_proj = nn.Linear(width, out, bias=False) if width != out else None
+        self.LayerNorm = nn.LayerNorm(out, config.layer_norm_eps)
 
     def forward(self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """int64 `(B, S)` each -> `(B, S, E)`, zero where `mask` is."""
@@ -96,17 +87,12 @@ class SelfAttention(nn.Module):
         projections = (self.query_proj, self.key_proj, self.value_proj)
         qkv = torch.cat([projection(hidden) for projection in projections], dim=-1)
         pos_key, pos_query = self.project_positions(relative)
+        config = self.config
         return self.attend(
-            qkv,
-            pos_key,
-            pos_query,
-            slots,
-            mask,
-            num_heads=self.config.num_attention_heads,
-            scale=self.config.attention_scale,
-            c2p=self.config.c2p,
-            p2c=self.config.p2c,
-        )
+            qkv, pos_key, pos_query, slots, mask,
+            num_heads=config.num_attention_heads, scale=config.attention_scale,
+            c2p=config.c2p, p2c=config.p2c,
+        )  # fmt: skip
 
 
 class ResidualOutput(nn.Module):
@@ -194,7 +180,10 @@ class Encoder(nn.Module):
         span, width = config.position_span, config.hidden_size
         self.rel_embeddings = nn.Embedding(2 * span, width) if config.relative_attention else None
         self.LayerNorm = nn.LayerNorm(width, config.layer_norm_eps) if config.norm_rel_ebd else None
-        self.register_buffer("slots", _slots(config), persistent=False)
+        slots = torch.zeros(3, dtype=torch.int32, device="cpu")
+        if config.relative_attention:
+            slots = slot_table(span, config.position_buckets, config.relative_positions)
+        self.register_buffer("slots", slots, persistent=False)
         self.slots: Tensor
         self.conv = ConvLayer(config) if config.conv_kernel_size > 0 else None
 
@@ -203,10 +192,7 @@ class Encoder(nn.Module):
         if self.rel_embeddings is None:
             return like.new_zeros(1, like.shape[-1])
         weight: Tensor = self.rel_embeddings.weight
-        if self.LayerNorm is None:
-            return weight
-        normed: Tensor = self.LayerNorm(weight)
-        return normed
+        return weight if self.LayerNorm is None else self.LayerNorm(weight)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """Embedding output `(B, S, E)`, mask `(B, S)` -> `(B, S, E)`."""
@@ -218,12 +204,6 @@ class Encoder(nn.Module):
             if index == 0 and self.conv is not None:
                 hidden = self.conv(embedded, hidden, mask)
         return hidden
-
-
-def _slots(config: DebertaConfig) -> Tensor:
-    if not config.relative_attention:
-        return torch.zeros(3, dtype=torch.int32, device="cpu")
-    return slot_table(config.position_span, config.position_buckets, config.relative_positions)
 
 
 class DebertaModel(nn.Module):

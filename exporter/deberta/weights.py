@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -32,17 +33,15 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class WeightStore:
-    """Tensors by name, wherever they are stored."""
+    """Tensors by name, and every file that they and their index come from."""
 
     files: tuple[Path, ...]
-    """Every file that the tensors and their index come from."""
     tensors: Mapping[str, StoredTensor]
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor in fp32: the mapped file itself where it is stored so, else a converted copy.
 
-        Raises:
-            InputError: it is not a float tensor, or holds NaN or infinity.
+        Raises InputError when it is not a float tensor, or holds NaN or infinity.
         """
         stored = self.tensors[name].read()
         if stored.dtype not in FLOAT_DTYPES:
@@ -58,18 +57,15 @@ class WeightStore:
 def open_weights(folder: Path) -> WeightStore:
     """Find and open the weights of a folder, safetensors before pickle.
 
-    Raises:
-        InputError: there are none, an index is broken or names a missing shard, or a file is
-            truncated, corrupt, or would execute code.
+    Raises InputError when there are none, an index is broken or names a missing shard, or a file is
+    truncated, corrupt, or would execute code.
     """
     for name, open_file in _FORMATS.items():
         whole, index = folder / name, folder / f"{name}.index.json"
         if not whole.exists() and not index.exists():
             continue
         shards = (whole,) if whole.exists() else _shards(index)
-        tensors: dict[str, StoredTensor] = {}
-        for shard in shards:
-            tensors.update(open_file(shard))
+        tensors = ChainMap(*map(open_file, reversed(shards)))
         return WeightStore(shards if whole.exists() else (index, *shards), tensors)
     raise InputError(f"{folder}: no weights; expected {' or '.join(_FORMATS)}, whole or sharded")
 
@@ -109,8 +105,7 @@ def _open_pickle(file: Path) -> dict[str, StoredTensor]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{file}: not a readable PyTorch weight file: {error}") from None
     if not isinstance(loaded, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor)
-        for name, tensor in loaded.items()
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in loaded.items()
     ):
         raise InputError(f"{file}: expected a state dict, names to tensors")
     return {name: StoredTensor(tuple(t.shape), t.detach) for name, t in loaded.items()}

@@ -29,10 +29,8 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
         raise InputError(f"{folder}: no such folder; name a checkpoint folder")
     vocabularies = _present(folder, (SENTENCEPIECE_FILE, FAST_FILE))
     if not vocabularies:
-        raise InputError(
-            f"{folder}: has no tokenizer: add the {FAST_FILE} or {SENTENCEPIECE_FILE} "
-            "of the checkpoint"
-        )
+        files = f"{FAST_FILE} or {SENTENCEPIECE_FILE}"
+        raise InputError(f"{folder}: has no tokenizer: add the {files} of the checkpoint")
     return vocabularies + _present(folder, _SHARED_FILES)
 
 

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from exporter.deberta.tokenization.settings import AddedToken
 from exporter.errors import InputError
@@ -16,10 +17,7 @@ from exporter.errors import InputError
 
 @dataclass(frozen=True)
 class MappedText:
-    """A text made from another one; `origins[i]` is the source position of `text[i]`.
-
-    `origins` is None when positions are unchanged.
-    """
+    """A text made from another; `origins[i]` is the source position of `text[i]`, None for i."""
 
     text: str
     origins: Sequence[int] | None = None
@@ -38,8 +36,8 @@ class MappedText:
 def lower_outside(text: str, protected: Iterable[str]) -> MappedText:
     """Lower-cases `text` character by character, leaving `protected` substrings alone.
 
-    transformers' slow tokenizer does the same: each character by itself, so a final capital sigma
-    becomes the ordinary small one, and "İ" becomes two characters.
+    As in transformers' slow tokenizer a final capital sigma becomes the ordinary small one, and "İ"
+    two characters.
     """
     pattern = "|".join(re.escape(token) for token in protected)
     chars = [char.lower() for char in text]
@@ -88,11 +86,7 @@ class AddedTokenSplitter:
 
 
 def is_punctuation(char: str) -> bool:
-    """Whether `split_by_punct` splits at `char`.
-
-    All ASCII characters that are neither letter, digit, space nor control, and Unicode's
-    categories P*.
-    """
+    """Whether `char` is ASCII but no letter, digit, space or control, or in Unicode's P*."""
     if char.isascii():
         return char.isprintable() and not char.isalnum() and char != " "
     return unicodedata.category(char).startswith("P")
@@ -100,12 +94,8 @@ def is_punctuation(char: str) -> bool:
 
 def split_punctuation(text: str) -> Iterator[tuple[int, int]]:
     """Spans of `text`: each punctuation character by itself, and what lies between them."""
-    start = 0
-    for i, char in enumerate(text):
-        if is_punctuation(char):
-            if start < i:
-                yield start, i
-            yield i, i + 1
-            start = i + 1
-    if start < len(text):
-        yield start, len(text)
+    at = 0
+    for punctuation, run in groupby(text, is_punctuation):
+        end = at + len(list(run))
+        yield from ((i, i + 1) for i in range(at, end)) if punctuation else [(at, end)]
+        at = end
