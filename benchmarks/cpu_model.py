@@ -51,7 +51,7 @@ from benchmarks.cpu_model_runtimes import (
 from calibration.formats import NumberFormat
 from calibration.placement import PlacementPolicy, place
 from calibration.sites import find_sites
-from exporter.bench.check import agreement, run_all
+from exporter.bench.check import agreement
 from exporter.bench.inputs import Workload
 from exporter.bench.measure import time_in_turn
 from exporter.deberta.checkpoint import Checkpoint, open_checkpoint
@@ -247,7 +247,7 @@ def measure(
         for contender in contenders:
             session = open_contender(contender, files[contender.graph], shape, arguments.threads)
             sessions[contender.name] = stack.enter_context(session)
-            found = run_all(session, compared)
+            found = [session.run(**feeds) for feeds in compared]
             expected = found if expected is None else expected
             check = agreement(shape, compared, expected, found, (contender.limits,))
             print(f"{contender.name}: {check.max_relative:.1e} {check.verdict}", flush=True)

@@ -14,11 +14,8 @@ from exporter.metrics.figures import add, measure, rows_of, scale_of
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.parity.limits import Metric, limits_for
-from exporter.runtime.session import Session
 
 Outputs = Mapping[str, NDArray[np.floating]]
-
-_METRICS = (Metric.MAX_RELATIVE, Metric.RMS_RELATIVE)
 
 
 @dataclass(frozen=True)
@@ -53,15 +50,9 @@ class Agreement:
 
 def bounds_of(precisions: Sequence[str]) -> tuple[float, float]:
     """The coarser bound of the precisions for the largest and the mean error."""
-    first, second = (
-        max(limits_for(name).bound(metric) for name in precisions) for metric in _METRICS
-    )
-    return first, second
-
-
-def run_all(session: Session, compared: Sequence[Mapping[str, Ids]]) -> tuple[Outputs, ...]:
-    """The outputs of a session for every batch."""
-    return tuple(session.run(**feeds) for feeds in compared)
+    limits = [limits_for(name) for name in precisions]
+    largest = max(limit.bound(Metric.MAX_RELATIVE) for limit in limits)
+    return largest, max(limit.bound(Metric.RMS_RELATIVE) for limit in limits)
 
 
 def agreement(
@@ -71,17 +62,12 @@ def agreement(
     found: Sequence[Outputs],
     precisions: tuple[str, ...],
 ) -> Agreement:
-    """Compare outputs at valid positions.
+    """Compare outputs at valid positions: the first contender's for each batch with another's.
 
-    Args:
-        shape: the model.
-        compared: the batches.
-        expected: outputs of the first contender for each.
-        found: outputs of another.
-        precisions: names of those whose limits count.
+    `precisions` are those whose limits count.
     """
     bounds = bounds_of(precisions)
-    task, worst, mean = shape.task, 0.0, 0.0
+    worst = mean = 0.0
     for name in shape.outputs:
         pairs = []
         for feeds, one, other in zip(compared, expected, found, strict=True):
@@ -90,7 +76,7 @@ def agreement(
                 problem = f"{name} has shape {other[name].shape}, expected {wanted}"
                 return Agreement(precisions, np.inf, np.inf, bounds, problem)
             mask = np.not_equal(feeds["attention_mask"], 0)
-            pairs.append((rows_of(task, one[name], mask), rows_of(task, other[name], mask)))
+            pairs.append([rows_of(shape.task, side[name], mask) for side in (one, other)])
         scale = scale_of(reference for reference, _ in pairs)
         figures = reduce(add, (measure(a, b, scale, Decision.NONE, 0.0) for a, b in pairs))
         if scale.non_finite or figures.non_finite:

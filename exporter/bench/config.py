@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from exporter.errors import InputError
 from exporter.runtime.options import DEFAULTS, RuntimeOptions
@@ -12,12 +13,8 @@ from exporter.runtime.options import DEFAULTS, RuntimeOptions
 _SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)", re.ASCII)
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A graph on a runtime; `graph` is None for the artifact's own."""
-
-    provider: str
-    graph: Path | None = None
+Contender: TypeAlias = "tuple[str, Path | None]"
+"""A provider and the graph that it runs; None for the artifact's own."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,9 @@ class BenchConfig:
         from exporter.parity.limits import limits_for
         from exporter.runtime.load import GRAPH_PROVIDERS, PROVIDERS, check_options
 
-        for provider in self.providers:
-            if provider not in PROVIDERS:
-                known = ", ".join(PROVIDERS)
-                raise InputError(f"--provider {provider!r}: unknown; choose from {known}")
+        if unknown := [name for name in self.providers if name not in PROVIDERS]:
+            known = ", ".join(PROVIDERS)
+            raise InputError(f"--provider {unknown[0]!r}: unknown; choose from {known}")
         if not self.providers:
             raise InputError("--provider: give at least one")
         if len(set(self.providers)) < len(self.providers):
@@ -84,22 +80,14 @@ class BenchConfig:
         """The artifact on every provider, then each other graph on those that run graphs."""
         from exporter.runtime.load import GRAPH_PROVIDERS
 
-        own = [Contender(provider) for provider in self.providers]
-        graphs = [
-            Contender(provider, graph)
-            for graph in self.against
-            for provider in self.providers
-            if provider in GRAPH_PROVIDERS
-        ]
+        own = [(provider, None) for provider in self.providers]
+        runs_graphs = [provider for provider in self.providers if provider in GRAPH_PROVIDERS]
+        graphs = [(provider, graph) for graph in self.against for provider in runs_graphs]
         return (*own, *graphs)
 
 
 def parse_shape(text: str) -> tuple[int, int]:
-    """Batch and length that `"8x128"` names.
-
-    Raises:
-        InputError: something else.
-    """
+    """Batch and length that `"8x128"` names; an InputError for something else."""
     match = _SHAPE.fullmatch(text.strip())
     if match is None:
         raise InputError(f"--shape {text!r}: give BATCHxLENGTH, as in 8x128")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from exporter.artifact.manifest import Manifest
 from exporter.bench.config import BenchConfig
 from exporter.errors import InputError
-from exporter.inputs.cases import ExampleSource
 from exporter.inputs.data_sets import examples_of
 from exporter.inputs.encode import TextEncoder, TextInput, collate
 from exporter.inputs.text_files import demo_texts, model_texts
@@ -39,18 +38,10 @@ class Workload:
     texts: tuple[TextInput, ...] = ()
 
 
-@dataclass(frozen=True)
-class BenchInputs:
-    """What to time, and the batches whose outputs are compared before."""
-
-    workloads: tuple[Workload, ...]
-    compared: tuple[Mapping[str, Ids], ...]
-
-
 def make_inputs(
     config: BenchConfig, manifest: Manifest, shape: ModelShape, encoder: TextEncoder | None
-) -> BenchInputs:
-    """Inputs of a measurement.
+) -> tuple[list[Workload], list[Mapping[str, Ids]]]:
+    """What to time, and the batches whose outputs are compared before.
 
     A batch holds text without padding: the file's, else the demo's; random ids for an artifact
     without tokenizer. Multiple choice has three choices. Compared are these batches, the same with
@@ -72,15 +63,19 @@ def make_inputs(
     if config.data is not None:
         texts = texts[: config.texts]
     source = examples_of(shape, encoder, texts, longest)
-    workloads, compared = [], []
+    workloads: list[Workload] = []
+    compared: list[Mapping[str, Ids]] = []
+
+    def batch_of(lengths: Sequence[int]) -> Mapping[str, Ids]:
+        compared.append(collate([source(i, length) for i, length in enumerate(lengths)], shape))
+        return compared[-1]
+
     for batch, length in config.shapes:
-        full = _batch(source, shape, [length] * batch)
+        full = batch_of([length] * batch)
         tokens = int(full["attention_mask"].sum())
         workloads.append(Workload(f"{batch}x{length}", batch, tokens, full))
-        compared.append(full)
         if batch > 1:
-            ragged = [max(1, length * (index + 1) // batch) for index in range(batch)]
-            compared.append(_batch(source, shape, ragged))
+            batch_of([max(1, length * (index + 1) // batch) for index in range(batch)])
     if encoder is not None and config.data is not None:
         examples = [encoder.encode(text) for text in texts]
         tokens = sum(len(row) for example in examples for row in example.rows)
@@ -90,9 +85,4 @@ def make_inputs(
             collate([some[index] for index in group], shape)
             for group in batches(some, shape, Batching(tokens=_COMPARED_TOKENS))
         ]
-    return BenchInputs(tuple(workloads), tuple(compared))
-
-
-def _batch(source: ExampleSource, shape: ModelShape, lengths: Sequence[int]) -> dict[str, Ids]:
-    """A batch of examples of these lengths, padded to the longest."""
-    return collate([source(index, length) for index, length in enumerate(lengths)], shape)
+    return workloads, compared

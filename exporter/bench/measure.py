@@ -6,17 +6,17 @@ import statistics
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from operator import truediv
 from time import perf_counter
 
 import numpy as np
 
 from exporter.artifact.manifest import read_manifest
-from exporter.bench.check import Agreement, Outputs, agreement, run_all
-from exporter.bench.config import BenchConfig, Contender
-from exporter.bench.inputs import BenchInputs, Workload, make_inputs
+from exporter.bench.check import Agreement, Outputs, agreement
+from exporter.bench.config import BenchConfig
+from exporter.bench.inputs import Workload, make_inputs
 from exporter.progress import Progress, silent
-from exporter.runtime.load import OPENVINO, artifact_shape, open_session, suited, text_encoder
+from exporter.runtime.load import artifact_shape, open_session, suited, text_encoder
 from exporter.runtime.session import Session
 
 _ARITHMETIC = {"bf16": "bf16", "f16": "fp16"}
@@ -54,7 +54,7 @@ class Timing:
 
     @property
     def latency_ms(self) -> float:
-        """Median time of a run."""
+        """Median."""
         return 1e3 * statistics.median(self.seconds)
 
     @property
@@ -91,10 +91,6 @@ class BenchResult:
 def bench(config: BenchConfig, progress: Progress = silent) -> BenchResult:
     """Compare all contenders with the first one, then time those that are right.
 
-    Args:
-        config: what to measure.
-        progress: told what is going on.
-
     Raises:
         InputError: the artifact, a graph, a shape or the texts cannot be used.
         MissingDependencyError: a provider's software or hardware is missing.
@@ -102,71 +98,42 @@ def bench(config: BenchConfig, progress: Progress = silent) -> BenchResult:
     manifest = read_manifest(config.artifact)
     shape = artifact_shape(config.artifact, manifest)
     encoder = text_encoder(config.artifact, shape.task, manifest.seq.max)
-    inputs = make_inputs(config, manifest, shape, encoder)
+    workloads, compared = make_inputs(config, manifest, shape, encoder)
+    names = [graph.name for graph in config.against]
+    sessions: dict[str, Session] = {}
     with ExitStack() as stack:
-        sessions: dict[str, Session] = {}
-        limits: dict[str, tuple[str, ...]] = {}
-        for contender in config.contenders:
-            what = "the artifact" if contender.graph is None else contender.graph.name
-            progress(f"loading {what} on {contender.provider}")
-            options = suited(config.options, contender.provider)
-            session = stack.enter_context(
-                open_session(
-                    config.artifact, manifest, contender.provider, options, graph=contender.graph
-                )
-            )
-            name = _name(contender, session, config)
-            sessions[name] = session
-            limits[name] = _limits(contender, session, config.limits, manifest.precision)
-        entries = _compare(inputs, sessions, limits, progress)
+        for provider, graph in config.contenders:
+            progress(f"loading {'the artifact' if graph is None else graph.name} on {provider}")
+            options = suited(config.options, provider)
+            session = open_session(config.artifact, manifest, provider, options, graph)
+            stack.enter_context(session)
+            what: object = "artifact"
+            if graph is not None:  # graphs of the same name keep their path
+                what = graph if names.count(graph.name) > 1 else graph.name
+            sessions[f"{what}, {session.name}"] = session
+        expected: list[Outputs] = []
+        entries = []
+        for name, session in sessions.items():
+            progress(f"comparing {name}")
+            found: list[Outputs] = [session.run(**feeds) for feeds in compared]
+            expected = expected or found
+            limits = (config.limits,) if config.limits else _limits(session, manifest.precision)
+            result = agreement(shape, compared, expected, found, limits)
+            entries.append(Entry(name, result, session.notes))
         right = {entry.name: sessions[entry.name] for entry in entries if entry.agreement}
         timings = [
             timing
-            for workload in inputs.workloads
+            for workload in workloads
             for timing in time_in_turn(workload, right, config.rounds, config.warmup, progress)
         ]
     threads = config.options.resolved().threads
-    return BenchResult(config, manifest.precision, threads, entries, tuple(timings))
+    return BenchResult(config, manifest.precision, threads, tuple(entries), tuple(timings))
 
 
-def _name(contender: Contender, session: Session, config: BenchConfig) -> str:
-    """What a contender is called in the results; graphs of the same name keep their path."""
-    if contender.graph is None:
-        return f"artifact, {session.name}"
-    same = [graph for graph in config.against if graph.name == contender.graph.name]
-    graph: Path | str = contender.graph if len(same) > 1 else contender.graph.name
-    return f"{graph}, {session.name}"
-
-
-def _limits(
-    contender: Contender, session: Session, given: str | None, stored: str
-) -> tuple[str, ...]:
-    """The precisions whose limits a contender is held to: one given, or the artifact's and that
-    of OpenVINO's arithmetic."""
-    if given is not None:
-        return (given,)
-    computed = None
-    if contender.provider == OPENVINO:
-        computed = _ARITHMETIC.get(getattr(session, "precision", ""))
+def _limits(session: Session, stored: str) -> tuple[str, ...]:
+    """The precisions whose limits count: the artifact's, and that of OpenVINO's arithmetic."""
+    computed = _ARITHMETIC.get(getattr(session, "precision", ""))
     return (stored,) if computed in (None, stored) else (stored, computed)
-
-
-def _compare(
-    inputs: BenchInputs,
-    sessions: Mapping[str, Session],
-    limits: Mapping[str, tuple[str, ...]],
-    progress: Progress,
-) -> tuple[Entry, ...]:
-    """Outputs of all contenders against those of the first."""
-    expected: tuple[Outputs, ...] = ()
-    entries = []
-    for name, session in sessions.items():
-        progress(f"comparing {name}")
-        found = run_all(session, inputs.compared)
-        expected = expected or found
-        result = agreement(session.shape, inputs.compared, expected, found, limits[name])
-        entries.append(Entry(name, result, session.notes))
-    return tuple(entries)
 
 
 def time_in_turn(
@@ -179,13 +146,8 @@ def time_in_turn(
 ) -> list[Timing]:
     """Times of one workload, each round running every session once.
 
-    Args:
-        workload: what to run.
-        sessions: by name; times are ratios to the first. Without any, there are no times.
-        rounds: how often each one runs.
-        warmup: runs of each before, not counted.
-        say: told what is going on.
-        clock: seconds; `time.process_time` leaves out what others do on a busy machine.
+    Times are ratios to the first of the sessions; `warmup` runs of each are not counted. As a
+    clock, `time.process_time` leaves out what others do on a busy machine.
     """
     names = list(sessions)
     for name in names:
@@ -202,17 +164,11 @@ def time_in_turn(
             start = clock()
             _run(sessions[name], workload)
             seconds[name].append(clock() - start)
-    first = seconds[names[0]] if names else []
+    first = next(iter(seconds.values()), [])
+    size = (workload.name, workload.sentences, workload.tokens)
     return [
-        Timing(
-            workload.name,
-            workload.sentences,
-            workload.tokens,
-            name,
-            tuple(seconds[name]),
-            statistics.median(a / b for a, b in zip(seconds[name], first, strict=True)),
-        )
-        for name in names
+        Timing(*size, name, tuple(own), statistics.median(map(truediv, own, first)))
+        for name, own in seconds.items()
     ]
 
 

@@ -11,6 +11,10 @@ from exporter.environment import environment
 
 FORMAT = "deb-export-bench"
 SCHEMA = 1
+_FIGURES = (
+    "workload contender sentences tokens latency_ms tokens_per_second sentences_per_second ratio "
+    "seconds"
+).split()
 
 
 def to_table(result: BenchResult) -> str:
@@ -31,11 +35,8 @@ def to_table(result: BenchResult) -> str:
         lines += aligned([head, *map(_cells, timings)], numbers=range(1, len(head)))
     threads = "the runtime's choice of" if result.threads is None else result.threads
     config = result.config
-    lines += [
-        "",
-        f"{threads} threads on a CPU, {config.rounds} rounds in turn after {config.warmup} runs of "
-        "warm-up; medians, and time as a ratio to the first",
-    ]
+    turns = f"{config.rounds} rounds in turn after {config.warmup} runs of warm-up"
+    lines += ["", f"{threads} threads on a CPU, {turns}; medians, and time as a ratio to the first"]
     return "\n".join(lines)
 
 
@@ -65,19 +66,8 @@ def to_json(result: BenchResult) -> dict[str, Any]:
             for entry in result.entries
         ],
         "timings": [
-            {
-                "workload": timing.workload,
-                "contender": timing.contender,
-                "sentences": timing.sentences,
-                "tokens": timing.tokens,
-                "latency_ms": timing.latency_ms,
-                "p20_ms": timing.spread_ms[0],
-                "p80_ms": timing.spread_ms[1],
-                "tokens_per_second": timing.tokens_per_second,
-                "sentences_per_second": timing.sentences_per_second,
-                "ratio": timing.ratio,
-                "seconds": list(timing.seconds),
-            }
+            {name: getattr(timing, name) for name in _FIGURES}
+            | dict(zip(("p20_ms", "p80_ms"), timing.spread_ms, strict=True))
             for timing in result.timings
         ],
     }

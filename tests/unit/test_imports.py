@@ -32,7 +32,8 @@ ROOMS = {
     "exporter.metrics": "model",
     "exporter.inputs": "calibration errors demo model deberta metrics",
     "exporter.engine": "plugins errors progress environment model artifact graph",
-    "exporter.runtime": "errors threads demo model artifact deberta graph inputs engine",
+    "exporter.runtime": "errors threads console demo model artifact deberta graph metrics inputs "
+    "engine",
     "exporter.precision": "plugins calibration errors progress console model artifact graph "
     "metrics inputs runtime",
     "exporter.parity": "calibration errors progress console svg environment model artifact deberta "

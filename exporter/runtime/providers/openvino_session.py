@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from exporter.errors import InputError, MissingDependencyError
+from exporter.errors import InputError, MissingDependencyError, RunError
 from exporter.inputs.encode import TextEncoder
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
@@ -113,9 +113,8 @@ class OpenVinoSession(Session):
         try:
             request.wait()
         except RuntimeError as error:
-            raise InputError(
-                f"{self._path}: OpenVINO fails on inputs of shape {shape}: {_reason(error)}"
-            ) from error
+            what = f"OpenVINO fails on inputs of shape {shape}"
+            raise RunError(self._path, f"{what}: {_reason(error)}") from error
         tensors = {name: request.get_tensor(name).data for name in self.output_names}
         return {name: np.array(values, np.float32) for name, values in tensors.items()}
 
