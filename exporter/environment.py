@@ -17,7 +17,6 @@ PACKAGES = (
 ).split()
 """Packages that have a part in a build or in running an artifact."""
 
-_ROOT = Path("/")
 _GPU_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
 
 
@@ -80,7 +79,7 @@ def gpus() -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def control_groups(controller: str, root: Path = _ROOT) -> Iterator[Path]:
+def control_groups(controller: str, root: Path) -> Iterator[Path]:
     """Folders of this process's control groups and of all above them, up to the mount.
 
     Of version 2, and of version 1 those of `controller`, such as "cpu".

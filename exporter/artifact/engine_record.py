@@ -13,9 +13,6 @@ ATTENTIONS = ("auto", "graph", "standard", "plugin")
 """How our operator gets into an engine: the graph's own body, ONNX's `Attention` with the summed
 bias, or our plugin; auto is the best that is there."""
 
-OPTIMIZATION_LEVELS = range(6)
-"""TensorRT's builder optimization levels; higher is slower to build."""
-
 _OPTION_NAMES = {"compute_capabilities": "--compute-capability", "workspace_mib": "--workspace"}
 """Options that the command line names in another way."""
 
@@ -28,7 +25,7 @@ class EngineOptions:
         compute_capabilities: GPUs that a TensorRT-RTX engine is for, as 89 for SM 8.9; empty is
             every one that TensorRT-RTX builds for by default.
         workspace_mib: limit of the scratch memory that a kernel may ask for, in MiB.
-        optimization_level: 0 (fastest to build) up to 5.
+        optimization_level: TensorRT's, 0 (fastest to build) up to 5.
         timing_cache: file that TensorRT's measurements are kept in between builds; TensorRT only.
         version_compatible: newer versions of the runtime may load the engine; TensorRT only.
         hardware_compatible: other GPUs from Ampere on may run the engine; TensorRT only.
@@ -66,9 +63,8 @@ class EngineOptions:
             raise InputError(
                 f"--attention {self.attention!r}: unknown; choose from {', '.join(ATTENTIONS)}"
             )
-        level = self.optimization_level
-        if level is not None and level not in OPTIMIZATION_LEVELS:
-            raise InputError(f"--optimization-level {level}: choose from 0 to 5")
+        if self.optimization_level not in (None, *range(6)):
+            raise InputError(f"--optimization-level {self.optimization_level}: choose from 0 to 5")
         if self.timing_cache is not None:
             object.__setattr__(self, "timing_cache", Path(self.timing_cache))
 

@@ -44,7 +44,9 @@ class ArtifactWriter:
     def __enter__(self) -> ArtifactWriter:
         self._check_output()
         try:
-            self._make_parents(self._output.parent)
+            for parent in reversed([path for path in self._output.parents if not path.is_dir()]):
+                parent.mkdir()
+                self._made.append(parent)
             self.folder.mkdir()
         except OSError as error:
             self._remove()
@@ -121,14 +123,6 @@ class ArtifactWriter:
             raise InputError(
                 f"{output}: is not an artifact ({reason}), so --force does not replace it"
             )
-
-    def _make_parents(self, folder: Path) -> None:
-        """Make the missing folders down to `folder` and remember them."""
-        if folder.is_dir():
-            return
-        self._make_parents(folder.parent)
-        folder.mkdir()
-        self._made.append(folder)
 
     def _remove(self) -> None:
         """Remove the partial folder, and the parents made for it where they are empty."""

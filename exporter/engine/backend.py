@@ -88,18 +88,14 @@ class Backend:
                     "tensorrt-rtx takes it"
                 )
             return
-        for name, given in (
-            ("--timing-cache", options.timing_cache is not None),
-            ("--version-compatible", options.version_compatible),
-            ("--hardware-compatible", options.hardware_compatible),
-        ):
-            if given:
+        for name in options.given():
+            if name in ("--timing-cache", "--version-compatible", "--hardware-compatible"):
                 raise InputError(f"{name}: TensorRT-RTX has no such option; only tensorrt takes it")
-        if (options.refittable or options.strip_weights) and not gpus():
-            name = "--refittable" if options.refittable else "--strip-weights"
-            raise MissingDependencyError(
-                f"{name}: TensorRT-RTX builds such engines on a GPU only, and nvidia-smi shows none"
-            )
+            if name in ("--refittable", "--strip-weights") and not gpus():
+                raise MissingDependencyError(
+                    f"{name}: TensorRT-RTX builds such engines on a GPU only, and nvidia-smi shows "
+                    "none"
+                )
 
     def load(self) -> ModuleType:
         """The module.

@@ -134,50 +134,45 @@ def _graph_of(onnx: Path, body: str) -> Iterator[Path]:
 
 
 def _run(backend: Backend, request: Request, say: Progress) -> Done:
-    with tempfile.TemporaryFile() as stderr:
-        process = _start(stderr, request.plan.parent)
-        last: Event | None = None
-        try:
-            if process.stdin is not None:
-                process.stdin.write(json.dumps(to_json_values(request)) + "\n")
-                process.stdin.close()
-            for line in process.stdout or ():
-                last = msgspec.json.decode(line, type=Event)
-                if isinstance(last, Working):
-                    say(f"{backend.target}: {last.message}")
-            code = process.wait()
-        except BrokenPipeError:
-            code = process.wait()
-        finally:
-            _end(process)
+    last: Event | None = None
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
+        stdin.write(json.dumps(to_json_values(request)).encode() + b"\n")
+        stdin.seek(0)
+        with _start(stdin, stderr, request.plan.parent) as process:
+            try:
+                for line in process.stdout or ():
+                    last = msgspec.json.decode(line, type=Event)
+                    if isinstance(last, Working):
+                        say(f"{backend.target}: {last.message}")
+                process.wait()
+            finally:
+                _end(process)
         if isinstance(last, Done):
             return last
         if isinstance(last, Failed):
             raise translate(backend, str(request.onnx), last.errors, last.message)
         stderr.seek(0)
         said = stderr.read().decode("utf-8", "replace")
-        raise died(backend, str(request.onnx), code, said)
+        raise died(backend, str(request.onnx), process.returncode, said)
 
 
-def _start(stderr: IO[bytes], folder: Path) -> subprocess.Popen[str]:
+def _start(stdin: IO[bytes], stderr: IO[bytes], folder: Path) -> subprocess.Popen[bytes]:
     # The worker must find this package, also where it is not installed.
     root = str(Path(__file__).resolve().parents[2])
     given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     paths = [root, *(str(Path(path).absolute()) for path in given)]
     return subprocess.Popen(
         [sys.executable, "-m", "exporter.engine.worker"],
-        stdin=subprocess.PIPE,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        text=True,
-        encoding="utf-8",
         # Python would import from the current folder, which may be a checkpoint's: not that one.
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
     )
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.terminate()
         try:
@@ -185,6 +180,3 @@ def _end(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()

@@ -33,8 +33,8 @@ class Gpu:
     capability: int
 
 
-def find_gpu(library: str = "libcuda.so.1", index: int = 0) -> Gpu:
-    """The GPU with an index, as the driver tells.
+def find_gpu(library: str = "libcuda.so.1") -> Gpu:
+    """The first GPU, as the driver tells.
 
     Raises:
         MissingDependencyError: no driver, or no such GPU.
@@ -51,7 +51,7 @@ def find_gpu(library: str = "libcuda.so.1", index: int = 0) -> Gpu:
         raise MissingDependencyError('no GPU is visible; provider "cpu" runs without one')
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(256)
-    code = code or driver.cuDeviceGet(ctypes.byref(device), index)
+    code = code or driver.cuDeviceGet(ctypes.byref(device), 0)
     code = code or driver.cuDeviceGetName(name, len(name), device)
     for attribute, number in ((_MAJOR, major), (_MINOR, minor)):
         code = code or driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
@@ -82,8 +82,8 @@ class CudaDevice:
         MissingDependencyError: no driver, no GPU, or PyTorch is missing or built without CUDA.
     """
 
-    def __init__(self, index: int = 0) -> None:
-        self.gpu = find_gpu(index=index)
+    def __init__(self) -> None:
+        self.gpu = find_gpu()
         if find_spec("torch") is None:
             raise MissingDependencyError('PyTorch is not installed; pip install "deb-export[gpu]"')
         import torch
@@ -92,7 +92,7 @@ class CudaDevice:
             raise MissingDependencyError(
                 f"PyTorch {torch.__version__} cannot use the GPU; install a build with CUDA"
             )
-        self._device = torch.device("cuda", index)
+        self._device = torch.device("cuda", 0)
         self._stream: torch.cuda.Stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     @property

@@ -1,8 +1,7 @@
 """The engines of a build: what can be built here, and building it.
 
 What was asked for by name and cannot be built is an error. What the default leaves out is recorded
-with its reason, and the build goes on: no software, no GPU, too little memory, a graph or an option
-that the builder does not take.
+with its reason, and the build goes on; docs/tensorrt.md lists the reasons.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The process that builds one engine: a request on stdin, a JSON object a line on stdout.
 
 A process of its own because Polygraphy drives one of TensorRT and TensorRT-RTX for as long as a
-process lives, because the builder can end its process on broken input, and because its memory is
-given back and measured. `exporter.engine.build_engine` starts it.
+process lives; docs/tensorrt.md has more reasons. `exporter.engine.build_engine` starts it.
 """
 
 from __future__ import annotations

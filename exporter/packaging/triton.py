@@ -36,11 +36,9 @@ _TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "BFLOAT16": "BF16"}
 class TritonOptions:
     """What the server is told beside the model.
 
-    Attributes:
-        name: of the models, to which the backend is added; None is the artifact's folder.
-        version: number of the version to write.
-        instances: copies of the model that run at the same time, on each GPU where there are any.
-        queue_microseconds: how long a request may wait for others to share a batch with.
+    The backend is added to `name`, None is the artifact's folder. `instances` copies of the model
+    run at the same time, on each GPU where there are any; a request may wait `queue_microseconds`
+    for others to share a batch with.
 
     Raises:
         InputError: a value out of range; the message names the option.
@@ -96,7 +94,10 @@ def package_triton(
     graph = describe_graph(artifact / MODEL_FILE)
     choices = CHOICES if manifest.task == Task.MULTIPLE_CHOICE else None
     plain = ShapeProfile(manifest.batch, manifest.seq, choices)
-    folder, labels = repository.absolute(), _labels(manifest)
+    labels = None
+    if manifest.task == Task.SEQUENCE_CLASSIFICATION:  # a row of the output is a class's score
+        labels = "".join(f"{label}\n" for _, label in sorted(manifest.labels.items()))
+    folder = repository.absolute()
     model = TritonModel(
         f"{name}_onnx", "onnxruntime", folder / f"{name}_onnx", (MODEL_FILE, *graph.external_files)
     )
@@ -163,13 +164,6 @@ def _warmup(graph: GraphDescription, profile: ShapeProfile, size: int) -> dict[s
         for item in graph.inputs
     ]
     return {"name": f"batch {size}, length {dims[-1]}", "batch_size": size, "inputs": inputs}
-
-
-def _labels(manifest: Manifest) -> str | None:
-    """Names of the classes, one a line, where a row of the output is a class's score."""
-    if manifest.task != Task.SEQUENCE_CLASSIFICATION:
-        return None
-    return "".join(f"{label}\n" for _, label in sorted(manifest.labels.items()))
 
 
 def _add(
