@@ -7,7 +7,7 @@ means; nor does their order, except for the sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
-from calibration.histogram import Histogram, HistogramBuilder
+from calibration.histogram import CHUNK, Floats, Histogram, HistogramBuilder
 from calibration.methods import PERCENTILE, Method
 from calibration.thresholds import threshold
-
-Floats = NDArray[np.float32]
-
-_CHUNK = 1 << 16  # values at a time: they stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +26,8 @@ class TensorStatistics:
 
     Attributes:
         rows: tokens seen; padding does not count.
-        channel_min: (C,) float32.
-        channel_max: (C,) float32.
-        channel_mean: (C,) float64.
-        channel_mean_square: (C,) float64, the mean of x^2.
+        channel_min, channel_max: (C,) float32.
+        channel_mean, channel_mean_square: (C,) float64, the means of x and x^2.
         histogram: of |x| over all channels.
         sample: (n, C) float32, as many rows as were asked for or there are, chosen evenly. Row k
             is the same token in all tensors that were observed together with the same shape.
@@ -54,12 +48,10 @@ class TensorStatistics:
 
     @property
     def minimum(self) -> float:
-        """Smallest value."""
         return float(self.channel_min.min())
 
     @property
     def maximum(self) -> float:
-        """Largest value."""
         return float(self.channel_max.max())
 
     @property
@@ -69,15 +61,10 @@ class TensorStatistics:
 
     @property
     def all_zero(self) -> bool:
-        """Whether no value differed from zero."""
         return self.histogram.largest == 0
 
     def threshold(self, method: Method, *, percentile: float = PERCENTILE) -> float:
-        """`amax` by `method`: positive and finite. See `calibration.thresholds.threshold`.
-
-        Raises:
-            CalibrationError: an unknown method, or a percentile out of range.
-        """
+        """`amax`, positive and finite, with the errors of `calibration.thresholds.threshold`."""
         return threshold(self.histogram, method, percentile=percentile)
 
     def saturation(self, amax: float) -> float:
@@ -86,16 +73,10 @@ class TensorStatistics:
 
 
 class StatisticsCollector:
-    """Collects `TensorStatistics`.
-
-    Args:
-        name: of the tensor, for messages.
-        sample_rows: rows to keep as they are.
-    """
+    """Collects `TensorStatistics` of `name`, with up to `sample_rows` rows as they are."""
 
     def __init__(self, name: str, sample_rows: int = 0) -> None:
-        self.name = name
-        self._rows = 0
+        self.name, self._rows = name, 0
         self._min: Floats = np.zeros(0, np.float32)
         self._max: Floats = np.zeros(0, np.float32)
         self._sums: NDArray[np.float64] = np.zeros((2, 0))  # of x and of x^2 per channel
@@ -121,8 +102,9 @@ class StatisticsCollector:
         if self._rows and low.shape != self._min.shape:
             raise ValueError(f"{self.name}: {low.size} channels after {self._min.size}")
         sums = np.zeros((2, rows.shape[1]))
-        for chunk in _chunks(rows):
-            exact = chunk.astype(np.float64)
+        size = max(1, CHUNK // max(1, rows.shape[1]))
+        for start in range(0, len(rows), size):
+            exact = rows[start : start + size].astype(np.float64)
             sums[0] += exact.sum(axis=0)
             sums[1] += np.einsum("nc,nc->c", exact, exact)
         if self._rows == 0:
@@ -136,14 +118,9 @@ class StatisticsCollector:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that was collected, as arrays."""
-        return {
-            "rows": np.array(self._rows),
-            "min": self._min,
-            "max": self._max,
-            "sums": self._sums,
-            **self._histogram.state(),
-            **self._sampler.state(),
-        }
+        figures = {"min": self._min, "max": self._max, "sums": self._sums}
+        parts = self._histogram.state() | self._sampler.state()
+        return {"rows": np.array(self._rows), **figures, **parts}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take over what `state` returned; KeyError or ValueError when it is another form."""
@@ -155,29 +132,14 @@ class StatisticsCollector:
         self._rows, self._min, self._max, self._sums = rows, low, high, sums
 
     def result(self) -> TensorStatistics:
-        """The statistics so far.
-
-        Raises:
-            CalibrationError: no row came.
-        """
+        """The statistics so far; a CalibrationError says that no row came."""
         if self._rows == 0:
             raise CalibrationError(f"{self.name}: no token was observed; give calibration text")
         mean, mean_square = self._sums / self._rows
+        histogram, sample = self._histogram.result(), self._sampler.result()
         return TensorStatistics(
-            rows=self._rows,
-            channel_min=self._min,
-            channel_max=self._max,
-            channel_mean=mean,
-            channel_mean_square=mean_square,
-            histogram=self._histogram.result(),
-            sample=self._sampler.result(),
+            self._rows, self._min, self._max, mean, mean_square, histogram, sample
         )
-
-
-def _chunks(rows: Floats) -> Iterator[Floats]:
-    size = max(1, _CHUNK // max(1, rows.shape[1]))
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
 
 
 class RowSampler:
@@ -186,16 +148,12 @@ class RowSampler:
     The priority of a row is a hash of its number in the stream, and the rows of least priority
     stay. So tensors that are observed together keep the rows of the same tokens, and the division
     of the stream into calls changes nothing.
-
-    Args:
-        size: rows to keep; 0 keeps none.
     """
 
     def __init__(self, size: int) -> None:
         if size < 0:
             raise ValueError(f"sample of {size} rows")
-        self._size = size
-        self._seen = 0
+        self._size, self._seen = size, 0
         self._priorities: NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._rows: Floats = np.zeros((0, 0), np.float32)
 
@@ -216,11 +174,9 @@ class RowSampler:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All there is to know, as arrays."""
-        return {
-            "sample_seen": np.array(self._seen),
-            "sample_priorities": self._priorities,
-            "sample_rows": self._rows,
-        }
+        priorities, rows = self._priorities, self._rows
+        seen = np.array(self._seen)
+        return {"sample_seen": seen, "sample_priorities": priorities, "sample_rows": rows}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take over what `state` returned; KeyError or ValueError when it is another form."""

@@ -1,11 +1,8 @@
 """Streaming histogram of |x| with bins of equal relative width, in bounded memory.
 
-A bin is found from the bits of a float32: the exponent and the leading bits of the mantissa are
-the index, so each octave [2^k, 2^(k+1)) has the same number of equal bins and every bin is less
-than 0.1 % of its own values wide, whatever the outliers do to the range. The window of octaves
-ends at the largest value's. When a larger value comes, it moves up and what leaves it at the lower
-end is counted as small. The counts therefore depend on the values alone, not on their order or the
-sizes of the chunks.
+The exponent and the leading bits of a float32's mantissa are the index of its bin, see
+docs/calibration.md. The window of octaves ends at the largest value's. When a larger value comes,
+it moves up, and what leaves it at the lower end is counted as small.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ BINS = 1 + OCTAVES * BINS_PER_OCTAVE
 _INDEX_SHIFT = 23 - (BINS_PER_OCTAVE.bit_length() - 1)  # float32 has 23 bits of mantissa
 _ABSOLUTE = np.int32(0x7FFFFFFF)
 _INFINITY_BITS = 0x7F800000
-_CHUNK = 1 << 16  # values at a time: they stay in the processor's cache
+CHUNK = 1 << 16  # values at a time: they stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +44,6 @@ class Histogram:
 
     @property
     def total(self) -> int:
-        """Number of values."""
         return int(self.counts.sum())
 
     @property
@@ -85,14 +81,10 @@ class HistogramBuilder:
         self._largest_bits = 0
 
     def update(self, values: Floats) -> None:
-        """Count the values of an array of any shape; they are finite.
-
-        Raises:
-            ValueError: a value is NaN or infinite.
-        """
+        """Count the values of an array of any shape; ValueError where one is not finite."""
         bits = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.int32)
-        for start in range(0, bits.size, _CHUNK):
-            self._count(bits[start : start + _CHUNK] & _ABSOLUTE)
+        for start in range(0, bits.size, CHUNK):
+            self._count(bits[start : start + CHUNK] & _ABSOLUTE)
 
     def _count(self, bits: NDArray[np.int32]) -> None:
         largest = int(bits.max())
@@ -100,8 +92,10 @@ class HistogramBuilder:
             raise ValueError("NaN or infinity")
         self._largest_bits = max(self._largest_bits, largest)
         octaves = (largest >> 23) - self._top
-        if octaves > 0:  # the window moves up
-            self._counts = _moved(self._counts, octaves)
+        if octaves > 0:  # the window moves up, and its lowest bins are lost in bin 0
+            lost = min(octaves * BINS_PER_OCTAVE, BINS - 1)
+            small, rest = self._counts[: 1 + lost].sum(), self._counts[1 + lost :]
+            self._counts = np.concatenate([[small], rest, np.zeros(lost, np.int64)])
             self._top += octaves
         bits >>= _INDEX_SHIFT
         bits -= _first_index(self._top) - 1
@@ -114,11 +108,7 @@ class HistogramBuilder:
         return {"counts": self._counts.copy(), "window": scalars}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `state` returned.
-
-        Raises:
-            ValueError: a histogram of another form.
-        """
+        """Take over what `state` returned; KeyError or ValueError when it is another form."""
         counts, window = state["counts"], state["window"]
         if counts.shape != (BINS,) or window.shape != (2,):
             raise ValueError("a histogram of another form")
@@ -126,18 +116,8 @@ class HistogramBuilder:
         self._top, self._largest_bits = int(window[0]), int(window[1])
 
     def result(self) -> Histogram:
-        """The histogram of what was counted so far."""
         largest = float(np.int32(self._largest_bits).view(np.float32))
         return Histogram(self._counts.copy(), self._top, largest)
-
-
-def _moved(counts: NDArray[np.int64], octaves: int) -> NDArray[np.int64]:
-    """The counts in a window that ends `octaves` higher."""
-    lost = min(octaves * BINS_PER_OCTAVE, BINS - 1)
-    moved = np.zeros_like(counts)
-    moved[0] = counts[: 1 + lost].sum()
-    moved[1 : BINS - lost] = counts[1 + lost :]
-    return moved
 
 
 def _first_index(top: int) -> int:

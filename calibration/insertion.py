@@ -9,6 +9,7 @@ it, is slower, and an unsigned zero point of 128 is what ONNX Runtime derives fr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +27,7 @@ class SiteScales:
     """The thresholds of one site: the magnitudes that the largest stored number stands for.
 
     Attributes:
-        site: the site.
-        activation: threshold of its input.
+        activation: threshold of the site's input.
         weight: fp32 `(N,)`, thresholds of the columns of its weight.
         weight_format: of the weight; None for that of the input.
     """
@@ -39,7 +39,6 @@ class SiteScales:
 
     @property
     def weight_bits(self) -> int:
-        """Bits that its stored weight uses."""
         return 7 if self.weight_format is NumberFormat.INT7 else 8
 
 
@@ -49,8 +48,7 @@ class InsertionReport:
 
     Attributes:
         sites: names of the quantized sites, in order.
-        quantize_nodes: QuantizeLinear nodes in the graph.
-        dequantize_nodes: DequantizeLinear nodes in the graph.
+        quantize_nodes, dequantize_nodes: how many were inserted.
         float_bytes: bytes that the sites' weights took before.
         stored_bytes: bytes that they and their scales take now.
     """
@@ -63,12 +61,9 @@ class InsertionReport:
 
 
 def insert(model: ir.Model, scales: Sequence[SiteScales], number: NumberFormat) -> InsertionReport:
-    """Quantize sites in place; their weights are quantized when they are written.
+    """Quantize sites of an fp32 graph in place; their weights are quantized when they are written.
 
-    Args:
-        model: an exported fp32 graph.
-        scales: the sites, each once.
-        number: the format of activations, and of weights that have none of their own.
+    `number` is the format of activations, and of weights that have none of their own.
 
     Raises:
         ValueError: a format that activations do not have.
@@ -77,68 +72,49 @@ def insert(model: ir.Model, scales: Sequence[SiteScales], number: NumberFormat) 
     """
     if number is NumberFormat.INT7:
         raise ValueError("int7 is a format of weights: QuantizeLinear saturates at 127")
-    graph = model.graph
-    before = _counts(model)
+    before = Counter(node.op_type for node in model.graph)
     float_bytes = stored_bytes = 0
     zero: ir.Value | None = None
     if scales:
         none = quantize(np.zeros((), np.float32), np.ones((), np.float32), number)
         zero = initializers.add(model, f"{number.value}.zero_point", none, number.dtype)
     for item in scales:
-        site = item.site
-        node = matmul_of(model, site)
+        site, node = item.site, matmul_of(model, item.site)
         weight_number = item.weight_format or number
-        weight_scale = scale_of(item.weight, weight_number)
-        if weight_scale.shape != (site.out_features,):
-            raise RuntimeError(f"{site.name}: {weight_scale.shape} thresholds of its weight")
-        activation = _activation(model, node, site, scale_of(item.activation, number), zero, number)
-        weight = _weight(model, node, site, weight_scale, weight_number)
-        node.replace_input_with(0, activation)
-        node.replace_input_with(1, weight)
-        del graph.initializers[site.weight]
+        scale = scale_of(item.weight, weight_number)
+        if scale.shape != (site.out_features,):
+            raise RuntimeError(f"{site.name}: {scale.shape} thresholds of its weight")
+        node.replace_input_with(0, _activation(model, node, item, zero, number))
+        node.replace_input_with(1, _weight(model, node, site, scale, weight_number))
+        del model.graph.initializers[site.weight]
         size = site.in_features * site.out_features
         float_bytes += 4 * size
-        stored_bytes += size + weight_scale.nbytes
-    report = InsertionReport(
-        sites=tuple(item.site.name for item in scales),
-        quantize_nodes=_counts(model)[0] - before[0],
-        dequantize_nodes=_counts(model)[1] - before[1],
-        float_bytes=float_bytes,
-        stored_bytes=stored_bytes,
-    )
-    if (report.quantize_nodes, report.dequantize_nodes) != (len(scales), 2 * len(scales)):
+        stored_bytes += size + scale.nbytes
+    added = Counter(node.op_type for node in model.graph)
+    added.subtract(before)
+    nodes = added["QuantizeLinear"], added["DequantizeLinear"]
+    if nodes != (len(scales), 2 * len(scales)):
         raise RuntimeError(
-            f"{len(scales)} sites to quantize, but {report.quantize_nodes} QuantizeLinear and "
-            f"{report.dequantize_nodes} DequantizeLinear nodes inserted"
+            f"{len(scales)} sites to quantize, but {nodes[0]} QuantizeLinear and "
+            f"{nodes[1]} DequantizeLinear nodes inserted"
         )
-    return report
+    sites = tuple(item.site.name for item in scales)
+    return InsertionReport(sites, *nodes, float_bytes, stored_bytes)
 
 
 def _activation(
-    model: ir.Model,
-    node: ir.Node,
-    site: Site,
-    scale: Floats,
-    zero: ir.Value | None,
-    number: NumberFormat,
+    model: ir.Model, node: ir.Node, item: SiteScales, zero: ir.Value | None, number: NumberFormat
 ) -> ir.Value:
     """The site's input, quantized and dequantized before `node`."""
-    source = node.inputs[0]
-    if source is not None and not number.is_integer:
+    source, name = node.inputs[0], f"{item.site.name}.input"
+    assert source is not None and zero is not None
+    if not number.is_integer:
         source = _without_clip(model, source)
-    scale_value = initializers.add(model, f"{site.name}.input_scale", scale)
-    stored = ir.node(
-        "QuantizeLinear", [source, scale_value, zero], name=f"{site.name}.input_quantize"
-    )
-    restored = ir.node(
-        "DequantizeLinear",
-        [stored.outputs[0], scale_value, zero],
-        name=f"{site.name}.input_dequantize",
-    )
-    _describe(stored.outputs[0], f"{site.name}.input_stored", source, zero)
-    _describe(restored.outputs[0], f"{site.name}.input_restored", source, scale_value)
-    model.graph.insert_before(node, [stored, restored])
-    return restored.outputs[0]
+    scale = initializers.add(model, f"{name}_scale", scale_of(item.activation, number))
+    quantized = ir.node("QuantizeLinear", [source, scale, zero], name=f"{name}_quantize")
+    stored = _put(model, quantized, node, f"{name}_stored", source, zero)
+    dequantized = ir.node("DequantizeLinear", [stored, scale, zero], name=f"{name}_dequantize")
+    return _put(model, dequantized, node, f"{name}_restored", source, scale)
 
 
 def _without_clip(model: ir.Model, source: ir.Value) -> ir.Value:
@@ -148,20 +124,14 @@ def _without_clip(model: ir.Model, source: ir.Value) -> ir.Value:
     an 8-bit float: "Unexpected data type for QuantizeLinear input y_zero_point".
     """
     clip = source.producer()
-    if clip is None or clip.op_type != "Clip":
+    if clip is None or clip.op_type != "Clip" or not any(clip.inputs[1:]):
         return source
     name, value = source.name, clip.inputs[0]
-    bounds = [*clip.inputs[1:], None, None][:2]
-    nodes = []
-    for op_type, bound in zip(("Max", "Min"), bounds, strict=True):
+    for op_type, bound in zip(("max", "min"), clip.inputs[1:], strict=False):
         if bound is not None:
-            made = ir.node(op_type, [value, bound], name=f"{clip.name}.{op_type.lower()}")
-            value = made.outputs[0]
-            _describe(value, f"{name}.{op_type.lower()}", source, source)
-            nodes.append(made)
-    if value is None or not nodes:
-        return source
-    model.graph.insert_before(clip, nodes)
+            made = ir.node(op_type.title(), [value, bound], name=f"{clip.name}.{op_type}")
+            value = _put(model, made, clip, f"{name}.{op_type}", source, source)
+    assert value is not None
     source.replace_all_uses_with(value)
     model.graph.remove(clip, safe=True)
     value.name = name
@@ -172,33 +142,18 @@ def _weight(
     model: ir.Model, node: ir.Node, site: Site, scale: Floats, number: NumberFormat
 ) -> ir.Value:
     """The site's weight, stored in the format and dequantized before `node`."""
-    stored = initializers.convert(
-        model,
-        site.weight,
-        partial(quantize, scale=scale, number=number),
-        number.dtype,
-        f"{site.weight}.{number.value}",
-    )
-    scale_value = initializers.add(model, f"{site.weight}_scale", scale)
-    restored = ir.node(
-        "DequantizeLinear",
-        [stored, scale_value],
-        {"axis": 1},
-        name=f"{site.weight}_dequantize",
-    )
-    _describe(restored.outputs[0], f"{site.weight}_restored", stored, scale_value)
-    model.graph.insert_before(node, [restored])
-    return restored.outputs[0]
+    name, function = site.weight, partial(quantize, scale=scale, number=number)
+    stored = initializers.convert(model, name, function, number.dtype, f"{name}.{number.value}")
+    inputs = [stored, initializers.add(model, f"{name}_scale", scale)]
+    restored = ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{name}_dequantize")
+    return _put(model, restored, node, f"{name}_restored", *inputs)
 
 
-def _describe(output: ir.Value, name: str, shaped: ir.Value | None, typed: ir.Value | None) -> None:
-    """Name an output, with the shape of one value and the type of another."""
-    output.name = name
-    output.shape = None if shaped is None else shaped.shape
-    output.type = None if typed is None else typed.type
-
-
-def _counts(model: ir.Model) -> tuple[int, int]:
-    """QuantizeLinear and DequantizeLinear nodes of the main graph."""
-    kinds = [node.op_type for node in model.graph]
-    return kinds.count("QuantizeLinear"), kinds.count("DequantizeLinear")
+def _put(
+    model: ir.Model, node: ir.Node, before: ir.Node, name: str, shaped: ir.Value, typed: ir.Value
+) -> ir.Value:
+    """Insert a node; its output gets a name, the shape of one value and the type of another."""
+    output = node.outputs[0]
+    output.name, output.shape, output.type = name, shaped.shape, typed.type
+    model.graph.insert_before(before, [node])
+    return output

@@ -1,7 +1,6 @@
 """The scale table, calibration.json: thresholds per tensor and what was decided per site.
 
-docs/calibration.md describes every field. The file has no path, no time and no machine in it: it
-is valid wherever the same weights and the same text are.
+docs/calibration.md describes every field.
 """
 
 from __future__ import annotations
@@ -42,9 +41,7 @@ class TensorScale:
 
     Attributes:
         amax: |x| beyond it saturates; positive and finite.
-        count: values that were seen.
-        minimum: smallest value that was seen.
-        maximum: largest value that was seen.
+        count, minimum, maximum: of the values that were seen.
         saturated: share of the values beyond `amax`, 0 to 1.
 
     Raises:
@@ -70,7 +67,6 @@ class TensorScale:
 
     @property
     def int8_scale(self) -> float:
-        """Step of int8."""
         return self.amax / INT8_MAX
 
     @property
@@ -117,13 +113,8 @@ class ScaleTable:
         tensors = {}
         for name, seen in statistics.items():
             amax = seen.threshold(method, percentile=percentile)
-            tensors[name] = TensorScale(
-                amax=amax,
-                count=seen.count,
-                minimum=seen.minimum,
-                maximum=seen.maximum,
-                saturated=seen.saturation(amax),
-            )
+            beyond = seen.saturation(amax)
+            tensors[name] = TensorScale(amax, seen.count, seen.minimum, seen.maximum, beyond)
         used = percentile if method == "percentile" else None
         return cls(model_hash, data_hash, method, used, tensors)
 
@@ -132,11 +123,7 @@ class ScaleTable:
         return self.model_hash == model_hash and data_hash in (None, self.data_hash)
 
     def require_model(self, model_hash: str, where: Path | str) -> None:
-        """Refuse a table of another model; `where` is named in the message.
-
-        Raises:
-            CalibrationError: the model's hash differs.
-        """
+        """Raise a CalibrationError that names `where` if the table is of another model."""
         if self.model_hash != model_hash:
             raise CalibrationError(
                 f"{where}: the scale table of another model ({self.model_hash[:12]}…; this one is "
@@ -209,27 +196,17 @@ class ScaleTable:
             raise CalibrationError(f"{where}: {error}; calibrate again") from None
 
     def save(self, path: Path) -> None:
-        """Write the table; the file appears whole or not at all.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-        write_whole(path, text)
+        """Write the table whole, or raise OSError and leave what was there."""
+        write_whole(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> ScaleTable:
-        """Read and check a table.
-
-        Raises:
-            CalibrationError: no such file, or no valid table.
-        """
+        """Read and check a table; a CalibrationError says why there is none."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
         except OSError as error:
-            raise CalibrationError(
-                f"cannot read the scale table {path}: {error.strerror}"
-            ) from error
+            reason = f"cannot read the scale table {path}: {error.strerror}"
+            raise CalibrationError(reason) from error
         except (ValueError, RecursionError) as error:
             raise CalibrationError(f"{path}: not a scale table: {error}") from error
         return cls.from_dict(data, path)
@@ -241,24 +218,15 @@ def encode_array(array: NDArray[Any]) -> str:
 
 
 def decode_array(text: str) -> NDArray[np.float32]:
-    """The vector that `encode_array` wrote.
-
-    Raises:
-        CalibrationError: not base64 of whole float32 numbers.
-    """
+    """The vector that `encode_array` wrote; CalibrationError where it is not base64 of float32."""
     try:
-        raw = base64.b64decode(text, validate=True)
-        return np.frombuffer(raw, "<f4").astype(np.float32)
+        return np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
     except (binascii.Error, ValueError) as error:
         raise CalibrationError(f"not base64 of float32 numbers: {error}") from error
 
 
 def field_of(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
-    """A field of a JSON object: text, a number, a whole number or an object.
-
-    Raises:
-        CalibrationError: it is missing, or of another kind.
-    """
+    """A field of a JSON object; CalibrationError where it is missing or of another kind."""
     if key not in data:
         raise CalibrationError(f"{key} is missing")
     value = data[key]
@@ -289,22 +257,16 @@ def _read(data: Mapping[str, Any]) -> ScaleTable:
     for name in entries:
         entry = field_of(entries, name, dict)
         try:
-            tensors[name] = item = _tensor(entry)
+            tensors[name] = item = TensorScale(
+                field_of(entry, "amax", float),
+                field_of(entry, "count", int),
+                *(field_of(entry, key, float) for key in ("min", "max", "saturated")),
+            )
             if name in sites and _edited(method, item, entry, sites[name]):
                 sites[name] = _with_threshold(sites[name], item.amax)
         except CalibrationError as error:
             raise CalibrationError(f"tensor {name!r}: {error}") from None
     return ScaleTable(model_hash, data_hash, method, percentile, tensors, sites)
-
-
-def _tensor(entry: Mapping[str, Any]) -> TensorScale:
-    return TensorScale(
-        amax=field_of(entry, "amax", float),
-        count=field_of(entry, "count", int),
-        minimum=field_of(entry, "min", float),
-        maximum=field_of(entry, "max", float),
-        saturated=field_of(entry, "saturated", float),
-    )
 
 
 def _edited(
@@ -328,12 +290,8 @@ def _with_threshold(site: Mapping[str, Any], amax: float) -> dict[str, Any]:
     to each channel was measured with the old threshold, and is not known with the new one.
     """
     error = np.zeros_like(decode_array(field_of(site, "int8_mean_error", str)))
-    return {
-        **site,
-        "int8_threshold": amax,
-        "largest": amax,
-        "int8_mean_error": encode_array(error),
-    }
+    changed = {"int8_threshold": amax, "largest": amax, "int8_mean_error": encode_array(error)}
+    return {**site, **changed}
 
 
 def _some(names: list[str]) -> str:

@@ -16,10 +16,8 @@ from typing import NoReturn
 
 from calibration.errors import CalibrationError
 
-MAX_BYTES = 1 << 26
-"""Size of a file of texts."""
-MINIMUM_TEXTS = 8
-"""Fewer cannot show a distribution, nor be split."""
+MAX_BYTES = 1 << 26  # of a file of texts
+MINIMUM_TEXTS = 8  # fewer cannot show a distribution, nor be split
 FEW_TEXTS = 64
 """Below it thresholds still vary with the choice of the texts, and a warning says so."""
 HELD_BACK = 0.25
@@ -55,26 +53,19 @@ class Classes:
     def __init__(self, names: Mapping[int, str] | None) -> None:
         self.of_choices = names is None
         names = names or {}
-        spellings = Counter(name.casefold() for name in names.values())
-        self._folded = {
-            name.casefold(): index
-            for index, name in names.items()
-            if spellings[name.casefold()] == 1
-        }
+        folded = {index: name.casefold() for index, name in names.items()}
+        spellings = Counter(folded.values())
+        self._folded = {name: index for index, name in folded.items() if spellings[name] == 1}
         self._exact = {str(index): index for index in names}
         self._exact |= {name: index for index, name in names.items()}
         listed = [names[index] for index in sorted(names)]
         self._listed = ", ".join(listed[:_LISTED]) + (", ..." if len(listed) > _LISTED else "")
 
     def index(self, label: str, choices: int) -> int | None:
-        """The class that a label means; None for a label that means none.
+        """The class that a label of an item with so many choices means; None if it means none.
 
         A name counts as it is spelled; else as an index; else in upper or lower case, where that
         leaves one class.
-
-        Args:
-            label: as the file has it.
-            choices: number of choices of the item.
         """
         if self.of_choices:
             return int(label) if label.isdecimal() and int(label) < choices else None
@@ -122,34 +113,24 @@ def read_texts(
 
 
 def stream_texts(lines: Iterable[bytes], name: str) -> Iterator[TextItem]:
-    """Texts as they come, without labels; an empty line is an empty text.
-
-    Args:
-        lines: UTF-8.
-        name: what messages call their source.
+    """Texts of UTF-8 lines as they come, without labels; an empty line is an empty text.
 
     Raises:
-        CalibrationError: as `read_texts`, when the line is reached.
+        CalibrationError: as `read_texts`, when the line is reached; it calls the source `name`.
     """
     for line in _lines(lines, name, None):
         yield TextItem("") if line is None else line.item(None)
 
 
 def check_amount(path: Path, items: Sequence[TextItem]) -> None:
-    """Warn of few calibration texts.
-
-    Raises:
-        CalibrationError: there are too few.
-    """
+    """Warn of few calibration texts; a CalibrationError says that there are too few."""
     if len(items) < MINIMUM_TEXTS:
         raise CalibrationError(
             f"{path}: {len(items)} examples; give at least {MINIMUM_TEXTS}, better some hundreds"
         )
     if len(items) < FEW_TEXTS:
-        warnings.warn(
-            f"{path}: only {len(items)} examples; thresholds are steadier with some hundreds",
-            stacklevel=2,
-        )
+        message = f"only {len(items)} examples; thresholds are steadier with some hundreds"
+        warnings.warn(f"{path}: {message}", stacklevel=2)
 
 
 def split_texts(
@@ -158,34 +139,24 @@ def split_texts(
     """Divide texts into those to calibrate with and those held back for judging the result.
 
     The texts with the smallest SHA-256 are held back: the order of the file does not matter, all
-    copies of a text land in one part, and both parts keep the order of the file.
-
-    Args:
-        items: at least two different texts.
-        held_back: share of the different texts, above 0 and below 1; at least one text is held
-            back and one is not.
+    copies of a text land in one part, and both parts keep the order of the file. `held_back` is
+    the share of the different texts, above 0 and below 1; no part is empty.
 
     Raises:
         CalibrationError: all texts are the same, or the share is out of range.
     """
     if not 0 < held_back < 1:
         raise CalibrationError(f"held-back share {held_back}; give one above 0 and below 1")
-    keys = [_text_key(item) for item in items]
+    # The label is no part of a key: a text labelled twice must not land in both parts.
+    parts = ([item.text, *(item.second or (None,))] for item in items)
+    keys = [hashlib.sha256(json.dumps(item).encode()).digest() for item in parts]
     ranked = sorted(set(keys))
     if len(ranked) < 2:
         raise CalibrationError("all calibration texts are the same; give different ones")
     count = min(max(round(held_back * len(ranked)), 1), len(ranked) - 1)
     held = set(ranked[:count])
-    pairs = list(zip(keys, items, strict=True))
-    return (
-        tuple(item for key, item in pairs if key not in held),
-        tuple(item for key, item in pairs if key in held),
-    )
-
-
-def _text_key(item: TextItem) -> bytes:
-    # The label is no part of it: a text labelled twice must not land in both parts.
-    return hashlib.sha256(json.dumps([item.text, *(item.second or (None,))]).encode()).digest()
+    used = tuple(item for key, item in zip(keys, items, strict=True) if key not in held)
+    return used, tuple(item for key, item in zip(keys, items, strict=True) if key in held)
 
 
 @dataclass(frozen=True)
@@ -198,7 +169,6 @@ class _Line:
     label: str | None = None
 
     def item(self, classes: Classes | None) -> TextItem:
-        """The text of the line, with its label where there are classes."""
         parts, label = self.parts, self.label
         if classes is not None and not self.json:
             most = len(parts) if classes.of_choices else 3
@@ -238,9 +208,8 @@ def _lines(source: Iterable[bytes], name: str, jsonl: bool | None) -> Iterator[_
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise CalibrationError(
-                f"{where}: not UTF-8 ({error.reason}); save the text as UTF-8"
-            ) from None
+            reason = f"not UTF-8 ({error.reason}); save the text as UTF-8"
+            raise CalibrationError(f"{where}: {reason}") from None
         line = line.removesuffix("\n").removesuffix("\r")
         if not line.strip():
             yield None
@@ -251,7 +220,6 @@ def _lines(source: Iterable[bytes], name: str, jsonl: bool | None) -> Iterator[_
 
 
 def _begins_jsonl(line: str) -> bool:
-    """Whether a line is a JSON object with a text."""
     try:
         value = json.loads(line) if line.lstrip().startswith("{") else None
     except (ValueError, RecursionError):
@@ -283,10 +251,9 @@ def _json_line(where: str, line: str) -> _Line:
         if second:
             found.fail('both a pair and "choices"; leave one out')
         second = tuple(choices)
-    if label is not None:
-        if isinstance(label, bool) or not isinstance(label, (str, int)) or label == "":
-            found.fail(f'"label" is {label!r}; expected a name or an index')
-        label = str(label)
+    if isinstance(label, (bool, float, list, dict)) or label == "":
+        found.fail(f'"label" is {label!r}; expected a name or an index')
+    label = None if label is None else str(label)
     return _Line(where, (text, *second), json=True, label=label)
 
 
@@ -308,7 +275,6 @@ def _all_labelled(lines: Sequence[_Line], classes: Classes) -> bool:
 
 
 def _warn_of_pairs(path: Path, lines: Sequence[_Line]) -> None:
-    """Say where pairs look like texts with labels."""
     endings = {line.parts[-1] if len(line.parts) == 2 else None for line in lines}
     few = len(endings) <= min(_FEW_LABELS, len(lines) // 2)
     if few and None not in endings and not lines[0].json:
