@@ -20,36 +20,27 @@ from calibration.sites import Site
 def rounding_error(sample: Floats, threshold: float, number: NumberFormat) -> Floats:
     """`(K,)`: mean over a sample `(rows, K)` of what quantization adds to each channel."""
     rounded = round_trip(sample, scale_of(threshold, number), number)
-    error: Floats = (rounded - sample).mean(axis=0, dtype=np.float64).astype(np.float32)
-    return error
+    return np.asarray((rounded - sample).mean(axis=0, dtype=np.float64), np.float32)
 
 
 def bias_shift(
-    weight: Floats,
-    weight_thresholds: Floats,
-    mean: Floats,
-    mean_error: Floats,
-    number: NumberFormat,
+    weight: Floats, thresholds: Floats, mean: Floats, mean_error: Floats, number: NumberFormat
 ) -> Floats:
     """`(N,)`: what to add to the bias, so that the output has the mean of the float one.
 
     Args:
         weight: `(K, N)`, as smoothing left it.
-        weight_thresholds: `(N,)`, of its columns.
+        thresholds: `(N,)`, of its columns.
         mean: `(K,)`, mean of the input over the calibration text.
         mean_error: `(K,)`, see `rounding_error`.
-        number: the format.
+        number: the format of the weight.
     """
-    stored = round_trip(weight, scale_of(weight_thresholds, number), number)
+    stored = round_trip(weight, scale_of(thresholds, number), number)
     # E[x] W - E[x + e] (W + D) with W + D stored: what was, less what is.
     shift: Floats = mean @ (weight - stored) - mean_error @ stored
     return shift
 
 
 def add_to_bias(model: ir.Model, site: Site, shift: Floats) -> None:
-    """Add `shift` `(N,)` to the site's bias, in place.
-
-    Raises:
-        RuntimeError: the graph has no such bias.
-    """
+    """Add `shift` `(N,)` to the site's bias in place; RuntimeError where the graph has none."""
     initializers.transform(model, site.bias, partial(np.add, shift))

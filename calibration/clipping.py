@@ -21,26 +21,17 @@ _BLOCK_VALUES = 1 << 21  # weights at a time
 
 @dataclass(frozen=True)
 class ClippedWeight:
-    """Thresholds of a weight's columns.
-
-    Attributes:
-        thresholds: fp32 `(N,)`.
-        clipped: columns whose threshold is below their largest weight.
-    """
+    """Thresholds `(N,)` of a weight's columns, and how many are below the largest weight."""
 
     thresholds: Floats
     clipped: int
 
 
 def clip_weight(weight: Floats, mean_square: Floats, number: NumberFormat) -> ClippedWeight:
-    """The thresholds of a weight with the least weighted squared error.
+    """The thresholds of a weight `(K, N)` with the least squared error.
 
-    fp8 is left alone: its steps are relative to each value, so clipping only loses.
-
-    Args:
-        weight: `(K, N)`.
-        mean_square: `(K,)`, of the site's input channels.
-        number: the format.
+    `mean_square` `(K,)` of the site's input channels are the weights of the error. fp8 is left
+    alone: its steps are relative to each value, so clipping only loses.
     """
     largest = np.abs(weight).max(axis=0)
     if number is NumberFormat.FP8:
@@ -61,11 +52,9 @@ def clip_weight(weight: Floats, mean_square: Floats, number: NumberFormat) -> Cl
     return ClippedWeight(thresholds, int((thresholds < largest).sum()))
 
 
-def _errors(
-    columns: Floats, importance: Floats, thresholds: Floats, number: NumberFormat
-) -> Floats:
+def _errors(columns: Floats, importance: Floats, limit: Floats, number: NumberFormat) -> Floats:
     """`(N,)`: weighted squared error of each column."""
-    error = round_trip(columns, scale_of(thresholds, number), number)
+    error = round_trip(columns, scale_of(limit, number), number)
     error -= columns
     np.square(error, out=error)
     errors: Floats = importance @ error

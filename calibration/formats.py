@@ -9,14 +9,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-Stored = NDArray[Any]
-"""int8 or float8_e4m3fn"""
+Stored = NDArray[Any]  # int8 or float8_e4m3fn
 
 
 class NumberFormat(str, Enum):
@@ -42,17 +40,11 @@ class NumberFormat(str, Enum):
 
     @property
     def dtype(self) -> ir.DataType:
-        """Its ONNX type."""
         return ir.DataType.INT8 if self.is_integer else ir.DataType.FLOAT8E4M3FN
 
 
 # 255 * 64 * 2, an activation shifted to unsigned times a weight, twice, is below 2^15.
 _LARGEST = {NumberFormat.INT8: 127.0, NumberFormat.INT7: 64.0, NumberFormat.FP8: 448.0}
-_STORED: dict[NumberFormat, Any] = {
-    NumberFormat.INT8: np.int8,
-    NumberFormat.INT7: np.int8,
-    NumberFormat.FP8: ml_dtypes.float8_e4m3fn,
-}
 _LEAST_SCALE = np.float32(2.0**-100)
 """Scale of a tensor that is zero throughout: any does, and its reciprocal is still finite."""
 
@@ -66,15 +58,12 @@ def scale_of(threshold: NDArray[np.floating] | float, number: NumberFormat) -> F
 def quantize(values: Floats, scale: Floats, number: NumberFormat) -> Stored:
     """Stored numbers of `values / scale`, rounded to nearest even and saturated.
 
-    Args:
-        values: any shape.
-        scale: a scalar, or one for each of the last axis.
-        number: the format.
+    `values` have any shape; `scale` is a scalar, or one for each of the last axis.
     """
     scaled = np.clip(values / scale, -number.largest, number.largest)
     if number.is_integer:
         scaled = np.rint(scaled)
-    stored: Stored = scaled.astype(_STORED[number])
+    stored: Stored = scaled.astype(number.dtype.numpy())
     return stored
 
 
@@ -84,6 +73,6 @@ def round_trip(values: Floats, scale: Floats, number: NumberFormat) -> Floats:
     if number.is_integer:
         np.rint(scaled, out=scaled)
     else:
-        scaled = scaled.astype(_STORED[number]).astype(np.float32)
+        scaled = scaled.astype(number.dtype.numpy()).astype(np.float32)
     scaled *= scale
     return scaled

@@ -6,22 +6,15 @@ A chain of such functions holds one tensor at a time, so a model's weights are n
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[np.generic]
-Floats: TypeAlias = NDArray[np.float32]
+from calibration.formats import Floats, Stored
 
 
 def read(model: ir.Model, name: str) -> Floats:
-    """The value of a fp32 initializer, evaluated now.
-
-    Raises:
-        RuntimeError: the graph has no such fp32 initializer, which is a defect of the caller.
-    """
+    """The value of an fp32 initializer, evaluated now; RuntimeError where the graph has none."""
     return _tensor(model, name).numpy()
 
 
@@ -34,41 +27,34 @@ def transform(model: ir.Model, name: str, function: Callable[[Floats], Floats]) 
 def convert(
     model: ir.Model,
     name: str,
-    function: Callable[[Floats], Array],
+    function: Callable[[Floats], Stored],
     dtype: ir.DataType,
     new_name: str,
 ) -> ir.Value:
     """Add `new_name`, a function of the fp32 initializer `name` in another type, lazily.
 
-    Returns:
-        The new initializer; the old one stays until it is removed.
+    The old one stays until it is removed.
     """
     return _add(model, _lazy(_tensor(model, name), function, dtype, new_name))
 
 
-def add(model: ir.Model, name: str, array: Array, dtype: ir.DataType | None = None) -> ir.Value:
+def add(model: ir.Model, name: str, array: Stored, dtype: ir.DataType | None = None) -> ir.Value:
     """Add a small initializer that is held as it is."""
     array = np.ascontiguousarray(array).reshape(array.shape)
     return _add(model, ir.Tensor(array, dtype=dtype, name=name))
 
 
 def _add(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
-    value = ir.Value(
-        name=tensor.name,
-        shape=ir.Shape(tensor.shape.numpy()),
-        type=ir.TensorType(tensor.dtype),
-        const_value=tensor,
-    )
+    value = ir.val(tensor.name, const_value=tensor)
     model.graph.initializers.add(value)
     return value
 
 
 def _lazy(
-    source: ir.TensorProtocol, function: Callable[[Floats], Array], dtype: ir.DataType, name: str
+    source: ir.TensorProtocol, function: Callable[[Floats], Stored], dtype: ir.DataType, name: str
 ) -> ir.LazyTensor:
     def evaluate() -> ir.TensorProtocol:
-        array = np.ascontiguousarray(function(source.numpy()))
-        return ir.Tensor(array, dtype=dtype, name=name)
+        return ir.Tensor(np.ascontiguousarray(function(source.numpy())), dtype=dtype, name=name)
 
     return ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(source.shape.numpy()), name=name)
 

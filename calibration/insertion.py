@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from calibration import initializers
 from calibration.formats import Floats, NumberFormat, quantize, scale_of
+from calibration.graphs import put_before
 from calibration.sites import Site, matmul_of
 
 
@@ -112,9 +113,9 @@ def _activation(
         source = _without_clip(model, source)
     scale = initializers.add(model, f"{name}_scale", scale_of(item.activation, number))
     quantized = ir.node("QuantizeLinear", [source, scale, zero], name=f"{name}_quantize")
-    stored = _put(model, quantized, node, f"{name}_stored", source, zero)
+    stored = put_before(node, model, quantized, f"{name}_stored", source, zero)
     dequantized = ir.node("DequantizeLinear", [stored, scale, zero], name=f"{name}_dequantize")
-    return _put(model, dequantized, node, f"{name}_restored", source, scale)
+    return put_before(node, model, dequantized, f"{name}_restored", source, scale)
 
 
 def _without_clip(model: ir.Model, source: ir.Value) -> ir.Value:
@@ -130,7 +131,7 @@ def _without_clip(model: ir.Model, source: ir.Value) -> ir.Value:
     for op_type, bound in zip(("max", "min"), clip.inputs[1:], strict=False):
         if bound is not None:
             made = ir.node(op_type.title(), [value, bound], name=f"{clip.name}.{op_type}")
-            value = _put(model, made, clip, f"{name}.{op_type}", source, source)
+            value = put_before(clip, model, made, f"{name}.{op_type}", source, source)
     assert value is not None
     source.replace_all_uses_with(value)
     model.graph.remove(clip, safe=True)
@@ -146,14 +147,4 @@ def _weight(
     stored = initializers.convert(model, name, function, number.dtype, f"{name}.{number.value}")
     inputs = [stored, initializers.add(model, f"{name}_scale", scale)]
     restored = ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{name}_dequantize")
-    return _put(model, restored, node, f"{name}_restored", *inputs)
-
-
-def _put(
-    model: ir.Model, node: ir.Node, before: ir.Node, name: str, shaped: ir.Value, typed: ir.Value
-) -> ir.Value:
-    """Insert a node; its output gets a name, the shape of one value and the type of another."""
-    output = node.outputs[0]
-    output.name, output.shape, output.type = name, shaped.shape, typed.type
-    model.graph.insert_before(before, [node])
-    return output
+    return put_before(node, model, restored, f"{name}_restored", *inputs)

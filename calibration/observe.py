@@ -10,21 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from calibration.collectors import StatisticsCollector, TensorStatistics
 from calibration.errors import CalibrationError
-from calibration.graphs import Feeds, OpenGraph, Run, load
+from calibration.formats import Floats
+from calibration.graphs import Feeds, Ids, OpenGraph, Run, load
 from calibration.resume import Resume, StateFile
-
-Mask: TypeAlias = NDArray[np.int64]
-Floats: TypeAlias = NDArray[np.float32]
-Progress: TypeAlias = Callable[[int, int], None]
 
 MASK = "attention_mask"
 RUN_BYTES = 1 << 28
@@ -38,7 +33,7 @@ def observe(
     open_graph: OpenGraph,
     *,
     sample_rows: int = 0,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     resume: Resume | None = None,
     run_bytes: int = RUN_BYTES,
 ) -> dict[str, TensorStatistics]:
@@ -53,7 +48,7 @@ def observe(
     Args:
         model: fp32 ONNX file; external data lies beside it.
         tensors: names of float values of the main graph.
-        batches: inputs by name, the first axis being the batch.
+        batches: inputs of the graph.
         open_graph: opens the graph; its errors come through as they are.
         sample_rows: rows of each tensor to keep as they are.
         progress: called with the number of batches done and the number there are.
@@ -72,18 +67,17 @@ def observe(
     collectors = {probe.name: StatisticsCollector(probe.name, sample_rows) for probe in probes}
     state = StateFile(resume, collectors, sample_rows, batches) if resume else None
     done = state.load() if state else 0
-    report = progress or (lambda done, total: None)
-    report(done, len(batches))
+    progress(done, len(batches))
     if done < len(batches):
         run = open_graph(model, _with_outputs(model, [p.name for p in probes if not p.is_output]))
         runner = _Runner(run, {value.name for value in graph.inputs}, list(collectors), run_bytes)
-        for index in range(done, len(batches)):
-            for mask, values in runner.runs(batches[index]):
+        for count, batch in enumerate(batches[done:], done + 1):
+            for mask, values in runner.runs(batch):
                 for probe, value in zip(probes, values, strict=True):
                     collectors[probe.name].update(_rows(probe, value, mask))
             if state:
-                state.save_if_due(index + 1, last=index + 1 == len(batches))
-            report(index + 1, len(batches))
+                state.save_if_due(count, last=count == len(batches))
+            progress(count, len(batches))
     return {name: item.result() for name, item in collectors.items()}
 
 
@@ -97,7 +91,6 @@ class _Probe:
 
 
 def _find(model: Path, graph: ir.Graph, tensors: Sequence[str]) -> list[_Probe]:
-    """Where the graph has the tensors; CalibrationError names those that it has not."""
     made = {value.name: value for node in graph for value in node.outputs}
     probes = []
     for name in dict.fromkeys(tensors):
@@ -117,8 +110,7 @@ def _with_outputs(model: Path, added: Sequence[str]) -> bytes:
     extra = onnx.ModelProto()
     for name in added:
         extra.graph.output.add(name=name).type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    addition: bytes = extra.SerializeToString()
-    return model.read_bytes() + addition
+    return model.read_bytes() + bytes(extra.SerializeToString())
 
 
 class _Runner:
@@ -127,11 +119,10 @@ class _Runner:
     def __init__(
         self, run: Run, inputs: set[str | None], names: Sequence[str], run_bytes: int
     ) -> None:
-        self._run, self._inputs, self._names = run, inputs, names
-        self._run_bytes = run_bytes
+        self._run, self._inputs, self._names, self._run_bytes = run, inputs, names, run_bytes
         self._bytes_per_token = 0.0
 
-    def runs(self, batch: Feeds) -> Iterator[tuple[Mask | None, list[Floats]]]:
+    def runs(self, batch: Feeds) -> Iterator[tuple[Ids | None, list[Floats]]]:
         """Attention mask and values of each part of the batch."""
         feeds = {name: ids for name, ids in batch.items() if name in self._inputs}
         rows = {len(ids) for ids in batch.values()}
@@ -144,16 +135,15 @@ class _Runner:
             if self._bytes_per_token:
                 count = max(1, int(self._run_bytes // (self._bytes_per_token * tokens)))
             part = slice(start, min(start + count, end))
-            values: list[Floats] = self._run(
-                self._names, {name: ids[part] for name, ids in feeds.items()}
-            )
+            given = {name: ids[part] for name, ids in feeds.items()}
+            values: list[Floats] = self._run(self._names, given)
             size = sum(value.nbytes for value in values) / (tokens * (part.stop - start))
             self._bytes_per_token = max(self._bytes_per_token, size)
             yield (batch[MASK][part] if MASK in batch else None), values
             start = part.stop
 
 
-def _rows(probe: _Probe, value: Floats, mask: Mask | None) -> Floats:
+def _rows(probe: _Probe, value: Floats, mask: Ids | None) -> Floats:
     """`(n, C)` without padding."""
     if value.dtype != np.float32:
         raise CalibrationError(f"{probe.name!r} is {value.dtype}, not float32")

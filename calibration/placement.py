@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from calibration.errors import CalibrationError
 from calibration.sites import Site, SiteKind
@@ -40,9 +40,8 @@ class PlacementPolicy:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise CalibrationError(
-                    f"placement: {pattern!r} is not a regular expression ({error})"
-                ) from None
+                reason = f"{pattern!r} is not a regular expression ({error})"
+                raise CalibrationError(f"placement: {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,12 @@ class Placement:
     def keep(self, names: Sequence[str], reason: str) -> Placement:
         """The placement with the named sites in float as well."""
         moved = tuple(KeptSite(site, reason) for site in self.quantized if site.name in names)
-        return replace(
-            self,
-            quantized=tuple(site for site in self.quantized if site.name not in names),
-            kept=(*self.kept, *moved),
-        )
+        rest = tuple(site for site in self.quantized if site.name not in names)
+        return Placement(rest, (*self.kept, *moved))
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """Layers that `"0-5,8"` names, sorted.
-
-    Raises:
-        CalibrationError: malformed, or a range that ends before it starts.
-    """
+    """Layers that `"0-5,8"` names, sorted; a CalibrationError says what is malformed."""
     layers: set[int] = set()
     for part in text.split(","):
         match = _RANGE.fullmatch(part)
@@ -95,19 +87,16 @@ def place(policy: PlacementPolicy, sites: Sequence[Site]) -> Placement:
     """
     _check(policy, sites)
     reasons = [(site, _reason_to_keep(policy, site)) for site in sites]
-    placement = Placement(
-        quantized=tuple(site for site, reason in reasons if reason is None),
-        kept=tuple(KeptSite(site, reason) for site, reason in reasons if reason is not None),
-    )
-    if not placement.quantized:
+    quantized = tuple(site for site, reason in reasons if reason is None)
+    if not quantized:
         raise CalibrationError(
             "placement: every linear layer is excluded, so nothing is left to quantize"
         )
-    return placement
+    kept = (KeptSite(site, reason) for site, reason in reasons if reason is not None)
+    return Placement(quantized, tuple(kept))
 
 
 def _check(policy: PlacementPolicy, sites: Sequence[Site]) -> None:
-    """Refuse what can only be a slip of the pen."""
     layers = sorted({site.layer for site in sites})
     for layer in policy.layers or ():
         if layer not in layers:

@@ -11,19 +11,18 @@ reaches the valid positions: its attention probability is 0, and 0 times infinit
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import helper
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
 from calibration.errors import CalibrationError
 from calibration.graphs import Feeds, OpenGraph, load
-
-Progress = Callable[[int], None]
 
 # Names of what is added; no value of a graph is called so.
 _LOWEST, _HIGHEST = "deb_export.lowest:", "deb_export.highest:"
@@ -38,11 +37,9 @@ class ValueRange:
 
     @property
     def absmax(self) -> float:
-        """Largest magnitude."""
         return max(abs(self.minimum), abs(self.maximum))
 
     def __or__(self, other: ValueRange) -> ValueRange:
-        """The range of both."""
         return ValueRange(min(self.minimum, other.minimum), max(self.maximum, other.maximum))
 
 
@@ -51,26 +48,33 @@ def measure_ranges(
     batches: Iterable[Feeds],
     open_graph: OpenGraph,
     *,
-    progress: Progress | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, ValueRange]:
-    """Run a graph over batches and return the range of each float value that it computes.
+    """The range of each float value that a graph computes on batches, each of which is used once.
 
     Values of the main graph have their own names, those inside local functions `inner_name`.
 
     Args:
         model: fp32 ONNX file; external data lies beside it.
-        batches: int64 inputs by name, each used once.
         open_graph: opens the graph; its errors come through as they are.
         progress: called with the number of batches done.
 
     Raises:
         CalibrationError: no batch, no such file, or NaN in a value.
     """
-    inputs, names, content = _reduced(load(model))
-    run = open_graph(model, content)
-    del content
+    graph = load(model)
+    _expand_functions(graph)
+    ShapeInferencePass()(graph)
+    inputs = {value.name for value in graph.graph.inputs}
+    names = [
+        output.name
+        for node in graph.graph
+        for output in node.outputs
+        if node.op_type != "Constant" and output.dtype == ir.DataType.FLOAT and output.name
+    ]
+    run = open_graph(model, _reduced(graph, names))
+    del graph
     wanted = [prefix + name for name in names for prefix in (_LOWEST, _HIGHEST)]
-    report = progress or (lambda done: None)
     ranges: dict[str, ValueRange] = {}
     done = 0
     for done, batch in enumerate(batches, 1):
@@ -78,26 +82,14 @@ def measure_ranges(
         ends = [float(end) for end in run(wanted, feeds)]
         for name, low, high in zip(names, ends[::2], ends[1::2], strict=True):
             if np.isnan(low) or np.isnan(high):
-                raise CalibrationError(
-                    f"{model}: {name!r} is NaN in fp32 already; check the checkpoint"
-                )
+                reason = f"{name!r} is NaN in fp32 already; check the checkpoint"
+                raise CalibrationError(f"{model}: {reason}")
             found = ValueRange(low, high)
             ranges[name] = ranges[name] | found if name in ranges else found
-        report(done)
+        progress(done)
     if done == 0:
         raise CalibrationError("there is no calibration text to measure ranges on")
     return ranges
-
-
-def _reduced(model: ir.Model) -> tuple[set[str | None], list[str], bytes]:
-    """Names of the inputs and of the values to measure, and the graph that measures them."""
-    _expand_functions(model)
-    ShapeInferencePass()(model)
-    names = list(_computed_floats(model.graph))
-    content = io.BytesIO()
-    for piece in _serialized(model, names):
-        content.write(piece)
-    return {value.name for value in model.graph.inputs}, names, content.getvalue()
 
 
 def _expand_functions(model: ir.Model) -> None:
@@ -118,26 +110,12 @@ def _expand_functions(model: ir.Model) -> None:
 
 
 def inner_name(call_output: str, name: str) -> str:
-    """The name under which ranges have a value inside a local function.
-
-    Args:
-        call_output: name of the first output of the node that calls the function.
-        name: the value's name in the function.
-    """
+    """The name of a value inside a local function, by the first output of the call."""
     return f"{call_output}/{name}"
 
 
-def _computed_floats(graph: ir.Graph) -> Iterator[str]:
-    """Names of the fp32 values that nodes of the graph compute, constants left out."""
-    for node in graph:
-        if node.op_type != "Constant":
-            for output in node.outputs:
-                if output.dtype == ir.DataType.FLOAT and output.name:
-                    yield output.name
-
-
-def _serialized(model: ir.Model, names: Iterable[str]) -> Iterator[bytes]:
-    """The graph with the ends of each value as its outputs, in pieces that protobuf merges."""
+def _reduced(model: ir.Model, names: Iterable[str]) -> bytes:
+    """The graph with the ends of each value as its outputs, of pieces that protobuf merges."""
     weights = list(model.graph.initializers.values())
     model.graph.initializers.clear()
     proto = ir.to_proto(model)
@@ -145,15 +123,15 @@ def _serialized(model: ir.Model, names: Iterable[str]) -> Iterator[bytes]:
     proto.graph.ClearField("output")
     for name in names:
         for op_type, prefix in (("ReduceMin", _LOWEST), ("ReduceMax", _HIGHEST)):
-            proto.graph.node.append(
-                onnx.helper.make_node(op_type, [name], [prefix + name], keepdims=0)
-            )
-            proto.graph.output.append(
-                onnx.helper.make_tensor_value_info(prefix + name, onnx.TensorProto.FLOAT, [])
-            )
-    yield proto.SerializeToString()
+            end = prefix + name
+            proto.graph.node.append(helper.make_node(op_type, [name], [end], keepdims=0))
+            output = helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, [])
+            proto.graph.output.append(output)
+    content = io.BytesIO()
+    content.write(proto.SerializeToString())
     for value in weights:
         if value.const_value is not None:
             piece = onnx.ModelProto()
             piece.graph.initializer.append(ir.to_proto(value.const_value))
-            yield piece.SerializeToString()
+            content.write(piece.SerializeToString())
+    return content.getvalue()

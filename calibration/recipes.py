@@ -11,19 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.bias_correction import rounding_error
 from calibration.collectors import TensorStatistics
 from calibration.errors import CalibrationError
-from calibration.formats import NumberFormat
-from calibration.methods import PERCENTILE, Method
+from calibration.formats import Floats, NumberFormat
+from calibration.methods import Method
 from calibration.sites import Site
 from calibration.smoothing import search
 from calibration.table import SiteEntry, decode_array, encode_array, field_of
 from calibration.thresholds import threshold_of
-
-Floats = NDArray[np.float32]
 
 SEARCH_ROWS = 1024
 """Rows of the sample that the search for a strength multiplies by the weight."""
@@ -37,12 +34,10 @@ class SiteRecipe:
     """Figures of a site's input after smoothing: of `x / s`, or of `x` where there is none.
 
     Attributes:
-        strength: of the smoothing; None for none.
-        factors: fp32 `(K,)`, `s`; None for no smoothing.
+        strength, factors: of the smoothing, `s` being fp32 `(K,)`; None for none.
         largest: largest magnitude.
         threshold: magnitude at which int8 saturates.
-        mean: fp32 `(K,)`.
-        mean_square: fp32 `(K,)`.
+        mean, mean_square: fp32 `(K,)`.
         mean_error: fp32 `(K,)`, mean of what int8 adds to each channel.
         error: relative squared error of the site's output in int8, as the search measured it.
         error_plain: the same without smoothing.
@@ -68,7 +63,6 @@ class SiteRecipe:
         return self.largest == 0
 
     def to_entry(self) -> dict[str, Any]:
-        """The site's entry in a scale table."""
         return {
             "strength": self.strength,
             "factors": None if self.factors is None else encode_array(self.factors),
@@ -89,7 +83,18 @@ class SiteRecipe:
             CalibrationError: a field is missing or malformed, or of another number of channels.
         """
         try:
-            return _read(site, entry)
+            strength, factors = entry["strength"], entry["factors"]
+            return cls(
+                strength=None if strength is None else _number(entry, "strength"),
+                factors=None if factors is None else _vector(site, entry, "factors", above=0.0),
+                largest=_number(entry, "largest"),
+                threshold=_number(entry, "int8_threshold"),
+                mean=_vector(site, entry, "mean"),
+                mean_square=_vector(site, entry, "mean_square", above=-1.0),
+                mean_error=_vector(site, entry, "int8_mean_error"),
+                error=_number(entry, "int8_error"),
+                error_plain=_number(entry, "int8_error_plain"),
+            )
         except (KeyError, ValueError) as error:
             raise CalibrationError(
                 f"scale table: the entry of {site.name} is broken ({error}); calibrate again"
@@ -103,20 +108,11 @@ def sample_rows(sites: Iterable[Site]) -> int:
 
 
 def make_recipe(
-    site: Site,
-    seen: TensorStatistics,
-    weight: Floats,
-    method: Method,
-    percentile: float = PERCENTILE,
+    site: Site, seen: TensorStatistics, weight: Floats, method: Method, percentile: float
 ) -> SiteRecipe:
-    """Search a site's smoothing and take the figures of its smoothed input.
+    """Search the smoothing of a site by `weight` `(K, N)`, and take figures of its smoothed input.
 
-    Args:
-        site: the site.
-        seen: its input on calibration text, with sampled rows.
-        weight: `(K, N)`.
-        method: of the threshold.
-        percentile: for that method.
+    `seen` is its input on calibration text, with sampled rows.
 
     Raises:
         CalibrationError: an unknown method, or a percentile out of range.
@@ -134,11 +130,9 @@ def make_recipe(
         limit = seen.threshold(method, percentile=percentile)
     else:
         factors = choice.factors
-        sample = sample / factors
+        sample, channel_amax = sample / factors, seen.channel_amax / factors
         mean, square = mean / factors, square / np.square(factors)
-        smoothed_amax = seen.channel_amax / factors
-        largest = float(smoothed_amax.max())
-        limit = limit_of(sample, smoothed_amax)
+        largest, limit = float(channel_amax.max()), limit_of(sample, channel_amax)
     return SiteRecipe(
         strength=choice.strength,
         factors=choice.factors,
@@ -149,21 +143,6 @@ def make_recipe(
         mean_error=rounding_error(sample, limit, NumberFormat.INT8),
         error=choice.errors[choice.strength],
         error_plain=choice.errors[None],
-    )
-
-
-def _read(site: Site, entry: SiteEntry) -> SiteRecipe:
-    strength, factors = entry["strength"], entry["factors"]
-    return SiteRecipe(
-        strength=None if strength is None else _number(entry, "strength"),
-        factors=None if factors is None else _vector(site, entry, "factors", above=0.0),
-        largest=_number(entry, "largest"),
-        threshold=_number(entry, "int8_threshold"),
-        mean=_vector(site, entry, "mean"),
-        mean_square=_vector(site, entry, "mean_square", above=-1.0),
-        mean_error=_vector(site, entry, "int8_mean_error"),
-        error=_number(entry, "int8_error"),
-        error_plain=_number(entry, "int8_error_plain"),
     )
 
 

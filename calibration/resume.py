@@ -21,9 +21,7 @@ from calibration.graphs import Feeds
 from calibration.whole_files import write_whole
 
 SAVE_SECONDS = 15.0
-
-_VERSION = 1
-"""Of the collectors' state: increase it when their meaning changes."""
+_VERSION = 1  # of the collectors' state: increase it when their meaning changes
 
 
 @dataclass(frozen=True)
@@ -43,14 +41,7 @@ class Resume:
 
 
 class StateFile:
-    """The collectors' state on disk, written whole or not at all.
-
-    Args:
-        resume: the file, and the model.
-        collectors: what is kept, by name of the tensor.
-        sample_rows: rows that each of them keeps.
-        batches: what is observed.
-    """
+    """The state of collectors by name of their tensor, on disk: written whole or not at all."""
 
     def __init__(
         self,
@@ -59,33 +50,30 @@ class StateFile:
         sample_rows: int,
         batches: Sequence[Feeds],
     ) -> None:
-        self._file = resume.file
-        self._seconds = resume.seconds
-        self._collectors = collectors
+        self._file, self._seconds = resume.file, resume.seconds
+        self._collectors = list(collectors.values())
         self._key = _identity([resume.model_hash, list(collectors), sample_rows], batches)
         self._saved_at = time.monotonic()
 
     def load(self) -> int:
         """Restore the collectors; the number of batches done, 0 where nothing fits."""
-        collectors = self._collectors
-        before = {name: item.state() for name, item in collectors.items()}
+        before = [item.state() for item in self._collectors]
         try:
             with self._file.open("rb") as stream, NpzFile(stream) as arrays:
                 if str(arrays["key"]) != self._key:
                     return 0
-                states: dict[str, dict[str, NDArray[Any]]] = {name: {} for name in collectors}
-                names = list(collectors)
+                states: list[dict[str, NDArray[Any]]] = [{} for _ in before]
                 for entry in arrays.files:
                     index, _, field = entry.partition(".")
                     if field:
-                        states[names[int(index)]][field] = arrays[entry]
+                        states[int(index)][field] = arrays[entry]
                 done = int(arrays["done"])
-            for name, item in collectors.items():
-                item.restore(states[name])
+            for item, state in zip(self._collectors, states, strict=True):
+                item.restore(state)
         except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
             # Absent, cut short or foreign: start again, also with those restored already.
-            for name, item in collectors.items():
-                item.restore(before[name])
+            for item, state in zip(self._collectors, before, strict=True):
+                item.restore(state)
             return 0
         return done
 
@@ -94,9 +82,8 @@ class StateFile:
         if not last and time.monotonic() - self._saved_at < self._seconds:
             return
         arrays: dict[str, NDArray[Any]] = {"key": np.array(self._key), "done": np.array(done)}
-        for index, item in enumerate(self._collectors.values()):
-            for field, array in item.state().items():
-                arrays[f"{index}.{field}"] = array
+        for index, item in enumerate(self._collectors):
+            arrays |= {f"{index}.{field}": array for field, array in item.state().items()}
         content = io.BytesIO()
         np.savez(content, **arrays)  # type: ignore[arg-type]
         write_whole(self._file, [content.getbuffer()])
@@ -104,7 +91,6 @@ class StateFile:
 
 
 def _identity(what: list[Any], batches: Sequence[Feeds]) -> str:
-    """Of an observation: the model, what is collected of it, the batches."""
     digest = hashlib.sha256(json.dumps([_VERSION, *what]).encode())
     for batch in batches:
         for name in sorted(batch):

@@ -25,8 +25,7 @@ class Damage:
     """What a quantized model changes, on text that was held back from calibration.
 
     Attributes:
-        decisions: decisions compared; 0 for a task without decisions.
-        changed: those of them that differ from the float model's.
+        decisions, changed: those compared, 0 for a task without any, and those that differ.
         kl: mean KL divergence from the float model's probabilities, in nats.
         error: root mean square of the error of the outputs, relative to what tells them apart.
         lost: correct answers of the float model less those of the quantized one, by labels; None
@@ -41,7 +40,6 @@ class Damage:
 
     @property
     def disagreement(self) -> float:
-        """Share of the decisions that differ."""
         return self.changed / self.decisions if self.decisions else 0.0
 
     @property
@@ -71,17 +69,14 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
-            raise CalibrationError(
-                f"accuracy budget {self.share}: give a share of the decisions, as in 0.003"
-            )
+            reason = "give a share of the decisions, as in 0.003"
+            raise CalibrationError(f"accuracy budget {self.share}: {reason}")
 
     def holds(self, damage: Damage) -> bool:
-        """Whether the damage is within the budget."""
         if not damage.decisions:
             return damage.error <= self.share
-        loss = damage.accuracy_loss
-        if loss is not None:
-            return loss <= self.share
+        if damage.accuracy_loss is not None:
+            return damage.accuracy_loss <= self.share
         return damage.disagreement <= self.share and damage.kl <= self.share
 
 
@@ -90,8 +85,7 @@ class UnitCost:
     """What a unit costs.
 
     Attributes:
-        unit: name of the site or layer.
-        sites: names of its sites.
+        unit, sites: names of the site or layer, and of its sites.
         without: damage of the model with this unit alone in float.
         cost: by how much that lowers `Damage.size`; may be negative.
         fallback: whether the unit was chosen to stay in float.
@@ -109,7 +103,6 @@ class SensitivityReport:
     """What was measured and chosen.
 
     Attributes:
-        budget: what was allowed.
         before: damage with everything quantized that the placement says.
         after: damage of the model chosen.
         units: what each unit costs, the costliest first; none where `before` is within the budget.
@@ -144,7 +137,7 @@ def fit_budget(
     units: Mapping[str, tuple[str, ...]],
     measure: Callable[[frozenset[str]], Damage],
     budget: Budget,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda message: None,
 ) -> SensitivityReport:
     """Choose the units that stay in float.
 
@@ -154,33 +147,27 @@ def fit_budget(
         budget: what may be lost.
         progress: told what is going on.
     """
-    say = progress or (lambda message: None)
-    say("measuring the quantized model on held-back text")
+    progress("measuring the quantized model on held-back text")
     before = measure(frozenset())
     if budget.holds(before):
         return SensitivityReport(budget, before, before, (), within=True, measurements=1)
     costs = []
     for index, (unit, sites) in enumerate(units.items()):
-        say(f"sensitivity: {unit} ({index + 1} of {len(units)})")
+        progress(f"sensitivity: {unit} ({index + 1} of {len(units)})")
         without = measure(frozenset(sites))
         costs.append(UnitCost(unit, sites, without, before.size - without.size))
     costs.sort(key=lambda item: -item.cost)
     most = max(1, floor(MOST_FALLBACK * len(units)))
     tried = [before, costs[0].without]  # by the number of units in float: one is measured already
     while not budget.holds(tried[-1]) and len(tried) <= most:
-        say(f"fallback: {len(tried)} of {len(units)} in float")
+        progress(f"fallback: {len(tried)} of {len(units)} in float")
         names = frozenset(site for item in costs[: len(tried)] for site in item.sites)
         tried.append(measure(names))
     within = budget.holds(tried[-1])
     count = len(tried) - 1
-    if not within:
-        count = min(range(len(tried)), key=lambda index: _badness(tried[index]))
+    if not within:  # the least of what the budget bounds, then of its size
+        losses = [(d.disagreement if d.lost is None else d.lost, d.size) for d in tried]
+        count = losses.index(min(losses))
     chosen = (replace(item, fallback=index < count) for index, item in enumerate(costs))
     runs = len(units) + len(tried) - 1
     return SensitivityReport(budget, before, tried[count], tuple(chosen), within, runs)
-
-
-def _badness(damage: Damage) -> tuple[float, float]:
-    """Order of models that all miss the budget: by what the budget bounds, then by its size."""
-    loss = damage.accuracy_loss
-    return (damage.disagreement if loss is None else loss, damage.size)

@@ -31,7 +31,9 @@ _PATHS = {
     "intermediate.dense": SiteKind.INTERMEDIATE,
     "output.dense": SiteKind.OUTPUT,
 }
-_NAME = re.compile(r"(?:.*\.)?encoder\.layer\.(\d+)\.(" + "|".join(map(re.escape, _PATHS)) + ")")
+_WEIGHT = re.compile(
+    rf"((?:.*\.)?encoder\.layer\.(\d+)\.({'|'.join(map(re.escape, _PATHS))}))\.weight"
+)
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,10 @@ class Site:
 
     Attributes:
         name: path of the layer in the checkpoint, as in `deberta.encoder.layer.0.output.dense`.
-        kind: which of the layer's four it is.
-        layer: index of the encoder layer.
-        activation: name of the value that it reads, `(B, S, K)`.
-        product: name of the value `x @ weight`, `(B, S, N)`.
-        weight: name of the initializer `(K, N)`.
-        bias: name of the initializer `(N,)`.
-        in_features: `K`.
-        out_features: `N`.
+        kind, layer: which of the four it is in the encoder layer of this index.
+        activation, product: names of the values `x` `(B, S, K)` and `x @ weight` `(B, S, N)`.
+        weight, bias: names of the initializers `(K, N)` and `(N,)`.
+        in_features, out_features: `K`, `N`.
     """
 
     name: str
@@ -69,9 +67,8 @@ def find_sites(model: ir.Model) -> tuple[Site, ...]:
             another form: a defect of the export.
     """
     sites = tuple(_sites(model.graph))
-    layers = sum(
-        node.domain == contract.DOMAIN and node.op_type == contract.OP_TYPE for node in model.graph
-    )
+    attention = (contract.DOMAIN, contract.OP_TYPE)
+    layers = sum((node.domain, node.op_type) == attention for node in model.graph)
     expected = {(layer, kind) for layer in range(layers) for kind in SiteKind}
     if len(sites) != len(expected) or {(site.layer, site.kind) for site in sites} != expected:
         raise RuntimeError(
@@ -93,8 +90,7 @@ def matmul_of(model: ir.Model, site: Site) -> ir.Node:
     """The node that multiplies by the site's weight.
 
     Raises:
-        RuntimeError: the graph has no such node: it is not the one that the site was found in, or
-            the site is already quantized.
+        RuntimeError: there is none: this is another graph, or the site is already quantized.
     """
     weight = model.graph.initializers.get(site.weight)
     nodes = [] if weight is None else [usage.node for usage in weight.uses()]
@@ -110,16 +106,13 @@ def _sites(graph: ir.Graph) -> Iterator[Site]:
         activation, weight = node.inputs
         if activation is None or weight is None or weight.name not in graph.initializers:
             continue
-        name = (weight.name or "").removesuffix(".weight")
-        match = _NAME.fullmatch(name)
-        if match is not None and name != weight.name:
-            yield _site(node, name, int(match[1]), _PATHS[match[2]])
+        match = _WEIGHT.fullmatch(weight.name or "")
+        if match is not None:
+            yield _site(node, activation, weight, match)
 
 
-def _site(node: ir.Node, name: str, layer: int, kind: SiteKind) -> Site:
-    activation, weight = node.inputs
-    product = node.outputs[0]
-    assert activation is not None and weight is not None
+def _site(node: ir.Node, activation: ir.Value, weight: ir.Value, match: re.Match[str]) -> Site:
+    product, name = node.outputs[0], match[1]
     consumers = [usage.node for usage in product.uses()]
     if len(consumers) != 1 or consumers[0].op_type != "Add" or weight.const_value is None:
         raise RuntimeError(f"{name}: the product with its weight is not added to its bias")
@@ -127,14 +120,6 @@ def _site(node: ir.Node, name: str, layer: int, kind: SiteKind) -> Site:
     if others != [f"{name}.bias"] or len(weight.uses()) != 1:
         raise RuntimeError(f"{name}: expected one product with its weight, added to {name}.bias")
     rows, columns = weight.const_value.shape.numpy()
-    return Site(
-        name=name,
-        kind=kind,
-        layer=layer,
-        activation=activation.name or "",
-        product=product.name or "",
-        weight=weight.name or "",
-        bias=f"{name}.bias",
-        in_features=rows,
-        out_features=columns,
-    )
+    values = activation.name or "", product.name or ""
+    kind, layer = _PATHS[match[3]], int(match[2])
+    return Site(name, kind, layer, *values, f"{name}.weight", f"{name}.bias", rows, columns)

@@ -21,14 +21,13 @@ import onnx_ir as ir
 
 from calibration import initializers
 from calibration.formats import Floats, NumberFormat, round_trip, scale_of
-from calibration.sites import Site, SiteKind, by_layer, matmul_of
+from calibration.graphs import put_before
+from calibration.sites import Site, SiteKind, matmul_of
 
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Strengths tried, beside none."""
-
 LEAST_GAIN = 0.5
 """Share of the squared output error that smoothing must take away to be worth a `Mul`."""
-
 _LARGEST_FACTOR = 2.0**12
 """Factors are kept within this of their mean: a channel that is nearly silent stays so."""
 
@@ -42,8 +41,7 @@ class SmoothingChoice:
     """What the search found for a site.
 
     Attributes:
-        strength: the strength chosen; None for no smoothing.
-        factors: fp32 `(K,)`, `s`; None for no smoothing.
+        strength, factors: those chosen, `s` being fp32 `(K,)`; None for no smoothing.
         errors: relative squared error of the site's output for each strength tried; the key None
             is without smoothing.
     """
@@ -64,9 +62,8 @@ class SmoothingReport:
 def smoothing_factors(activation: Floats, weight: Floats, strength: float) -> Floats:
     """`s` `(K,)`, such that the largest magnitude of `x / s` is that of `x`.
 
-    So no value grows beyond what was there before: what held the range of `x` holds that of
-    `x / s`. Channels without a value, or whose weights are zero, get the geometric mean of the
-    others.
+    So what held the range of `x` holds that of `x / s`. Channels without a value, or whose weights
+    are zero, get the geometric mean of the others.
 
     Args:
         activation: `(K,)`, largest magnitude of each input channel.
@@ -99,8 +96,9 @@ def search(
 ) -> SmoothingChoice:
     """The strength of one site with the least error of its output in int8 on a sample.
 
+    Whether smoothing the site costs a node decides how much it must gain.
+
     Args:
-        site: the site; whether smoothing it costs a node decides how much it must gain.
         sample: `(rows, K)`, its input on calibration text, padding left out.
         channel_amax: `(K,)`, largest magnitudes of the input's channels over all calibration text.
         weight: `(K, N)`.
@@ -117,21 +115,16 @@ def search(
     squares = float(np.sum(np.square(wanted * columns), dtype=np.float64))
 
     def error_with(factors: Floats | None) -> float:
-        """Squared error of `sample @ weight`, relative to its squares."""
         x, amax, w = sample, channel_amax, weight
         if factors is not None:
             x, amax, w = sample / factors, channel_amax / factors, weight * factors[:, None]
         stored_x = round_trip(x, scale_of(threshold(x, amax), number), number)
         stored_w = round_trip(w, scale_of(np.abs(w).max(axis=0), number), number)
-        error = stored_x @ stored_w
-        error -= wanted
-        error *= columns
+        error = (stored_x @ stored_w - wanted) * columns
         return float(np.sum(np.square(error), dtype=np.float64)) / squares if squares > 0 else 0.0
 
-    errors: dict[float | None, float] = {None: error_with(None)}
     factors = {s: smoothing_factors(channel_amax, weight, s) for s in STRENGTHS}
-    for strength, tried in factors.items():
-        errors[strength] = error_with(tried)
+    errors = {None: error_with(None)} | {s: error_with(tried) for s, tried in factors.items()}
     best = min(factors, key=lambda strength: errors[strength])
     needed = 0.0 if is_free(site) else LEAST_GAIN
     if not errors[best] < (1.0 - needed) * errors[None]:
@@ -140,36 +133,30 @@ def search(
 
 
 def apply(model: ir.Model, factors: Mapping[str, Floats], sites: Sequence[Site]) -> SmoothingReport:
-    """Smooth a graph in place; what it computes stays the same but for rounding.
+    """Smooth an fp32 graph in place; what it computes stays the same but for rounding.
 
-    Args:
-        model: an exported fp32 graph.
-        factors: `s`, fp32 `(K,)`, by name of the site, for any of the sites.
-        sites: all sites of the graph.
+    `factors` are `s`, fp32 `(K,)`, by name of the site, for any of the sites; `sites` all of them.
 
     Raises:
         RuntimeError: a site is not in the graph, or factors do not fit it.
     """
-    layers = by_layer(sites)
-    folded, multiplied = [], []
-    for site in sites:
-        if site.name not in factors:
-            continue
+    packed = {site.layer: site for site in sites if site.kind is SiteKind.QKV}
+    chosen = [site for site in sites if site.name in factors]
+    for site in chosen:
         if is_free(site):
-            (qkv,) = (other for other in layers[site.layer] if other.kind is SiteKind.QKV)
-            fold_into_values(model, qkv, site, factors[site.name])
-            folded.append(site.name)
+            fold_into_values(model, packed[site.layer], site, factors[site.name])
         else:
             multiply(model, site, factors[site.name])
-            multiplied.append(site.name)
-    return SmoothingReport(tuple(folded), tuple(multiplied))
+    return SmoothingReport(
+        folded=tuple(site.name for site in chosen if is_free(site)),
+        multiplied=tuple(site.name for site in chosen if not is_free(site)),
+    )
 
 
 def fold_into_values(model: ir.Model, qkv: Site, output: Site, factors: Floats) -> None:
     """Divide the values by `factors` `(H*D,)` and multiply the rows of the output projection.
 
-    Raises:
-        RuntimeError: the sites are not in the graph, or their sizes do not fit.
+    A RuntimeError says that the sites are not in the graph, or that their sizes do not fit.
     """
     width = output.in_features
     if qkv.out_features != 3 * width or factors.shape != (width,):
@@ -177,29 +164,23 @@ def fold_into_values(model: ir.Model, qkv: Site, output: Site, factors: Floats) 
     matmul_of(model, output)
     packed = np.ones(3 * width, np.float32)
     packed[2 * width :] = 1.0 / factors
-    initializers.transform(model, qkv.weight, partial(np.multiply, packed))
-    initializers.transform(model, qkv.bias, partial(np.multiply, packed))
+    for name in (qkv.weight, qkv.bias):
+        initializers.transform(model, name, partial(np.multiply, packed))
     initializers.transform(model, output.weight, partial(np.multiply, factors[:, None]))
 
 
 def multiply(model: ir.Model, site: Site, factors: Floats) -> None:
     """Divide the site's input by `factors` `(K,)` in a `Mul` and multiply the weight's rows.
 
-    Raises:
-        RuntimeError: the site is not in the graph, or its size does not fit.
+    A RuntimeError says that the site is not in the graph, or that its size does not fit.
     """
     if factors.shape != (site.in_features,):
         raise RuntimeError(f"{site.name}: factors {factors.shape} for {site.in_features} channels")
     node = matmul_of(model, site)
     source = node.inputs[0]
-    reciprocal = initializers.add(
-        model, f"{site.name}.smoothing", (1.0 / factors).astype(np.float32)
-    )
+    assert source is not None
+    reciprocal = initializers.add(model, f"{site.name}.smoothing", 1.0 / factors)
     scaled = ir.node("Mul", [source, reciprocal], name=f"{site.name}.smooth")
-    output = scaled.outputs[0]
-    output.name = f"{site.name}.input_smoothed"
-    if source is not None:
-        output.shape, output.type = source.shape, source.type
-    model.graph.insert_before(node, [scaled])
-    node.replace_input_with(0, output)
+    name = f"{site.name}.input_smoothed"
+    node.replace_input_with(0, put_before(node, model, scaled, name, source, source))
     initializers.transform(model, site.weight, partial(np.multiply, factors[:, None]))

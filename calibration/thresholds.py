@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.errors import CalibrationError
-from calibration.histogram import BINS_PER_OCTAVE, OCTAVES, Histogram, HistogramBuilder
+from calibration.histogram import BINS_PER_OCTAVE, OCTAVES, Floats, Histogram, HistogramBuilder
 from calibration.methods import METHODS, PERCENTILE, Method
+
+Doubles = NDArray[np.float64]
 
 INT8_MAX = 127
 AMAX_OF_ZEROS = 1.0
@@ -33,9 +35,7 @@ def threshold(
     percentile: float = PERCENTILE,
     largest_code: int = INT8_MAX,
 ) -> float:
-    """`amax` of a tensor, positive and finite, at most the largest |x| that was seen.
-
-    A tensor of zeros gets `AMAX_OF_ZEROS`.
+    """`amax` of a tensor, positive and finite, at most the largest |x|; zeros get `AMAX_OF_ZEROS`.
 
     Args:
         histogram: of |x|.
@@ -57,20 +57,17 @@ def threshold(
         raise CalibrationError(f"percentile {percentile}; give one above 0 and at most 100")
     if histogram.largest == 0:
         return AMAX_OF_ZEROS
-    if method == "minmax":
-        amax = histogram.largest
-    elif method == "percentile":
+    amax = histogram.largest
+    if method == "percentile":
         amax = _percentile(histogram, percentile)
     elif method == "entropy":
         amax = _entropy(histogram)
-    else:
+    elif method == "mse":
         amax = _least_squares(histogram, largest_code)
     return max(min(amax, histogram.largest), SMALLEST_AMAX)
 
 
-def threshold_of(
-    values: NDArray[np.float32], method: Method, *, percentile: float = PERCENTILE
-) -> float:
+def threshold_of(values: Floats, method: Method, *, percentile: float = PERCENTILE) -> float:
     """`threshold` of the values of one array of any shape."""
     builder = HistogramBuilder()
     builder.update(values)
@@ -105,32 +102,27 @@ def _entropy(histogram: Histogram) -> float:
     return float(ends[best] * histogram.end / _LINEAR_BINS)
 
 
-def linear_counts(histogram: Histogram) -> NDArray[np.float64]:
+def linear_counts(histogram: Histogram) -> Doubles:
     """Counts in 2048 equal bins from 0 to the window's end; exact, since bins nest."""
     linear = np.zeros(_LINEAR_BINS)
     octaves = histogram.counts[1:].reshape(OCTAVES, BINS_PER_OCTAVE)[::-1]
-    for depth, counts in enumerate(octaves):
+    for depth in range(BINS_PER_OCTAVE.bit_length()):
         bins = BINS_PER_OCTAVE >> depth
-        if bins == 0:
-            linear[0] += counts.sum()
-        else:
-            linear[bins : 2 * bins] = counts.reshape(bins, -1).sum(axis=1)
-    linear[0] += histogram.counts[0]
+        linear[bins : 2 * bins] = octaves[depth].reshape(bins, -1).sum(axis=1)
+    linear[0] = histogram.total - linear.sum()  # what is below the smallest bin
     return linear
 
 
-def _divergences(counts: NDArray[np.float64], ends: NDArray[np.int64]) -> NDArray[np.float64]:
+def _divergences(counts: Doubles, ends: NDArray[np.int64]) -> Doubles:
     """KL divergence for a threshold after each of `ends` bins; infinite where undefined.
 
     sum p log(p / q) over bins is split into sum p log p, and sum P_g log q_g over the levels g,
     for q is the same in all bins of a level that are not empty: both come from running sums.
     """
     total = counts.sum()
-    mass = np.concatenate([[0.0], np.cumsum(counts)])
-    filled = np.concatenate([[0.0], np.cumsum(counts > 0)])
-    plogp = np.concatenate([[0.0], np.cumsum(_xlogx(counts))])
-    kept = mass[ends]
-    last = counts[ends - 1]
+    sums = (np.cumsum(values) for values in (counts, counts > 0, _xlogx(counts)))
+    mass, filled, plogp = (np.concatenate([[0.0], values]) for values in sums)
+    kept, last = mass[ends], counts[ends - 1]
     tail = total - kept
     p_log_p = plogp[ends] - _xlogx(last) + _xlogx(last + tail)
 
@@ -148,38 +140,31 @@ def _divergences(counts: NDArray[np.float64], ends: NDArray[np.int64]) -> NDArra
     return np.where(np.isfinite(divergence), divergence, np.inf)
 
 
-def _xlogx(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = x * np.log(np.where(x > 0, x, 1.0))
+def _xlogx(x: Doubles) -> Doubles:
+    result: Doubles = x * np.log(np.where(x > 0, x, 1.0))
     return result
 
 
 def _least_squares(histogram: Histogram, largest_code: int) -> float:
     """Threshold of the least mean squared error: a coarse search, then a fine one around it."""
-    counts, edges = histogram.counts, histogram.edges
+    counts, edges, top = histogram.counts, histogram.edges, histogram.largest
     used = np.flatnonzero(counts)
     weights = counts[used] / histogram.total
     centres = (edges[used] + edges[used + 1]) / 2
-    # The top bin reaches beyond what was seen.
-    centres[-1] = min(centres[-1], histogram.largest)
+    centres[-1] = min(centres[-1], top)  # the top bin reaches beyond what was seen
 
-    def best(exponents: NDArray[np.float64]) -> float:
-        errors = [
-            squared_error(centres, weights, histogram.largest * 2.0**exponent, largest_code)
-            for exponent in exponents
-        ]
+    def best(exponents: Doubles) -> float:
+        errors = [squared_error(centres, weights, top * 2.0**e, largest_code) for e in exponents]
         return float(exponents[int(np.argmin(errors))])
 
     step = 1 / _MSE_STEPS
     coarse = best(-np.arange(0, _MSE_OCTAVES + step / 2, step))
     fine = coarse + np.linspace(step, -step, 2 * _MSE_STEPS + 1)
-    return histogram.largest * float(2.0 ** best(fine[fine <= 0]))
+    return top * float(2.0 ** best(fine[fine <= 0]))
 
 
 def squared_error(
-    values: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    amax: float,
-    largest_code: int = INT8_MAX,
+    values: Doubles, weights: Doubles, amax: float, largest_code: int = INT8_MAX
 ) -> float:
     """Weighted squared error of rounding |x| to multiples of `amax / largest_code`, clipped."""
     scale = amax / largest_code

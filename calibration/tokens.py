@@ -1,7 +1,4 @@
-"""Token ids of the calibration text: their identity, and what is suspect about them.
-
-Texts are tokenized elsewhere: a sequence here is a tuple of ids that is whole and truncated.
-"""
+"""Token ids of the calibration text: their identity, and what is suspect about them."""
 
 from __future__ import annotations
 
@@ -19,12 +16,7 @@ UNKNOWN_SHARE = 0.1
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """One tokenized text or pair.
-
-    Attributes:
-        ids: token ids with the special tokens.
-        types: token type of each id; empty where all are 0.
-    """
+    """One tokenized text or pair: ids with the special tokens, and their types unless all are 0."""
 
     ids: tuple[int, ...]
     types: tuple[int, ...] = ()
@@ -32,14 +24,11 @@ class TokenSequence:
 
 def data_hash(sequences: Iterable[TokenSequence]) -> str:
     """SHA-256, in hexadecimal, of the sequences in whatever order."""
-    digests = sorted(_digest(item) for item in sequences)
-    return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def _digest(item: TokenSequence) -> bytes:
-    # Types that are all 0 may be left out.
-    numbers = [len(item.ids), *item.ids, *(item.types if any(item.types) else ())]
-    return hashlib.sha256(np.array(numbers, "<i8").tobytes()).digest()
+    digests = []
+    for item in sequences:  # types that are all 0 may be left out
+        numbers = [len(item.ids), *item.ids, *(item.types if any(item.types) else ())]
+        digests.append(hashlib.sha256(np.array(numbers, "<i8").tobytes()).digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def token_warnings(
@@ -47,10 +36,7 @@ def token_warnings(
 ) -> tuple[str, ...]:
     """What the tokens say against the text, one sentence each.
 
-    Args:
-        sequences: tokenized calibration text.
-        unknown_id: id of what the vocabulary lacks.
-        special_ids: ids that are no text, such as those of padding, begin and end.
+    `unknown_id` stands for what the vocabulary lacks, `special_ids` are no text, such as padding.
 
     Raises:
         CalibrationError: no sequence has a token of text, or all of them are unknown.
