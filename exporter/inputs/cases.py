@@ -23,11 +23,9 @@ from exporter.model.task import Task
 SEED = 20210117
 CHOICES_MADE = 3
 """Choices of a prompt that is made of neighbouring texts, or of random ids."""
-
 MASKED_SHARE = 0.15
 MAX_OUTPUT_BYTES = 3 << 28
 """The reference's outputs are kept until the candidate has run: at most 768 MiB of them."""
-
 BATCH = 8
 """Texts in a batch."""
 
@@ -36,13 +34,10 @@ _PER_TOKEN = [field.name for field in fields(Encoding) if field.name != "truncat
 
 @dataclass(frozen=True)
 class ParityCase:
-    """One batch.
+    """One batch, named after what is special about it.
 
-    Attributes:
-        name: what is special about it.
-        feeds: int64 arrays by input name, `(B, S)` or `(B, C, S)`.
-        texts: the text behind each example; empty where the ids are random.
-        labels: class of each example, where the data says.
+    `feeds` are int64 arrays by input name, `(B, S)` or `(B, C, S)`; `texts` the text behind each
+    example, empty where the ids are random; `labels` the class of each, where the data says.
     """
 
     name: str
@@ -137,12 +132,9 @@ def random_examples(shape: ModelShape, longest: int) -> ExampleSource:
 
 
 class CaseMaker:
-    """Makes batches from examples, in order, while their outputs take `MAX_OUTPUT_BYTES` together.
+    """Makes batches of up to `longest` tokens from examples, in order.
 
-    Args:
-        shape: the model.
-        source: makes the examples.
-        longest: largest length in tokens.
+    It stops when their outputs would take more than `MAX_OUTPUT_BYTES` together.
     """
 
     def __init__(self, shape: ModelShape, source: ExampleSource, longest: int) -> None:
@@ -157,12 +149,7 @@ class CaseMaker:
         return DataSet("generated lengths", tuple(self._make(plans)))
 
     def texts(self, name: str, count: int) -> DataSet:
-        """Batches of `count` examples as they come; without labels, the first alone as well.
-
-        Args:
-            name: of the data set.
-            count: number of examples.
-        """
+        """Batches of `count` examples as they come; without labels, the first alone as well."""
         self._index = 0
         plans = _text_plans(count, alone=self._source(0, None).label is None)
         return DataSet(name, tuple(self._make(plans)))
@@ -173,9 +160,10 @@ class CaseMaker:
             self._index += len(made)
             width = plan.pad_to or max(example.length for example in made)
             width = -(-width // plan.pad_to_multiple_of) * plan.pad_to_multiple_of
-            for alike in _by_rows(made):
-                case = self._case(plan.name, alike, width)
-                if case is not None:
+            # Prompts may have different counts of choices, which are rows.
+            for rows in dict.fromkeys(len(example.rows) for example in made):
+                alike = [example for example in made if len(example.rows) == rows]
+                if case := self._case(plan.name, alike, width):
                     yield case
 
     def _case(self, name: str, examples: Sequence[Example], width: int) -> ParityCase | None:
@@ -220,16 +208,7 @@ def _text_plans(count: int, *, alone: bool) -> Iterator[_Plan]:
             yield _Plan(name, (None,) * size)
 
 
-def _by_rows(examples: Sequence[Example]) -> list[list[Example]]:
-    """Examples of equal numbers of rows: prompts may have different counts of choices."""
-    groups: dict[int, list[Example]] = {}
-    for example in examples:
-        groups.setdefault(len(example.rows), []).append(example)
-    return list(groups.values())
-
-
 def _flat(item: TextItem) -> str:
-    """All parts of an item as one text."""
     return " ".join((item.text, *item.second))
 
 
@@ -247,15 +226,13 @@ def _long_item(task: Task, texts: Sequence[TextItem], index: int, length: int) -
     # A token is at most a few words; one text a token is enough even for texts of one word.
     characters = 12 * length
     parts: list[str] = []
-    for start in range(1 + CHOICES_MADE):
-        words: list[str] = []
-        size = 0
-        for offset in range(length + 1):
-            words.append(_flat(texts[(index + start + offset) % len(texts)]))
-            size += len(words[-1]) + 1
-            if size >= characters:
+    for start in range(index, index + 1 + CHOICES_MADE):
+        part = _flat(texts[start % len(texts)])
+        for place in range(start + 1, start + length + 1):
+            if len(part) + 1 >= characters:
                 break
-        parts.append(" ".join(words))
+            part += " " + _flat(texts[place % len(texts)])
+        parts.append(part)
     return _item(task, parts)
 
 

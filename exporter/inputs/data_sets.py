@@ -9,13 +9,7 @@ from pathlib import Path
 from calibration.texts import TextItem
 from exporter.deberta.tokenization import check_vocabulary
 from exporter.errors import InputError
-from exporter.inputs.cases import (
-    CaseMaker,
-    DataSet,
-    ExampleSource,
-    random_examples,
-    text_examples,
-)
+from exporter.inputs.cases import CaseMaker, DataSet, ExampleSource, random_examples, text_examples
 from exporter.inputs.encode import TextEncoder
 from exporter.inputs.saved import read_json_inputs, read_npz
 from exporter.inputs.text_files import demo_texts, model_texts
@@ -29,12 +23,10 @@ SAVED_IDS = {".npz": read_npz, ".json": read_json_inputs}
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What to compare on.
+    """What to compare on: texts, `.npz` or Polygraphy's `.json`; the demo's texts without `files`.
 
-    Attributes:
-        files: texts, `.npz` or Polygraphy's `.json`; empty takes the demo's texts.
-        labels: whether texts end with a label; None finds out.
-        lengths: lengths to generate; None takes those that break exports, empty none.
+    `labels` says whether texts end with a label, None finds out. `lengths` are lengths to generate:
+    None takes those that break exports, empty none.
     """
 
     files: tuple[Path, ...] = ()
@@ -46,9 +38,7 @@ def examples_of(
     shape: ModelShape, encoder: TextEncoder | None, texts: Sequence[TextItem], longest: int
 ) -> ExampleSource:
     """Examples of texts, or of random ids without a tokenizer."""
-    if encoder is None:
-        return random_examples(shape, longest)
-    return text_examples(encoder, texts)
+    return text_examples(encoder, texts) if encoder else random_examples(shape, longest)
 
 
 def make_data_sets(
@@ -56,15 +46,10 @@ def make_data_sets(
 ) -> tuple[DataSet, ...]:
     """The data sets that a user asks for: generated lengths first, then one a file.
 
-    Args:
-        shape: the model.
-        encoder: its tokenizer; None makes random ids.
-        options: what is asked for.
-        longest: largest length in tokens that the models take; None where nothing bounds it, and
-            lengths that nobody asked for end at what the model was trained for.
-
-    Raises:
-        InputError: a file is unusable, texts without a tokenizer, or nothing to compare.
+    Without `encoder` ids are random. `longest` is the largest length in tokens the models take,
+    None where nothing bounds it: lengths that nobody asked for then end at what the model was
+    trained for. Raises InputError for an unusable file, texts without a tokenizer, or two files of
+    one name.
     """
     if encoder is not None:
         check_vocabulary(encoder.tokenizer, shape.vocab_size)

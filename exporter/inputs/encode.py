@@ -30,11 +30,7 @@ _OTHER_SECONDS = (0, 1, "at most two texts")
 class Example:
     """One text, pair or prompt, tokenized: one row, or one for each choice.
 
-    Attributes:
-        text: the text, question or prompt.
-        second: the other text of a pair, or the choices.
-        rows: the tokens.
-        label: its class, where it is known.
+    `second` is the other text of a pair, or the choices; `label` the class, where it is known.
     """
 
     text: str
@@ -54,11 +50,7 @@ class Example:
 
 
 def as_item(given: TextInput) -> TextItem:
-    """A text as callers write it, as an item.
-
-    Raises:
-        InputError: it is neither a text nor a pair.
-    """
+    """A text as callers write it, as an item; InputError when it is neither a text nor a pair."""
     if isinstance(given, TextItem):
         return given
     if isinstance(given, str):
@@ -85,18 +77,15 @@ class TextEncoder:
     def encode(self, given: TextInput, max_length: int | None = None) -> Example:
         """Tokenize one input, cut to `max_length` tokens (the encoder's own by default).
 
-        Raises:
-            InputError: a pair where the task takes a single text or the reverse, or no text at all.
+        Raises InputError for no text at all, or more or fewer texts than the task takes.
         """
         item = as_item(given)
         if not fits(self.task, item):
             *_, wanted = _SECONDS.get(self.task, _OTHER_SECONDS)
             raise InputError(f"{item.text[:60]!r}: {self.task} takes {wanted}")
         limit = self.max_length if max_length is None else max_length
-        rows = tuple(
-            self.tokenizer.encode(item.text, second, truncation="longest_first", max_length=limit)
-            for second in (item.second or (None,))
-        )
+        seconds = item.second or (None,)
+        rows = tuple(self.tokenizer.encode(item.text, it, max_length=limit) for it in seconds)
         return Example(item.text, item.second, rows, item.label)
 
 
@@ -105,13 +94,8 @@ def collate(
 ) -> dict[str, Ids]:
     """The inputs of a model for a batch, padded on the right to `length` (the longest by default).
 
-    Args:
-        examples: B examples with the same number of rows, which is C for multiple choice.
-        shape: the model.
-        length: S; at least the longest row.
-
-    Returns:
-        int64 arrays by input name, `(B, S)` or `(B, C, S)`.
+    All B examples have the same number of rows, which is C for multiple choice. The arrays are
+    int64, `(B, S)` or `(B, C, S)`, by input name.
     """
     width = max(example.length for example in examples) if length is None else length
     rows = [row for example in examples for row in example.rows]
@@ -119,15 +103,10 @@ def collate(
     arrays["input_ids"][:] = shape.pad_token_id
     for name, array in arrays.items():
         for target, row in zip(array, rows, strict=True):
-            values: tuple[int, ...] = getattr(row, name)
-            target[: len(values)] = values
+            target[: len(row)] = getattr(row, name)
     if "token_type_ids" in arrays:
         # A model with fewer types than the tokenizer tells apart: it was trained on type 0 alone.
-        np.minimum(
-            arrays["token_type_ids"],
-            shape.type_vocab_size - 1,
-            out=arrays["token_type_ids"],
-        )
+        arrays["token_type_ids"].clip(max=shape.type_vocab_size - 1, out=arrays["token_type_ids"])
     if shape.rank == 2:
         return arrays
     return {name: array.reshape(len(examples), -1, width) for name, array in arrays.items()}

@@ -12,7 +12,7 @@ import base64
 import binascii
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,27 +41,16 @@ def inputs_json(batches: Sequence[Mapping[str, Array]]) -> list[dict[str, Any]]:
 
 def outputs_json(runner: str, iterations: Sequence[Iteration]) -> dict[str, Any]:
     """The content of a file for `--load-outputs`: what one runner gave."""
-    results = [
-        {
-            "outputs": {
-                name: {"values": _encoded(array), _TYPE: "LazyArray"}
-                for name, array in item.outputs.items()
-            },
-            "runtime": item.seconds,
-            "runner_name": runner,
-            _TYPE: "IterationResult",
-        }
-        for item in iterations
-    ]
+    results = []
+    for item in iterations:
+        outputs = {k: {"values": _encoded(v), _TYPE: "LazyArray"} for k, v in item.outputs.items()}
+        result = {"outputs": outputs, "runtime": item.seconds, "runner_name": runner}
+        results.append({**result, _TYPE: "IterationResult"})
     return {"lst": [[runner, results]], _TYPE: "RunResults"}
 
 
 def read_inputs(path: Path) -> list[dict[str, Array]]:
-    """The inputs of each iteration.
-
-    Raises:
-        InputError: the file is missing, or not of this format.
-    """
+    """The inputs of each iteration; InputError for a file that is missing or of another format."""
     data = _read(path)
     if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
         raise InputError(f"{path}: not inputs as polygraphy run --save-inputs writes them")
@@ -69,31 +58,26 @@ def read_inputs(path: Path) -> list[dict[str, Array]]:
 
 
 def read_outputs(path: Path) -> dict[str, list[Iteration]]:
-    """The outputs of each iteration by name of the runner.
-
-    Raises:
-        InputError: the file is missing, or not of this format.
-    """
+    """The outputs of each iteration by name of the runner; InputError as `read_inputs`."""
     data = _read(path)
     if not isinstance(data, dict) or data.get(_TYPE) != "RunResults":
         raise InputError(f"{path}: not outputs as polygraphy run --save-outputs writes them")
     try:
         return {
-            str(name): [
-                Iteration(dict(_outputs(path, item["outputs"])), item.get("runtime"))
-                for item in items
-            ]
+            str(name): [Iteration(_outputs(path, it["outputs"]), it.get("runtime")) for it in items]
             for name, items in data["lst"]
         }
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"{path}: malformed results of polygraphy run") from None
 
 
-def _outputs(path: Path, outputs: Mapping[str, Any]) -> Iterator[tuple[str, Array]]:
+def _outputs(path: Path, outputs: Mapping[str, Any]) -> dict[str, Array]:
+    found = {}
     for name, value in outputs.items():
         # Polygraphy wraps an array once more where it may be swapped to the disk.
         lazy = isinstance(value, dict) and value.get(_TYPE) == "LazyArray"
-        yield name, _decoded(path, name, value["values"] if lazy else value)
+        found[name] = _decoded(path, name, value["values"] if lazy else value)
+    return found
 
 
 def _encoded(array: Array) -> dict[str, str]:

@@ -20,13 +20,9 @@ from exporter.model.model_shape import ModelShape
 def read_npz(path: Path, shape: ModelShape) -> DataSet:
     """Batches of the arrays in a `.npz`.
 
-    Args:
-        path: with `input_ids`, and where wanted `attention_mask`, `token_type_ids` and `labels`
-            `(N,)`; all but the last whole numbers `(N, S)`, or `(N, C, S)` for multiple choice.
-        shape: the model.
-
-    Raises:
-        InputError: the file is unusable, or an array has another name, type, shape or value.
+    These are `input_ids`, and where wanted `attention_mask`, `token_type_ids` and `labels` `(N,)`;
+    all but the last whole numbers `(N, S)`, or `(N, C, S)` for multiple choice. Raises InputError
+    when the file is unusable, or an array has another name, type, shape or value.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -54,8 +50,7 @@ def read_npz(path: Path, shape: ModelShape) -> DataSet:
 def read_json_inputs(path: Path, shape: ModelShape) -> DataSet:
     """Batches as `polygraphy run --save-inputs` writes them, one an iteration.
 
-    Raises:
-        InputError: the file is not of that format, or its arrays are not inputs of the model.
+    Raises InputError when the file is not of that format, or holds other than the model's inputs.
     """
     cases = [
         ParityCase(f"iteration {index}", _feeds(path, arrays, shape), ())
@@ -67,15 +62,14 @@ def read_json_inputs(path: Path, shape: ModelShape) -> DataSet:
 
 
 def _feeds(path: Path, arrays: Mapping[str, NDArray[Any]], shape: ModelShape) -> dict[str, Ids]:
-    known = ("input_ids", "attention_mask", "token_type_ids")
-    unknown = sorted(set(arrays) - set(known))
-    if "input_ids" not in arrays or unknown:
+    known = {"input_ids", "attention_mask", "token_type_ids"}
+    if "input_ids" not in arrays or set(arrays) - known:
         raise InputError(
             f"{path}: arrays are {sorted(arrays)}; expected input_ids, and where wanted "
             "attention_mask, token_type_ids, labels"
         )
     try:
-        feeds = make_feeds(shape, **{name: arrays[name] for name in arrays})
+        feeds = make_feeds(shape, **arrays)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if not (feeds["attention_mask"] != 0).any():

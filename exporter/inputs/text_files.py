@@ -22,16 +22,11 @@ def demo_texts() -> Path:
 
 
 def model_texts(path: Path, shape: ModelShape, labels: bool | None = None) -> tuple[TextItem, ...]:
-    """The texts of a file, with their classes where it says.
+    """The texts of UTF-8 text or JSONL (docs/texts.md), with their classes where the file says.
 
-    Args:
-        path: UTF-8 text or JSONL, see docs/texts.md.
-        shape: the model, whose classes count: by name or by index.
-        labels: whether every text has a label; None finds out.
-
-    Raises:
-        InputError: the file is unusable, the model gives a text no single class, or a label is
-            none of its own.
+    Classes are the model's, by name or by index; `labels` says whether every text has one, None
+    finds out. Raises InputError when the file is unusable, the model gives a text no single class,
+    or a label is none of its own.
     """
     classes = None
     if shape.task is Task.MULTIPLE_CHOICE:
@@ -51,8 +46,7 @@ def calibration_texts(
 ) -> tuple[TextItem, ...]:
     """The texts of --calibration-data, or the demo's; labels only where they are asked for.
 
-    Raises:
-        InputError: as `model_texts`, or there are too few.
+    Raises InputError as `model_texts` does, or for too few.
     """
     chosen = path or demo_texts()
     try:
@@ -65,11 +59,7 @@ def calibration_texts(
 
 
 def piped_texts(stream: BinaryIO) -> Iterator[TextItem]:
-    """The texts of stdin as they come; see `stream_texts`.
-
-    Raises:
-        InputError: when a line that is no text is reached.
-    """
+    """The texts of stdin as they come (`stream_texts`); InputError at a line that is no text."""
     with calibration_errors():
         yield from stream_texts(stream, "stdin")
 

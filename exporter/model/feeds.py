@@ -1,7 +1,4 @@
-"""Token ids from a caller, checked and cast before a model sees them.
-
-`B` batch, `C` choices, `S` sequence.
-"""
+"""Token ids from a caller, checked and cast before a model sees them."""
 
 from __future__ import annotations
 
@@ -20,17 +17,12 @@ def make_feeds(
     attention_mask: ArrayLike | None = None,
     token_type_ids: ArrayLike | None = None,
 ) -> dict[str, Ids]:
-    """The inputs of a model as int64 arrays by name, `(B, S)` or `(B, C, S)`.
+    """The inputs of a model as int64 arrays by name, `(B, S)`, or `(B, C, S)` with `C` choices.
 
-    Args:
-        shape: the model.
-        input_ids: token ids, below `vocab_size`.
-        attention_mask: 1 for a token, 0 for padding; all ones by default.
-        token_type_ids: below `type_vocab_size`; zeros by default. Ignored, as transformers does,
-            where the model has no embeddings for it.
-
-    Raises:
-        InputError: wrong rank, dtype, size or value; the message names the input.
+    `input_ids` are below `vocab_size`; `attention_mask` is 1 for a token, 0 for padding, ones by
+    default; `token_type_ids` are below `type_vocab_size`, zeros by default, and ignored, as
+    transformers does, where the model has no embeddings for them. Raises InputError, naming the
+    input, for a wrong rank, dtype, size or value.
     """
     ids = _integers("input_ids", input_ids)
     if ids.ndim != shape.rank:
@@ -73,8 +65,7 @@ def _beside(ids: Ids, name: str, values: ArrayLike | None, default: int) -> Ids:
 
 
 def _check_values(name: str, array: Ids, bound: int, bound_name: str) -> None:
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high >= bound:
-        wrong = low if low < 0 else high
+    wrong = int(array.min()) if array.min() < 0 else int(array.max())
+    if not 0 <= wrong < bound:
         known = f" ({bound})" if bound_name != str(bound) else ""
         raise InputError(f"{name}: value {wrong}; expected 0 up to below {bound_name}{known}")

@@ -15,17 +15,9 @@ from exporter.model.task import Task, input_names, output_names
 class ModelShape:
     """What a model takes and gives. Fields but `task` have the names and meaning of config.json.
 
-    Attributes:
-        task: the head.
-        vocab_size: token ids are below it.
-        type_vocab_size: token types are below it; 0 where the model has none.
-        pad_token_id: id that fills padded positions.
-        hidden_size: width of a hidden state.
-        num_hidden_layers: number of layers.
-        max_position_embeddings: length in tokens that the model was trained for.
-        position_biased_input: whether it has absolute positions, and so no longer inputs.
-        id2label: name of each class.
-        problem_type: what the logits of a classifier mean, see `label_kind`.
+    `vocab_size` and `type_vocab_size` (0 without types) are above every id. The model was trained
+    for `max_position_embeddings` tokens; `position_biased_input` means absolute positions, and so
+    no longer inputs. `problem_type` is what the logits of a classifier mean, see `label_kind`.
     """
 
     task: Task
@@ -66,18 +58,14 @@ class ModelShape:
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of every output for inputs of `input_shape`."""
-        if self.task is Task.MULTIPLE_CHOICE:
-            return input_shape[:2]
-        if self.task is Task.QUESTION_ANSWERING:
-            return input_shape
-        if self.task is Task.SEQUENCE_CLASSIFICATION:
-            return (input_shape[0], self.num_labels)
-        width = {
-            Task.BASE: self.hidden_size,
-            Task.MASKED_LM: self.vocab_size,
-            Task.TOKEN_CLASSIFICATION: self.num_labels,
+        return {
+            Task.BASE: (*input_shape, self.hidden_size),
+            Task.MASKED_LM: (*input_shape, self.vocab_size),
+            Task.SEQUENCE_CLASSIFICATION: (input_shape[0], self.num_labels),
+            Task.TOKEN_CLASSIFICATION: (*input_shape, self.num_labels),
+            Task.QUESTION_ANSWERING: input_shape,
+            Task.MULTIPLE_CHOICE: input_shape[:2],
         }[self.task]
-        return (*input_shape, width)
 
 
 def label_kind(shape: ModelShape) -> str:

@@ -13,8 +13,7 @@ from exporter.model.model_shape import ModelShape
 class Range:
     """Smallest, usual and largest value of a dynamic dimension.
 
-    Raises:
-        InputError: unless 1 <= min <= opt <= max.
+    Raises InputError unless 1 <= min <= opt <= max.
     """
 
     min: int
@@ -31,19 +30,16 @@ class Range:
     def parse(cls, text: str, option: str = "range") -> Range:
         """The range that `"MIN,OPT,MAX"` names; one number stands for all three.
 
-        Raises:
-            InputError: not three whole numbers, or out of order; the message names `option`.
+        Raises InputError, naming `option`, unless it is three whole numbers in order.
         """
         try:
             numbers = [int(part) for part in text.split(",")]
+            low, usual, high = numbers * 3 if len(numbers) == 1 else numbers
         except ValueError:
-            numbers = []
-        if len(numbers) == 1:
-            numbers = numbers * 3
-        if len(numbers) != 3:
-            raise InputError(f"{option} {text!r}: give MIN,OPT,MAX as whole numbers, as in 1,8,32")
+            wanted = "give MIN,OPT,MAX as whole numbers, as in 1,8,32"
+            raise InputError(f"{option} {text!r}: {wanted}") from None
         try:
-            return cls(*numbers)
+            return cls(low, usual, high)
         except InputError as error:
             raise InputError(f"{option}: {error}") from None
 
@@ -70,13 +66,12 @@ class ShapeProfile:
     def parse(cls, text: str) -> ShapeProfile:
         """The profile that `"1,8,32x1,128,512"` names: batch, then length.
 
-        Raises:
-            InputError: not two ranges with an x between.
+        Raises InputError unless it is two ranges with an x between.
         """
         batch, cross, seq = text.partition("x")
-        if not cross:
-            raise InputError(f"--profile {text!r}: give BATCHxSEQ, as in 1,8,32x1,128,512")
         option = f"--profile {text!r}"
+        if not cross:
+            raise InputError(f"{option}: give BATCHxSEQ, as in 1,8,32x1,128,512")
         return cls(Range.parse(batch, option), Range.parse(seq, option))
 
     @property
@@ -90,9 +85,8 @@ class ShapeProfile:
     def takes(self, shape: Sequence[int]) -> bool:
         """Whether inputs of `shape` are within it."""
         low, _, high = self.shapes
-        return len(shape) == len(low) and all(
-            a <= size <= b for a, size, b in zip(low, shape, high, strict=True)
-        )
+        within = (a <= size <= b for a, size, b in zip(low, shape, high, strict=False))
+        return len(shape) == len(low) and all(within)
 
     def __str__(self) -> str:
         choices = "" if self.choices is None else f", choices {self.choices}"
@@ -102,17 +96,9 @@ class ShapeProfile:
 def profiles_for(
     given: Sequence[ShapeProfile], batch: Range, seq: Range, shape: ModelShape
 ) -> tuple[ShapeProfile, ...]:
-    """The profiles of a build: those given, or one from the artifact's batch and length.
+    """The profiles of a build: those given, or one of the `batch` and `seq` the artifact is for.
 
-    Args:
-        given: profiles asked for.
-        batch: batch sizes that the artifact is meant for.
-        seq: lengths in tokens that it is meant for.
-        shape: the model.
-
-    Raises:
-        InputError: a length that the model has no positions for, or that the artifact is not
-            meant for.
+    Raises InputError for a length that the model has no positions for, or the artifact is not for.
     """
     profiles = tuple(given) or (ShapeProfile(batch, seq),)
     longest = shape.longest

@@ -21,8 +21,7 @@ MAX_HEAD_SIZE = 256
 class KernelSpec:
     """What is fixed when the kernel is compiled; batch, length and slots are not.
 
-    Raises:
-        ValueError: a type, a head count or a head size that the kernel does not have.
+    Raises ValueError for a type, a head count or a head size that the kernel does not have.
     """
 
     num_heads: int
@@ -58,8 +57,7 @@ class KernelSpec:
 class TileConfig:
     """How the kernel is cut: rows and keys of a tile, warps of a program, depth of the pipeline.
 
-    Raises:
-        ValueError: not powers of two, or rows and keys fewer than 16.
+    Raises ValueError unless they are powers of two, rows and keys of 16 at least.
     """
 
     block_m: int
@@ -98,24 +96,24 @@ def constants(spec: KernelSpec, tile: TileConfig) -> dict[str, Any]:
 
 
 def grid(batch: Any, length: Any, spec: KernelSpec, tile: TileConfig) -> Any:
-    """Programs of the one-dimensional grid.
+    """Programs of the one-dimensional grid: `ceil(S / block_m) * H * B`.
 
-    Args:
-        batch, length: `B` and `S`, integers or symbolic expressions with `+`, `*` and `//`.
-
-    Returns:
-        `ceil(S / block_m) * H * B`, of the arguments' type.
+    `B` and `S` are integers or symbolic expressions with `+`, `*` and `//`, and so is the result.
     """
-    row_blocks = (length + (tile.block_m - 1)) // tile.block_m
-    return row_blocks * batch * spec.num_heads
+    return (length + (tile.block_m - 1)) // tile.block_m * batch * spec.num_heads
 
 
 def scalars(length: Any, key_slots: Any, query_slots: Any, table_length: Any) -> tuple[Any, ...]:
-    """The int32 arguments between inputs and output, in order: `SCALARS`.
+    """The int32 arguments between inputs and output, in the order of `SCALARS`.
 
-    Args:
-        length: `S`, the second dimension of `qkv`.
-        key_slots, query_slots: the second dimensions of `pos_key` and `pos_query`.
-        table_length: `2 * P + 1`, the length of `slots`.
+    `S`, the second dimensions of `pos_key` and `pos_query`, and `2 * P + 1`, the length of `slots`.
     """
     return (length, key_slots, query_slots, table_length)
+
+
+def head_size_of(width: int, num_heads: int) -> int:
+    """`D`, of the packed width `3*H*D`; ValueError for a width that is no such multiple."""
+    size, rest = divmod(width, 3 * num_heads)
+    if rest or size < 1:
+        raise ValueError(f"qkv is {width} wide; it must be 3 * {num_heads} heads * head size")
+    return size

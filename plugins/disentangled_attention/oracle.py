@@ -18,15 +18,12 @@ def disentangled_attention(
 
     Args:
         qkv: `(B, S, 3*H*D)`.
-        pos_key, pos_query: `(H, R, D)`; read only with `c2p`, `p2c`.
+        pos_key, pos_query: `(H, R, D)`; read only with `c2p`, `p2c`, the position terms there are.
         slots: int32 `(2*P + 1,)`.
         mask: int or bool `(B, S)`, non-zero for a key that may be attended.
-        num_heads: `H`.
         scale: factor of all three score terms.
-        c2p, p2c: which position terms there are.
 
-    Returns:
-        `(B, S, H*D)`. A sequence with no key to attend to gives the mean of its values.
+    Returns `(B, S, H*D)`. A sequence with no key to attend to gives the mean of its values.
     """
     batch, length, _ = qkv.shape
     query, key, value = qkv.view(batch, length, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -35,7 +32,10 @@ def disentangled_attention(
     scores_BHSS = query_BHSD @ key_BHSD.transpose(-1, -2)
 
     if c2p or p2c:
-        index_SS = _slot_index(slots, length)
+        saturation = (slots.numel() - 1) // 2
+        position = torch.arange(length, device=slots.device)
+        distance = position[:, None] - position[None, :]
+        index_SS = slots[distance.clamp(-saturation, saturation) + saturation].to(torch.int64)
         index_BHSS = index_SS.expand(batch, num_heads, length, length)
         if c2p:
             table_BHSR = query_BHSD @ pos_key.transpose(-1, -2)
@@ -49,11 +49,3 @@ def disentangled_attention(
     scores_BHSS = scores_BHSS.masked_fill(forbidden, torch.finfo(scores_BHSS.dtype).min)
     context_BHSD: Tensor = torch.softmax(scores_BHSS, dim=-1) @ value
     return context_BHSD.transpose(1, 2).reshape(batch, length, -1)
-
-
-def _slot_index(slots: Tensor, length: int) -> Tensor:
-    """Slot of query i and key j: int64 `(S, S)`."""
-    saturation = (slots.numel() - 1) // 2
-    position = torch.arange(length, device=slots.device)
-    distance = position[:, None] - position[None, :]
-    return slots[distance.clamp(-saturation, saturation) + saturation].to(torch.int64)

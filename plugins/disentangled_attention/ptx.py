@@ -39,15 +39,9 @@ class CompiledKernel:
 
 
 def compile_ptx(spec: KernelSpec, tile: TileConfig, capability: int) -> CompiledKernel:
-    """Compile the kernel; needs Triton, and no GPU.
+    """Compile the kernel for a compute capability times ten, such as 90; needs Triton, and no GPU.
 
-    Args:
-        spec: types, heads and terms.
-        tile: how it is cut.
-        capability: compute capability times ten, such as 90.
-
-    Raises:
-        KernelError: the entry reads Triton's hidden parameters, or has others than expected.
+    Raises KernelError when the entry reads Triton's hidden parameters, or has others than expected.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -56,9 +50,7 @@ def compile_ptx(spec: KernelSpec, tile: TileConfig, capability: int) -> Compiled
     from plugins.disentangled_attention.kernel import disentangled_attention_kernel as kernel
 
     signature, attributes = _signature(kernel.arg_names, spec)
-    source = ASTSource(
-        fn=kernel, signature=signature, constexprs=constants(spec, tile), attrs=attributes
-    )
+    source = ASTSource(kernel, signature, constants(spec, tile), attributes)
     options = {
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,
@@ -68,22 +60,15 @@ def compile_ptx(spec: KernelSpec, tile: TileConfig, capability: int) -> Compiled
     }
     built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     ptx, entry = strip_hidden_parameters(built.asm["ptx"], len(PARAMETERS))
-    return CompiledKernel(
-        ptx=ptx,
-        entry=entry,
-        shared_bytes=int(built.metadata.shared),
-        threads=32 * int(built.metadata.num_warps),
-    )
+    threads = 32 * int(built.metadata.num_warps)
+    return CompiledKernel(ptx, entry, int(built.metadata.shared), threads)
 
 
 def strip_hidden_parameters(ptx: str, expected: int) -> tuple[str, str]:
-    """Remove the entry's parameters behind the first `expected`.
+    """The PTX without the entry's parameters behind the first `expected`, and the entry's name.
 
-    Returns:
-        The PTX, and the name of its entry.
-
-    Raises:
-        KernelError: not exactly one entry, too few parameters, or a body that reads a hidden one.
+    Raises KernelError for any number of entries but one, too few parameters, or a body that reads a
+    hidden one.
     """
     entries = list(_ENTRY.finditer(ptx))
     if len(entries) != 1:
@@ -104,9 +89,7 @@ def strip_hidden_parameters(ptx: str, expected: int) -> tuple[str, str]:
     return f"{ptx[: entry.start(2)].rstrip()}\n{kept}\n{ptx[entry.end(2) :].lstrip()}", entry[1]
 
 
-def _signature(
-    names: list[str], spec: KernelSpec
-) -> tuple[dict[str, str], dict[tuple[int, ...], Any]]:
+def _signature(names: list[str], spec: KernelSpec) -> tuple[dict[str, str], dict[Any, Any]]:
     """Triton's types and attributes of the kernel's arguments."""
     if tuple(names[: len(PARAMETERS)]) != PARAMETERS:
         raise KernelError(f"the kernel's arguments are {names}; expected {PARAMETERS} first")

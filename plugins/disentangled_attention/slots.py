@@ -23,16 +23,16 @@ def slot_table(span: int, buckets: int, max_position: int) -> torch.Tensor:
         max_position: `max_relative_positions`, the distance that reaches the last bucket; read only
             with buckets.
 
-    Returns:
-        int32, `(2 * P + 1,)`, on the CPU: exact when the distance is clipped to `[-P, P]`, for
-        every sequence of up to 131,072 tokens.
+    Returns int32 `(2 * P + 1,)` on the CPU: exact when the distance is clipped to `[-P, P]`, for
+    every sequence of up to 131,072 tokens.
     """
     reach = max(2 * span, max_position, 2)
     # One bucket to either side of zero: the logarithm has no steps, and the clamps are not met.
     ends = (0, 2 * span - 1) if buckets <= 0 or buckets // 2 > 1 else (span - 1, span + 1)
     while True:
         distance = torch.arange(-reach, reach + 1, device="cpu")
-        slots = _slots_of_distance(distance, span, buckets, max_position).to(torch.int32)
+        relative = _bucket_of_distance(distance, buckets, max_position) if buckets > 0 else distance
+        slots = torch.clamp(relative + span, 0, 2 * span - 1).to(torch.int32)
         if (int(slots[0]), int(slots[-1])) == ends or reach >= MAX_DISTANCE:
             break
         reach *= 2
@@ -43,25 +43,14 @@ def slot_table(span: int, buckets: int, max_position: int) -> torch.Tensor:
     return slots[reach - saturation : reach + saturation + 1].clone()
 
 
-def _slots_of_distance(
-    distance: torch.Tensor, span: int, buckets: int, max_position: int
-) -> torch.Tensor:
-    """Slot in `[0, 2 * span)`, int64, of each distance: query index minus key index."""
-    relative = _bucket_of_distance(distance, buckets, max_position) if buckets > 0 else distance
-    return torch.clamp(relative + span, 0, 2 * span - 1)
-
-
 def _bucket_of_distance(distance: torch.Tensor, buckets: int, max_position: int) -> torch.Tensor:
     """Signed bucket of each distance, int64: itself up to `buckets // 2`, logarithmic beyond."""
     mid = buckets // 2
     near = (distance < mid) & (distance > -mid)
     # The float32 rounding of the reference decides which side of a ceil a distance falls on.
     magnitude = torch.where(near, torch.full_like(distance, mid - 1), distance.abs())
-    log_ratio = torch.log(magnitude / mid) / torch.log(
-        torch.tensor((max_position - 1) / mid, device=distance.device)
-    )
+    largest = torch.tensor((max_position - 1) / mid, device=distance.device)
+    log_ratio = torch.log(magnitude / mid) / torch.log(largest)
     log_bucket = torch.ceil(log_ratio * (mid - 1)) + mid
-    bucket = torch.where(
-        magnitude <= mid, distance.type_as(log_bucket), log_bucket * torch.sign(distance)
-    )
-    return bucket.to(torch.int64)
+    signed = log_bucket * torch.sign(distance)
+    return torch.where(magnitude <= mid, distance.type_as(signed), signed).to(torch.int64)

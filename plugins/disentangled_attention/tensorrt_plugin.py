@@ -19,10 +19,17 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from inspect import Parameter, Signature
+from types import SimpleNamespace
 from typing import Any
 
 from plugins.disentangled_attention import contract
-from plugins.disentangled_attention.launch import KernelSpec, TileConfig, grid, scalars
+from plugins.disentangled_attention.launch import (
+    KernelSpec,
+    TileConfig,
+    grid,
+    head_size_of,
+    scalars,
+)
 from plugins.disentangled_attention.ptx import CompiledKernel, KernelError, compile_ptx
 from plugins.disentangled_attention.tuning import tile_candidates, tile_for
 
@@ -33,31 +40,22 @@ MOST_SHARED_BYTES = 48 << 10
 promise to do for a plugin's kernel."""
 
 # TensorRT's name of a type, in `DataType` and in a combination of types; what the kernel calls it.
-_FLOATS = {
-    "FLOAT": ("FP32", "float32"),
-    "HALF": ("FP16", "float16"),
-    "BF16": ("BF16", "bfloat16"),
-}
+_FLOATS = {"FLOAT": ("FP32", "float32"), "HALF": ("FP16", "float16"), "BF16": ("BF16", "bfloat16")}
 _MASKS = {"INT32": ("INT32", "int32"), "BOOL": ("BOOL", "bool")}
 
 
 def problem() -> str | None:
     """Why the plugin cannot be made with the software here; None when it can be."""
-    if find_spec("triton") is None:
-        return 'Triton is not installed: pip install "deb-export[triton]"'
-    return None
+    missing = find_spec("triton") is None
+    return 'Triton is not installed: pip install "deb-export[triton]"' if missing else None
 
 
 def register_plugin(capability: int) -> None:
     """Register the plugin in this process, for engines of one GPU. Once in a process.
 
-    Args:
-        capability: compute capability that the kernel is compiled for, times ten, such as 89. PTX
-            runs on later GPUs too, apart from that of 90 and 100.
-
-    Raises:
-        ValueError: a GPU that the kernel does not run on, or it is registered already.
-        ImportError: TensorRT or Triton is missing.
+    `capability` is the compute capability that the kernel is compiled for, times ten, such as 89.
+    PTX runs on later GPUs too, apart from that of 90 and 100. Raises ValueError for a GPU that the
+    kernel does not run on, or a second registration; ImportError without TensorRT or Triton.
     """
     import tensorrt as trt
     import tensorrt.plugin as trtp
@@ -95,7 +93,8 @@ def _function(
 
     def function(*values: Any, **named: Any) -> Any:
         given = signature.bind(*values, **named).arguments
-        node = Node(**{name: given[name] for name in (*contract.INPUTS, *contract.ATTRIBUTES)})
+        operands = {name: given[name] for name in (*contract.INPUTS, *contract.ATTRIBUTES)}
+        node = SimpleNamespace(**operands)
         return method(node, given["tactic"]) if "tactic" in more else method(node)
 
     function.__signature__ = signature  # type: ignore[attr-defined]
@@ -103,29 +102,12 @@ def _function(
 
 
 @dataclass(frozen=True)
-class Node:
-    """Inputs and attributes of the contract; an input is a `tensorrt.plugin.TensorDesc`."""
-
-    qkv: Any
-    pos_key: Any
-    pos_query: Any
-    slots: Any
-    mask: Any
-    num_heads: int
-    scale: float
-    c2p: int
-    p2c: int
-
-
-@dataclass(frozen=True)
 class AttentionPlugin:
-    """What TensorRT asks of the plugin.
+    """What TensorRT asks of the plugin, about a node: the contract's inputs and attributes by name.
 
-    Attributes:
-        trt: the module `tensorrt`.
-        trtp: the module `tensorrt.plugin`.
-        capability: compute capability that kernels are compiled for, times ten.
-        compile: `compile_ptx`, keeping what it has made: every layer asks for the same kernels.
+    An input is a `tensorrt.plugin.TensorDesc`. `trt` and `trtp` are the modules `tensorrt` and
+    `tensorrt.plugin`, `capability` is the compute capability that kernels are compiled for, times
+    ten, and `compile` keeps what it has made: every layer asks for the same kernels.
     """
 
     trt: Any
@@ -135,17 +117,13 @@ class AttentionPlugin:
         default_factory=lambda: lru_cache(maxsize=64)(compile_ptx)
     )
 
-    def describe(self, node: Node) -> Any:
-        """The output, `(B, S, H*D)` in the type of `qkv`.
-
-        Raises:
-            ValueError: types, ranks or sizes that are not the contract's.
-        """
+    def describe(self, node: SimpleNamespace) -> Any:
+        """The output, `(B, S, H*D)` in the type of `qkv`; ValueError for a break of contract."""
         self._check(node)
         batch, length, width = node.qkv.shape_expr
         return self.trtp.from_shape_expr((batch, length, width // 3), node.qkv.dtype)
 
-    def autotune(self, node: Node) -> list[Any]:
+    def autotune(self, node: SimpleNamespace) -> list[Any]:
         """The types, which the graph fixes, and the tactics worth timing: numbers from 1 up."""
         spec = self._spec(node)
         value = _FLOATS[node.qkv.dtype.name][0]
@@ -154,7 +132,7 @@ class AttentionPlugin:
         tactics = self.tactics(spec, _longest(node.qkv.shape))
         return [self.trtp.AutoTuneCombination(types, "LINEAR", list(tactics))]
 
-    def implement(self, node: Node, tactic: int) -> tuple[str, str, Any, Any]:
+    def implement(self, node: SimpleNamespace, tactic: int) -> tuple[str, str, Any, Any]:
         """Entry, PTX, launch parameters and the int32 arguments behind the inputs, for a tactic."""
         spec = self._spec(node)
         tile = self.tile(spec, tactic, _longest(node.qkv.shape))
@@ -164,12 +142,8 @@ class AttentionPlugin:
         launch.grid_x = grid(batch, length, spec, tile)
         launch.block_x = kernel.threads
         launch.shared_mem = kernel.shared_bytes
-        values = scalars(
-            length,
-            node.pos_key.shape_expr[1],
-            node.pos_query.shape_expr[1],
-            node.slots.shape_expr[0],
-        )
+        tables = (node.pos_key.shape_expr[1], node.pos_query.shape_expr[1])
+        values = scalars(length, *tables, node.slots.shape_expr[0])
         extra = self.trtp.SymIntExprs(len(values))
         for index, value in enumerate(values):
             extra[index] = self.trtp.SymInt32(value)
@@ -178,8 +152,7 @@ class AttentionPlugin:
     def tactics(self, spec: KernelSpec, longest: int) -> Sequence[int]:
         """Numbers of the tile configurations to time for sequences of up to `longest` tokens.
 
-        Raises:
-            KernelError: none of them can be launched.
+        Raises KernelError when none of them can be launched.
         """
         candidates = tile_candidates(spec, self.capability)
         able = [
@@ -195,10 +168,9 @@ class AttentionPlugin:
         return short or able[-1:]
 
     def tile(self, spec: KernelSpec, tactic: int, longest: int) -> TileConfig:
-        """The tile configuration of a tactic; TensorRT's default tactic, 0, is the usual one.
+        """The tile configuration of a tactic, the usual one for 0, TensorRT's default.
 
-        Raises:
-            ValueError: no such tactic.
+        Raises ValueError when there is no such tactic.
         """
         candidates = tile_candidates(spec, self.capability)
         if tactic == 0:
@@ -207,7 +179,7 @@ class AttentionPlugin:
             raise ValueError(f"tactic {tactic}: there are {len(candidates)}")
         return candidates[tactic - 1]
 
-    def _check(self, node: Node) -> None:
+    def _check(self, node: SimpleNamespace) -> None:
         for name, rank in contract.RANKS.items():
             found = len(getattr(node, name).shape_expr)
             if found != rank:
@@ -215,47 +187,27 @@ class AttentionPlugin:
         types = {name: getattr(node, name).dtype.name for name in contract.RANKS}
         for name in ("pos_key", "pos_query"):
             if types[name] != types["qkv"]:
-                raise ValueError(
-                    f"{contract.OP_TYPE}: {name} is {types[name]} and qkv is {types['qkv']}; "
-                    "they must have one type"
-                )
+                both = f"{name} is {types[name]} and qkv is {types['qkv']}"
+                raise ValueError(f"{contract.OP_TYPE}: {both}; they must have one type")
         for name, known in (("qkv", _FLOATS), ("slots", ("INT32",)), ("mask", _MASKS)):
             if types[name] not in known:
+                wanted = " or ".join(known)
                 raise ValueError(
-                    f"{contract.OP_TYPE}: {name} is {types[name]}; it must be {' or '.join(known)}"
+                    f"{contract.OP_TYPE}: {name} is {types[name]}; it must be {wanted}"
                 )
         if node.num_heads < 1:
             raise ValueError(f"{contract.OP_TYPE}: num_heads is {node.num_heads}")
         width = node.qkv.shape_expr[2]
         # Sizes are known only where TensorRT computes shapes.
         if not width.is_fake and width.is_constant:
-            _head_size(width.constant_value(), node.num_heads)
+            head_size_of(width.constant_value(), node.num_heads)
 
-    def _spec(self, node: Node) -> KernelSpec:
+    def _spec(self, node: SimpleNamespace) -> KernelSpec:
         """What the kernel is compiled for; sizes are known here."""
-        return KernelSpec(
-            num_heads=node.num_heads,
-            head_size=_head_size(node.qkv.shape[2], node.num_heads),
-            scale=node.scale,
-            c2p=bool(node.c2p),
-            p2c=bool(node.p2c),
-            dtype=_FLOATS[node.qkv.dtype.name][1],
-            mask_dtype=_MASKS[node.mask.dtype.name][1],
-        )
-
-
-def _head_size(width: int, num_heads: int) -> int:
-    """`D`, of the packed width `3*H*D`.
-
-    Raises:
-        ValueError: the width is no such multiple.
-    """
-    size, rest = divmod(width, 3 * num_heads)
-    if rest or size < 1:
-        raise ValueError(
-            f"{contract.OP_TYPE}: qkv is {width} wide; it must be 3 * {num_heads} heads * head size"
-        )
-    return size
+        size = head_size_of(node.qkv.shape[2], node.num_heads)
+        dtype, mask = _FLOATS[node.qkv.dtype.name][1], _MASKS[node.mask.dtype.name][1]
+        terms = (bool(node.c2p), bool(node.p2c))
+        return KernelSpec(node.num_heads, size, node.scale, *terms, dtype, mask)
 
 
 def _longest(shape: Any) -> int:

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from plugins.disentangled_attention import contract, oracle
-from plugins.disentangled_attention.launch import KernelSpec, TileConfig, constants, grid, scalars
+from plugins.disentangled_attention.launch import (
+    KernelSpec,
+    TileConfig,
+    constants,
+    grid,
+    head_size_of,
+    scalars,
+)
 from plugins.disentangled_attention.tuning import tile_for
 
 NAME = f"{contract.DOMAIN}::disentangled_attention"
@@ -27,11 +34,10 @@ _NAMES = (*contract.INPUTS, *contract.ATTRIBUTES)
 
 @torch.library.custom_op(NAME, mutates_args=(), device_types="cuda", schema=SCHEMA)
 def _operator(*operands: Any) -> Tensor:
-    inputs = operands[: len(contract.INPUTS)]
     spec = operator_spec(**dict(zip(_NAMES, operands, strict=True)))
-    qkv = inputs[0]
+    qkv = operands[0]
     tile = tile_for(spec, _capability(qkv.device.index), qkv.shape[1])
-    return launch(*inputs, spec=spec, tile=tile)
+    return launch(*operands[: len(contract.INPUTS)], spec=spec, tile=tile)
 
 
 @_operator.register_kernel("cpu")
@@ -53,21 +59,10 @@ def disentangled_attention(
 ) -> Tensor:  # fmt: skip
     """Attention of one layer: `oracle.disentangled_attention`, fused where there is a GPU.
 
-    Args:
-        qkv: `(B, S, 3*H*D)`, fp32, fp16 or bf16.
-        pos_key, pos_query: `(H, R, D)`, or a placeholder `(H, 1, D)` for a term that is absent.
-        slots: int32 `(2*P + 1,)`.
-        mask: int32 or bool `(B, S)`, non-zero for a key that may be attended.
-        num_heads: `H`.
-        scale: factor of all three score terms.
-        c2p, p2c: which position terms there are.
-
-    Returns:
-        `(B, S, H*D)`. A row with no key to attend to is finite, and unspecified.
-
-    Raises:
-        ValueError: types, ranks or sizes that are not the contract's, or a GPU that is too old.
-        ImportError: CUDA tensors, and Triton is not installed.
+    Arguments are the contract's: fp32, fp16 or bf16, with a placeholder `(H, 1, D)` for a term that
+    is absent. A row with no key to attend to is finite, and unspecified. Raises ValueError for
+    types, ranks or sizes that are not the contract's or a GPU that is too old, ImportError for CUDA
+    tensors without Triton.
     """
     attended: Tensor = _operator(qkv, pos_key, pos_query, slots, mask, num_heads, scale, c2p, p2c)
     return attended
@@ -77,10 +72,9 @@ def operator_spec(
     qkv: Tensor, pos_key: Tensor, pos_query: Tensor, slots: Tensor, mask: Tensor,
     *, num_heads: int, scale: float, c2p: bool, p2c: bool,
 ) -> KernelSpec:  # fmt: skip
-    """What the kernel is compiled for, to take these tensors (shapes as in the contract).
+    """What the kernel is compiled for, to take these tensors.
 
-    Raises:
-        ValueError: they are not the contract's; the message names the tensor.
+    Raises ValueError, naming the tensor, where types and shapes are not the contract's.
     """
     tensors = dict(zip(contract.INPUTS, (qkv, pos_key, pos_query, slots, mask), strict=True))
     for name, tensor in tensors.items():
@@ -88,11 +82,7 @@ def operator_spec(
             raise ValueError(f"{name} has rank {tensor.ndim}; it must be {contract.RANKS[name]}")
         if tensor.device != qkv.device:
             raise ValueError(f"{name} is on {tensor.device} and qkv on {qkv.device}")
-    size, rest = divmod(qkv.shape[2], 3 * num_heads)
-    if rest or size < 1:
-        raise ValueError(
-            f"qkv is {qkv.shape[2]} wide; it must be 3 * {num_heads} heads * head size"
-        )
+    size = head_size_of(qkv.shape[2], num_heads)
     for name in ("pos_key", "pos_query"):
         table = tensors[name]
         if table.dtype != qkv.dtype:
@@ -111,16 +101,9 @@ def launch(
     qkv: Tensor, pos_key: Tensor, pos_query: Tensor, slots: Tensor, mask: Tensor,
     *, spec: KernelSpec, tile: TileConfig,
 ) -> Tensor:  # fmt: skip
-    """Launch the kernel on CUDA tensors, cut as `tile` says.
+    """Launch the kernel on CUDA tensors of the `spec`, copied first where they are not contiguous.
 
-    Args:
-        qkv, pos_key, pos_query, slots, mask: as for `disentangled_attention`; copied first where
-            they are not contiguous.
-        spec: of `operator_spec`.
-        tile: how the kernel is cut.
-
-    Raises:
-        ImportError: Triton is not installed.
+    Raises ImportError when Triton is not installed.
     """
     from plugins.disentangled_attention.kernel import disentangled_attention_kernel as kernel
 

@@ -33,12 +33,7 @@ _NARROW_32 = {
 def tile_candidates(spec: KernelSpec, capability: int) -> tuple[TileConfig, ...]:
     """Configurations worth timing on a GPU, the one to take without timing first.
 
-    Args:
-        spec: what the kernel is compiled for.
-        capability: compute capability times ten, such as 90.
-
-    Raises:
-        ValueError: a GPU older than compute capability 8.0.
+    `capability` is the compute capability times ten; ValueError below 80.
     """
     if capability < 80:
         raise ValueError(f"compute capability {capability / 10:.1f}: the kernel needs 8.0 or newer")
@@ -60,6 +55,4 @@ def tile_candidates(spec: KernelSpec, capability: int) -> tuple[TileConfig, ...]
 def tile_for(spec: KernelSpec, capability: int, length: int) -> TileConfig:
     """The configuration for sequences of about `length` tokens."""
     candidates = tile_candidates(spec, capability)
-    if length <= 32:
-        return min(candidates, key=lambda tile: tile.block_m)
-    return candidates[0]
+    return candidates[0] if length > 32 else min(candidates, key=lambda tile: tile.block_m)
