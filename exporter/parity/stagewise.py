@@ -1,0 +1,286 @@
+"""Whether a graph does what its plan says: stage by stage, each with the graph's own inputs.
+
+The reference model with the plan's arithmetic runs on a batch, and the end of each stage is compared
+with the graph's value there, which then goes on in its place. So an error is seen where it is made
+and nowhere else, and what is left between honest stages is the order of fp32 sums, and values that
+it moves over a rounding boundary: few, each by one step. `B` batch, `C` choices, `S` sequence, `W`
+the width of a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from exporter.graph.stages import CONVOLUTION, EMBEDDINGS, LAYER_STAGES, find_stages, stage_name
+from exporter.inputs.cases import ParityCase
+from exporter.precision.plan import PrecisionPlan
+from exporter.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from exporter.deberta.checkpoint import Checkpoint
+
+Floats = NDArray[np.float32]
+
+STAGE_BYTES = 1 << 29
+"""Values of all stages that are kept between the graph's run and the model's: 512 MiB."""
+
+OFF = 2e-5
+"""An element is off beyond this, relative to the root mean square of its stage: what the order of
+fp32 sums moves stays below."""
+
+EXACT_RMS = 1e-5
+"""Limit on the error of a stage in which nothing is rounded, relative to its root mean square."""
+
+ROUNDED_RMS = {"fp16": 1.2e-4, "bf16": 1e-3, "int8": 1e-3, "fp8": 4e-3}
+"""The same where a value may fall to the other side of a rounding boundary: a quarter of a half
+type's largest relative error; of 8 bits, what one step of one input in fifty tokens amounts to."""
+
+OFF_SHARE = {"fp16": 0.25, "bf16": 0.25, "int8": 0.05, "fp8": 0.05}
+"""Limit on the share of elements that are off in such a stage."""
+
+CHANNEL_SHARE = 0.6
+"""Limit on the share of tokens in which one channel is off; a fault in one column is off in all."""
+
+LEAST_TOKENS = 16
+"""Tokens from which shares of tokens mean something."""
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    """How far a graph's stage is from its plan, over all tokens compared.
+
+    Attributes:
+        name: of the stage.
+        tokens: compared.
+        rms: root mean square of the difference, relative to that of the stage.
+        off: share of elements that differ by more than `OFF`.
+        channel: the largest share of tokens in which one channel does.
+        step: what is rounded within: "fp16", "bf16", "int8", "fp8", or "" for nothing.
+        missing: why it could not be compared; "" where it was.
+    """
+
+    name: str
+    tokens: int = 0
+    rms: float = 0.0
+    off: float = 0.0
+    channel: float = 0.0
+    step: str = ""
+    missing: str = ""
+
+    @property
+    def limit(self) -> float:
+        """The largest `rms` permitted."""
+        return ROUNDED_RMS[self.step] if self.step else EXACT_RMS
+
+    @property
+    def failure(self) -> str:
+        """What is wrong with it, in a line; "" where nothing is."""
+        if self.missing:
+            return f"{self.name}: {self.missing}"
+        if not self.rms <= self.limit:
+            return f"{self.name}: differs from its plan by {self.rms:.2g}, permitted {self.limit:g}"
+        if not self.step or self.tokens < LEAST_TOKENS:
+            return ""
+        share = OFF_SHARE[self.step]
+        if self.off > share:
+            return f"{self.name}: {self.off:.0%} of its values are not those of its plan"
+        if self.channel > CHANNEL_SHARE:
+            return f"{self.name}: a channel is not that of its plan in {self.channel:.0%} of tokens"
+        return ""
+
+
+class _Sums:
+    """Of a stage's differences over batches."""
+
+    def __init__(self) -> None:
+        self.tokens = self.width = 0
+        self.squares = self.errors = 0.0
+        self.off: Any = 0
+
+    def add(self, expected: Floats, actual: Floats) -> None:
+        """Add tokens, `(tokens, W)` each."""
+        error = np.abs(actual - expected)
+        error[~np.isfinite(error)] = np.inf
+        squares = float(np.square(expected, dtype=np.float64).sum())
+        self.tokens += len(expected)
+        self.width = expected.shape[1]
+        self.squares += squares
+        self.errors += float(np.square(error, dtype=np.float64).sum())
+        self.off = self.off + (error > OFF * np.sqrt(squares / max(1, expected.size))).sum(axis=0)
+
+    def figures(self, name: str, step: str) -> StageFigures:
+        """Of all that was added."""
+        rms = np.sqrt(self.errors / self.squares) if self.squares else float(self.errors > 0)
+        return StageFigures(
+            name=name,
+            tokens=self.tokens,
+            rms=float(rms),
+            off=float(np.sum(self.off)) / (self.tokens * self.width),
+            channel=float(np.max(self.off)) / self.tokens,
+            step=step,
+        )
+
+
+def stage_names(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The stages that a graph of a checkpoint has, in order."""
+    names = [EMBEDDINGS]
+    for layer in range(checkpoint.config.num_hidden_layers):
+        names += [stage_name(layer, part) for part in LAYER_STAGES]
+        if layer == 0 and checkpoint.config.conv_kernel_size > 0:
+            names.append(CONVOLUTION)
+    return tuple(names)
+
+
+@dataclass(frozen=True, eq=False)
+class StageValues:
+    """What a graph gave for one batch.
+
+    Attributes:
+        case: the batch.
+        stages: `(tokens, W)` by stage, of valid tokens alone.
+        outputs: by name, as the graph gives them.
+    """
+
+    case: ParityCase
+    stages: Mapping[str, Floats]
+    outputs: Mapping[str, Floats]
+
+
+def choose_cases(checkpoint: Checkpoint, cases: Sequence[ParityCase]) -> tuple[ParityCase, ...]:
+    """The first batches whose stages are within `STAGE_BYTES` together, at least one."""
+    config = checkpoint.config
+    packed = config.num_attention_heads * config.head_size
+    width = 4 * packed + 2 * config.hidden_size + config.intermediate_size
+    token = 4 * config.num_hidden_layers * width
+    chosen: list[ParityCase] = []
+    used = 0
+    for case in cases:
+        size = token * int(case.mask.sum())
+        if not chosen or used + size <= STAGE_BYTES:
+            chosen.append(case)
+            used += size
+    return tuple(chosen)
+
+
+def judge_stages(
+    model: nn.Module,
+    plan: PrecisionPlan,
+    names: Sequence[str],
+    values: Sequence[StageValues],
+    progress: Progress,
+) -> tuple[StageFigures, ...]:
+    """Compare what a graph gave with the model of its plan.
+
+    Args:
+        model: from `exporter.precision.emulate.emulated_model`.
+        plan: the plan.
+        names: the stages that the graph has to have.
+        values: what it gave, for at least one batch.
+        progress: told what is going on.
+    """
+    import torch
+
+    sums = {name: _Sums() for name in names}
+    heads: dict[str, _Sums] = {}
+    missing = [name for name in names if any(name not in item.stages for item in values)]
+    with torch.inference_mode():
+        for number, item in enumerate(values):
+            progress(f"parity: stages against their plan, batch {number + 1} of {len(values)}")
+            _judge_batch(model, item, sums, heads)
+    steps = _steps(names, plan)
+    found = [
+        StageFigures(name, missing="the graph does not have it under its names")
+        if name in missing
+        else sums[name].figures(name, steps[name])
+        for name in names
+    ]
+    found += [total.figures(name, _head_step(plan)) for name, total in heads.items()]
+    return tuple(found)
+
+
+def _judge_batch(
+    model: nn.Module, item: StageValues, sums: Mapping[str, _Sums], heads: dict[str, _Sums]
+) -> None:
+    """Run the model on a batch; each stage's value is compared, then replaced by the graph's."""
+    import torch
+
+    feeds = item.case.feeds
+    mask = torch.from_numpy(item.case.mask.reshape(-1, item.case.shape[-1]))
+
+    def hook(name: str) -> Any:
+        def compare(module: object, inputs: object, output: torch.Tensor) -> torch.Tensor:
+            del module, inputs
+            actual = item.stages.get(name)
+            if actual is None:
+                return output
+            sums[name].add(output[mask].numpy(), actual)
+            replaced = torch.zeros_like(output)
+            replaced[mask] = torch.from_numpy(actual)
+            return replaced
+
+        return compare
+
+    hooks = [module.register_forward_hook(hook(name)) for name, module in _modules(model).items()]
+    try:
+        outputs = model(*(torch.from_numpy(array) for array in feeds.values()))
+    finally:
+        for entry in hooks:
+            entry.remove()
+    for (name, actual), expected in zip(item.outputs.items(), outputs, strict=True):
+        wanted, given = expected.numpy(), actual
+        if wanted.shape[: item.case.mask.ndim] == item.case.mask.shape:
+            wanted, given = wanted[item.case.mask], given[item.case.mask]
+        width = wanted.shape[-1] if wanted.ndim > 1 else 1
+        total = heads.setdefault(f"output {name}", _Sums())
+        total.add(wanted.reshape(-1, width), given.reshape(-1, width))
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The module of the model whose output ends each stage."""
+    from exporter.deberta.modeling import encoder_of
+
+    encoder = encoder_of(model)
+    prefix = next(name for name, module in model.named_modules() if module is encoder)
+    base = prefix.removesuffix("encoder")
+    found = {EMBEDDINGS: model.get_submodule(f"{base}embeddings")}
+    for index, layer in enumerate(encoder.layer):
+        modules = (
+            layer.attention.self.qkv,
+            layer.attention.self,
+            layer.attention,
+            layer.intermediate,
+            layer,
+        )
+        for part, module in zip(LAYER_STAGES, modules, strict=True):
+            found[stage_name(index, part)] = module
+    if encoder.conv is not None:
+        found[CONVOLUTION] = encoder.conv
+    return found
+
+
+def _steps(names: Sequence[str], plan: PrecisionPlan) -> dict[str, str]:
+    """What is rounded within each stage: values that another order of sums may move by a step."""
+    number = "" if plan.number is None else plan.number.value
+    steps = {}
+    for name in names:
+        half = "" if plan.half is None else plan.half.dtype
+        within_half = half and name != EMBEDDINGS
+        quantized = number if name not in (EMBEDDINGS, CONVOLUTION) else ""
+        if name.endswith(" context"):
+            quantized = ""
+        steps[name] = quantized or (half if within_half else "")
+    return steps
+
+
+def _head_step(plan: PrecisionPlan) -> str:
+    return "" if plan.half is None else plan.half.dtype
