@@ -247,7 +247,7 @@ def _judge_batch(
 
 def _modules(model: nn.Module) -> dict[str, nn.Module]:
     """The module of the model whose output ends each stage."""
-    from exporter.deberta.modeling import encoder_of
+    from exporter.deberta.heads import encoder_of
 
     encoder = encoder_of(model)
     prefix = next(name for name, module in model.named_modules() if module is encoder)

@@ -14,7 +14,8 @@ from torch import nn
 
 from calibration.formats import NumberFormat
 from exporter.deberta.checkpoint import Checkpoint, load_model
-from exporter.deberta.modeling import SelfAttention, encoder_of
+from exporter.deberta.heads import encoder_of
+from exporter.deberta.modeling import SelfAttention
 from exporter.precision.plan import HalfArithmetic, PrecisionPlan, SitePlan
 from plugins.disentangled_attention.oracle import slot_index
 
