@@ -16,6 +16,8 @@ TASK_KEY = "deb_export.task"
 PRECISION_KEY = "deb_export.precision"
 FLOAT_TYPE_KEY = "deb_export.float_type"
 """The half type of a graph that has values of one."""
+PLAN_KEY = "deb_export.plan"
+"""What is rounded where, see `exporter.precision.plan`; a graph in fp32 has none."""
 
 
 def open_onnx(path: Path, content: bytes | None = None) -> onnx.ModelProto:

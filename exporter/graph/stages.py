@@ -1,4 +1,4 @@
-"""Where a graph of ours has the values between the stages of each layer, by the names of its weights.
+"""Where a graph of ours has the values between a layer's stages, by the names of its weights.
 
 A stage is what lies between two of these values, so that each can be judged by itself, with the
 graph's own values as its inputs. Exporters' conversions (casts, quantization, smoothing) are looked
@@ -47,7 +47,7 @@ def stage_name(layer: int, part: str) -> str:
 
 
 def find_stages(model: onnx.ModelProto) -> tuple[Stage, ...]:
-    """The stages of a graph, in the order of execution; those that it does not have are left out."""
+    """The stages that a graph has, in the order of execution."""
     graph = model.graph
     producers = {name: node for node in graph.node for name in node.output}
     stored = {tensor.name for tensor in graph.initializer}

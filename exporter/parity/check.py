@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from exporter.errors import InputError
-from exporter.inputs.cases import DataSet
+from exporter.inputs.cases import DataSet, ParityCase
 from exporter.inputs.data_sets import DataOptions, make_data_sets
 from exporter.model.model_shape import ModelShape
 from exporter.parity.comparison import (
@@ -25,6 +25,7 @@ from exporter.parity.limits import Limits, Metric, chosen_limits, widest
 from exporter.parity.result import ParityResult
 from exporter.parity.runners import Layers
 from exporter.parity.side import Side, common_shape
+from exporter.parity.stagewise import StageFigures, judge_graph
 from exporter.parity.store import ReferenceStore
 from exporter.parity.verdict import judge
 from exporter.progress import Progress, silent
@@ -152,9 +153,32 @@ def check_sides(
         with closing(make(shape)) as runner:
             comparison = compare(found, runner, tie, progress, None if results else observe)
         results.append(_result(reference, candidate, data_sets, limits, found, comparison))
+    stages = _stages(reference, candidate, shape, [item.case for item in batches], progress)
     first, *others = results
     other = [f"{item.candidate.runtime}: {line}" for item in others for line in item.failures]
-    return replace(first, problems=(*problems, *other, *first.problems), notes=tuple(notes))
+    return replace(
+        first,
+        problems=(*problems, *other, *first.problems),
+        notes=tuple(notes),
+        stages=stages,
+    )
+
+
+def _stages(
+    reference: Side,
+    candidate: Side,
+    shape: ModelShape,
+    cases: Sequence[ParityCase],
+    progress: Progress,
+) -> tuple[StageFigures, ...]:
+    """Each stage of a graph of ours against its plan, where the reference is its checkpoint."""
+    if candidate.graph is None or not reference.checkpoint:
+        return ()
+    from exporter.deberta.checkpoint import open_checkpoint
+
+    path, plan = candidate.graph
+    checkpoint = open_checkpoint(Path(reference.info.name), shape.task)
+    return judge_graph(checkpoint, path, plan, cases, progress)
 
 
 def _result(

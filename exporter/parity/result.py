@@ -14,6 +14,7 @@ from exporter.metrics.tally import Tally
 from exporter.model.model_shape import ModelShape
 from exporter.parity.limits import HIGHER_IS_BETTER, Level, Limit, Limits
 from exporter.parity.runners import Layers
+from exporter.parity.stagewise import StageFigures
 
 FIRST_LAYER = "first layer outside its limits"
 
@@ -144,6 +145,7 @@ class ParityResult:
         data_sets: results of each; empty where the candidate could not be run.
         cases: figures of each batch.
         errors: how errors are spread, by output.
+        stages: how far each stage of a planned graph is from its plan.
         problems: what fails besides the checks: files that changed, outputs of a wrong shape.
         notes: what a reader should know, without a part in the verdict.
         cached: batches whose reference was not run again.
@@ -158,13 +160,15 @@ class ParityResult:
     data_sets: tuple[DataSetResult, ...] = ()
     cases: tuple[CaseResult, ...] = ()
     errors: Mapping[str, Errors] = field(default_factory=dict)
+    stages: tuple[StageFigures, ...] = ()
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     cached: int = 0
     environment: Mapping[str, str] = field(default_factory=environment)
 
     def __bool__(self) -> bool:
-        return not self.problems and all(check.passed for check in self.checks)
+        wrong = any(stage.failure for stage in self.stages)
+        return not (self.problems or wrong) and all(check.passed for check in self.checks)
 
     @property
     def checks(self) -> tuple[Check, ...]:
@@ -198,7 +202,8 @@ class ParityResult:
         fault = self.first_fault
         first = () if fault is None else (f"{FIRST_LAYER}: {fault}",)
         rest = (str(check) for check in self.checks if not check.passed and check is not fault)
-        return (*self.problems, *first, *rest)
+        stages = (stage.failure for stage in self.stages if stage.failure)
+        return (*self.problems, *stages, *first, *rest)
 
 
 def excess(check: Check) -> float:

@@ -15,6 +15,7 @@ from exporter.model.profile import ShapeProfile
 from exporter.model.task import Task
 from exporter.parity.result import SideInfo
 from exporter.parity.runners import Runner
+from exporter.precision.plan import PrecisionPlan
 
 Open = Callable[[ModelShape], Runner]
 _ROOT = Path(__file__).parents[2]
@@ -36,6 +37,8 @@ class Side:
         problems: files that are not what the manifest says.
         profiles: shapes that it takes; empty for all.
         saved: its outputs belong to saved inputs, and it takes no others.
+        graph: a graph of ours and the plan that it was made by, to be judged stage by stage.
+        checkpoint: whether `info.name` is a checkpoint, which a plan can be applied to.
     """
 
     info: SideInfo
@@ -46,6 +49,8 @@ class Side:
     problems: tuple[str, ...] = ()
     profiles: tuple[ShapeProfile, ...] = ()
     saved: bool = False
+    graph: tuple[Path, PrecisionPlan] | None = None
+    checkpoint: bool = False
 
     def identity(self, task: Task) -> str:
         """Hash of its files, of the head that they run with and of the software that runs it."""

@@ -13,6 +13,7 @@ from exporter.artifact.files import FileRecord, record, verify_files
 from exporter.artifact.manifest import MANIFEST, MODEL_FILE, Manifest, read_manifest
 from exporter.artifact.onnx_file import (
     CONFIG_KEY,
+    PLAN_KEY,
     PRECISION_KEY,
     TASK_KEY,
     external_files,
@@ -27,6 +28,7 @@ from exporter.parity.limits import PRECISIONS
 from exporter.parity.result import SideInfo
 from exporter.parity.runners import EngineRunner, Layers, Runner, SavedRunner, TorchRunner
 from exporter.parity.side import Open, Side, vocabulary_files
+from exporter.precision.plan import PrecisionPlan, decode_plan
 from exporter.runtime.load import artifact_shape, require_torch, source_folder
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ def reference_side(folder: Path, shape: ModelShape, files: tuple[FileRecord, ...
         folder=_tokenizer_folder(folder),
         longest=shape.longest,
         opens=(lambda shape: TorchRunner(folder, shape),),
+        checkpoint=True,
     )
 
 
@@ -136,6 +139,7 @@ def artifact_side(folder: Path) -> Side:
         longest=manifest.seq.max,
         opens=graph_opens(folder / MODEL_FILE, manifest.half),
         problems=problems,
+        graph=None if problems else planned_graph(folder / MODEL_FILE),
     )
 
 
@@ -201,7 +205,27 @@ def onnx_side(path: Path) -> Side:
         folder=_tokenizer_folder(beside),
         longest=_fixed_length(model),
         opens=graph_opens(path, half),
+        graph=planned_graph(path, model),
     )
+
+
+def planned_graph(
+    path: Path, model: onnx.ModelProto | None = None
+) -> tuple[Path, PrecisionPlan] | None:
+    """A graph of ours with its plan, which is empty in fp32; None where there is none.
+
+    Args:
+        path: the file.
+        model: what is in it, where that has been read.
+
+    Raises:
+        InputError: not an ONNX file, or its plan is malformed.
+    """
+    metadata = {item.key: item.value for item in (model or open_onnx(path)).metadata_props}
+    if PLAN_KEY in metadata:
+        return path, decode_plan(metadata[PLAN_KEY], str(path))
+    exact = CONFIG_KEY in metadata and metadata.get(PRECISION_KEY, "fp32") == "fp32"
+    return (path, PrecisionPlan()) if exact else None
 
 
 def _shape(metadata: Mapping[str, str]) -> ModelShape | None:

@@ -26,7 +26,7 @@ from exporter.parity.limits import limits_for
 from exporter.parity.report.json import limits_json, to_json
 from exporter.parity.result import ParityResult, SideInfo
 from exporter.parity.side import Side
-from exporter.parity.sides import graph_opens, reference_side
+from exporter.parity.sides import graph_opens, planned_graph, reference_side
 from exporter.parity.store import ReferenceStore
 from exporter.pipeline.config import BuildConfig
 from exporter.pipeline.source import BuildSource, BuildTexts, open_source, open_texts
@@ -250,7 +250,7 @@ def _judge(
     with tempfile.TemporaryDirectory(dir=wanted.path.parent) as folder:
         return check_sides(
             reference_side(source.folder, source.shape, files),
-            Side(info, source.shape, None, source.seq.max, opens),
+            Side(info, source.shape, None, source.seq.max, opens, graph=planned_graph(wanted.path)),
             source.shape,
             data_sets,
             limits_for(wanted.precision),

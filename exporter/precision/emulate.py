@@ -15,7 +15,7 @@ from torch import nn
 from calibration.formats import NumberFormat
 from exporter.deberta.checkpoint import Checkpoint, load_model
 from exporter.deberta.heads import encoder_of
-from exporter.deberta.modeling import SelfAttention
+from exporter.deberta.modeling import Layer, SelfAttention
 from exporter.precision.plan import HalfArithmetic, PrecisionPlan, SitePlan
 from plugins.disentangled_attention.oracle import slot_index
 
@@ -39,15 +39,16 @@ def emulated_model(checkpoint: Checkpoint, plan: PrecisionPlan) -> nn.Module:
     prefix = next(name for name, module in model.named_modules() if module is encoder)
     relative = encoder.relative_embeddings(torch.zeros(1, checkpoint.config.hidden_size))
     for index, layer in enumerate(encoder.layer):
+        assert isinstance(layer, Layer)
+        reference = layer.attention.self
         path = f"{prefix}.layer.{index}.attention"
         factors = plan.folded.get(f"{path}.output.dense")
         if factors is not None:
             dense = layer.attention.output.dense
             dense.weight = nn.Parameter(dense.weight * torch.from_numpy(factors))
         half = plan.half if plan.half is not None and index in plan.half.attention else None
-        layer.attention.self = PlannedAttention(
-            _packed(layer.attention.self, factors), layer.attention.self, relative, half
-        )
+        planned = PlannedAttention(_packed(reference, factors), reference, relative, half)
+        layer.attention.set_submodule("self", planned)
     _replace_products(model, plan)
     return model.eval()
 
@@ -89,6 +90,7 @@ def _replace_products(model: nn.Module, plan: PrecisionPlan) -> None:
                 half.dtype,
                 product=name in half.products,
                 bias=f"{name}.bias" in half.stored,
+                tied=f"{name}.weight.transposed" in half.stored,
             )
         model.set_submodule(name, made)
     if wanted:
@@ -102,7 +104,7 @@ class QuantizedLinear(nn.Module):
         self, linear: nn.Module, site: SitePlan, number: NumberFormat, weights: NumberFormat
     ) -> None:
         super().__init__()
-        weight = linear.get_parameter("weight")
+        weight: torch.Tensor = linear.get_parameter("weight")
         self.number = number
         self.scale = torch.tensor([site.input_scale])
         self.reciprocal = None
@@ -111,7 +113,7 @@ class QuantizedLinear(nn.Module):
             self.reciprocal = 1.0 / factors
             weight = weight * factors
         scale = torch.from_numpy(site.weight_scale)[:, None]
-        self.weight = quantized_weight(weight, scale, weights)
+        self.weight: torch.Tensor = quantized_weight(weight, scale, weights)
         self.bias = linear.get_parameter("bias") + torch.from_numpy(site.shift)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
@@ -129,23 +131,22 @@ class HalfProduct(nn.Module):
         dtype: "fp16" or "bf16".
         product: its input and product are half as well.
         bias: its bias is half as well, and a part of the product; else it is added in fp32.
+        tied: what else multiplies by the weight, such as a head, has it in half too.
     """
 
-    def __init__(self, module: nn.Module, dtype: str, *, product: bool, bias: bool) -> None:
+    def __init__(
+        self, module: nn.Module, dtype: str, *, product: bool, bias: bool, tied: bool
+    ) -> None:
         super().__init__()
         self.module, self.product, self.round = module, product, rounding(dtype)
-        # New parameters: the matrix may be tied to one that stays as it is.
         weight = module.get_parameter("weight")
-        module.register_parameter("weight", nn.Parameter(self.round(weight)))
+        stored = nn.Parameter(self.round(weight))
+        self.weight = stored if tied else weight
+        module.register_parameter("weight", stored)
         added = getattr(module, "bias", None)
         self.added: torch.Tensor | None = None if bias else added
         if added is not None:
             module.register_parameter("bias", nn.Parameter(self.round(added)) if bias else None)
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """The rounded weight."""
-        return self.module.get_parameter("weight")
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """As the module."""

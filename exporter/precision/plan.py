@@ -1,7 +1,7 @@
-"""What a build decided about numbers: which values are rounded where, in the checkpoint's own names.
+"""What a build decided about numbers: what is rounded where, in the checkpoint's own names.
 
 The passes of a build write their plan into the graph's metadata. `emulate` applies it to the
-checkpoint without the graph, so that a parity check can say whether the graph does what was planned.
+checkpoint without the graph, so that a parity check can tell whether the graph keeps to it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 
 from calibration.formats import NumberFormat
 from exporter.errors import InputError
-
-METADATA = "deb_export.plan"
-"""Key of a graph's metadata."""
 
 Floats = NDArray[np.float32]
 

@@ -24,6 +24,7 @@ from exporter.parity.report.text import (
     decision_cells,
     layer_line,
     percent,
+    stage_line,
     summary,
 )
 from exporter.parity.result import FIRST_LAYER, ParityResult, SideInfo, excess
@@ -74,7 +75,8 @@ def _head(result: ParityResult) -> Iterator[str]:
     yield f'<header><p class="verdict {state[0]}">{"PASS" if result else "FAIL"}</p><div>\n'
     yield f"<h1>{escape(result.candidate.name)}</h1>\n"
     yield f"<p>{state[1]}, against <b>{escape(result.reference.name)}</b></p>\n"
-    yield f'<p class="muted">{escape(compared(result))}. {escape(layer_line(result))}.</p>\n'
+    lines = (compared(result), layer_line(result), stage_line(result))
+    yield f'<p class="muted">{escape(". ".join(lines))}.</p>\n'
     yield "</div></header>\n"
     for note in result.notes:
         yield f'<p class="note">{escape(note)}</p>\n'

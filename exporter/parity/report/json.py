@@ -46,6 +46,7 @@ def to_json(result: ParityResult) -> dict[str, Any]:
         "notes": result.notes,
         "first_fault": None if fault is None else _check(fault),
         "layers": {"names": result.layers.names, "reason": result.layers.reason or None},
+        "stages": [{**asdict(s), "limit": s.limit, "passed": not s.failure} for s in result.stages],
         "checks": [_check(check) for check in result.checks],
         "data_sets": [_data_set(item, result) for item in result.data_sets],
         "cases": [_case(case) for case in result.cases],

@@ -51,6 +51,12 @@ def _general(root: Element, result: ParityResult) -> Element:
     problems = [problem for problem in result.problems if problem not in of_batches]
     if problems:
         _fail(case, problems)
+    for stage in result.stages:
+        planned = SubElement(
+            suite, "testcase", classname=f"{_NAME}.stages", name=stage.name, time="0"
+        )
+        if stage.failure:
+            _fail(planned, [stage.failure])
     layers = SubElement(suite, "testcase", classname=_NAME, name="layers compared", time="0")
     if not result.layers.names:
         SubElement(layers, "skipped", message=_clean(f"not available: {result.layers.reason}"))

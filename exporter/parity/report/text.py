@@ -98,6 +98,19 @@ def layer_line(result: ParityResult) -> str:
     return f"layers: {len(result.layers.names) - 1} and the embeddings, on {inputs} inputs"
 
 
+def stage_line(result: ParityResult) -> str:
+    """One line on the stages: how many keep to the plan, and the one furthest from it."""
+    if not result.stages:
+        return "stages: not judged (no plan, or no checkpoint to apply it to)"
+    kept = [stage for stage in result.stages if not stage.failure]
+    worst = max(result.stages, key=lambda stage: stage.rms / stage.limit)
+    return (
+        f"stages: {len(kept)} of {len(result.stages)} keep to the plan, on "
+        f"{max(stage.tokens for stage in result.stages)} tokens; "
+        f"furthest {worst.name}, {number(worst.rms)} of {worst.limit:g}"
+    )
+
+
 def choice_name(shape: ModelShape, index: int, column: int = -1) -> str:
     """How a decision is called: by its label where the model has one for it."""
     classified = shape.task.value.endswith("-classification")
@@ -158,7 +171,8 @@ def to_table(result: ParityResult) -> str:
     """A table of every output and metric, lines on what was compared, and the verdict."""
     rows = [("output", "metric", "value", "permitted", "")]
     rows += [(*line.cells, "ok" if line.passed else "FAIL") for line in summary(result)]
-    lines = [*aligned(rows), compared(result), layer_line(result), *_decisions(result)]
+    lines = [*aligned(rows), compared(result), layer_line(result), stage_line(result)]
+    lines.extend(_decisions(result))
     lines.extend(f"note: {note}" for note in result.notes)
     lines.extend(f"FAIL {line}" for line in result.failures)
     lines.append("parity: pass" if result else "parity: FAIL")
@@ -196,7 +210,8 @@ def _markdown(result: ParityResult) -> Iterator[str]:
     yield ""
     yield f"`{_code(result.candidate.name)}` against `{_code(result.reference.name)}`  "
     yield f"{_escape(compared(result))}  "
-    yield _escape(layer_line(result))
+    yield f"{_escape(layer_line(result))}  "
+    yield _escape(stage_line(result))
     yield ""
     if not result:
         yield from _markdown_failures(result)

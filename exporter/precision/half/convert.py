@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from calibration.graphs import Feeds
 from calibration.ranges import ValueRange, inner_name, measure_ranges
-from exporter.artifact.onnx_file import FLOAT_TYPE_KEY, PRECISION_KEY
+from exporter.artifact.onnx_file import FLOAT_TYPE_KEY, PLAN_KEY, PRECISION_KEY
 from exporter.graph.attention_body import SCORE_TERMS, AttentionShape, attention_function
 from exporter.graph.attention_nodes import attention_nodes, attention_shape
 from exporter.graph.finish import finish
@@ -22,8 +22,9 @@ from exporter.inputs.text_files import calibration_errors
 from exporter.precision.converted import Converted
 from exporter.precision.half.apply import apply_plan
 from exporter.precision.half.fit import Fit, Kept, module_of
-from exporter.precision.half.plan import Role, plan_half, role_of
+from exporter.precision.half.plan import HalfPlan, Role, plan_half, role_of
 from exporter.precision.half.types import HALF_TYPES, HalfName
+from exporter.precision.plan import HalfArithmetic, PrecisionPlan, decode_plan, encode_plan
 from exporter.progress import Progress, silent
 from exporter.runtime.providers.onnx_session import open_fp32
 
@@ -141,15 +142,18 @@ def convert_to_half(
     large = _large_terms(attention_nodes(model), shape, fit)
     fp32_terms = SCORE_TERMS if ranges is None else tuple(large)
     plan = plan_half(graph, half, fit if dtype == "fp16" else None)
+    roles = {node: role_of(node) for node in graph}
     casts = apply_plan(graph, plan, half)
     function = attention_function(shape, graph.opset_imports[""], dtype, fp32_terms=fp32_terms)
     model.functions[function.identifier()] = function
+    terms = tuple(term.rpartition(".")[2] for term in fp32_terms)
     model.metadata_props[FLOAT_TYPE_KEY] = dtype
+    _record(model, _arithmetic(dtype, roles, plan, terms))
     return HalfReport(
         dtype=dtype,
         converted_nodes=len(plan.nodes),
         attention_nodes=sum(role_of(node) is Role.ATTENTION for node in plan.nodes),
-        fp32_terms=tuple(term.rpartition(".")[2] for term in fp32_terms),
+        fp32_terms=terms,
         casts=casts,
         stored_bytes=sum(tensor_of(value).nbytes for value in graph.initializers.values()),
         safety_factor=safety_factor,
@@ -170,3 +174,27 @@ def _large_terms(
         if kept := [verdict for verdict in verdicts if verdict is not None]:
             large[term] = kept
     return large
+
+
+def _arithmetic(
+    dtype: HalfName, roles: Mapping[ir.Node, Role], plan: HalfPlan, terms: tuple[str, ...]
+) -> HalfArithmetic:
+    """What is half, in the names of the checkpoint; the position tables go with their attention."""
+    attention = [node for node, role in roles.items() if role is Role.ATTENTION]
+    products = [n for n, role in roles.items() if role is Role.PRODUCT and n in plan.nodes]
+    matrices = [node.inputs[1] for node in products]
+    positions = {node.inputs[index] for node in attention for index in (1, 2)}
+    return HalfArithmetic(
+        dtype=dtype,
+        products=tuple((m.name or "").removesuffix(".weight") for m in matrices if m is not None),
+        stored=tuple(sorted(value.name or "" for value in plan.stored - positions)),
+        attention=tuple(index for index, node in enumerate(attention) if node in plan.nodes),
+        fp32_terms=terms,
+    )
+
+
+def _record(model: ir.Model, half: HalfArithmetic) -> None:
+    """Write the plan into the metadata, beside that of a quantization."""
+    text = model.metadata_props.get(PLAN_KEY)
+    plan = PrecisionPlan() if text is None else decode_plan(text, "the quantized graph")
+    model.metadata_props[PLAN_KEY] = encode_plan(plan.with_half(half))

@@ -6,7 +6,7 @@ QuantizeLinear and DequantizeLinear, bias correction. Nothing is run here and no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,14 @@ import onnx_ir as ir
 from calibration import initializers
 from calibration.bias_correction import add_to_bias, bias_shift
 from calibration.clipping import clip_weight
-from calibration.formats import Floats, NumberFormat
+from calibration.formats import Floats, NumberFormat, scale_of
 from calibration.insertion import InsertionReport, SiteScales, insert
 from calibration.placement import Placement
 from calibration.recipes import Recipes, SiteRecipe
 from calibration.sites import Site, find_sites
 from calibration.smoothing import SmoothingReport, apply, is_free
-from exporter.artifact.onnx_file import PRECISION_KEY
+from exporter.artifact.onnx_file import PLAN_KEY, PRECISION_KEY
+from exporter.precision.plan import PrecisionPlan, SitePlan, encode_plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +96,7 @@ def quantize_graph(
             f"{len(inserted.sites)} sites quantized, but the placement has {len(chosen)}"
         )
     model.metadata_props[PRECISION_KEY] = number.value
+    model.metadata_props[PLAN_KEY] = encode_plan(_plan(chosen, recipes, solved, smoothed, number))
     return QuantizationReport(
         number=number,
         smoothing=smoothed,
@@ -130,4 +132,32 @@ def _solve(
         scales=SiteScales(site, recipe.threshold_for(number), clipped.thresholds, weights),
         shift=bias_shift(weight, clipped.thresholds, recipe.mean, error, weights),
         clipped=clipped.clipped,
+    )
+
+
+def _plan(
+    sites: Sequence[Site],
+    recipes: Recipes,
+    solved: Mapping[str, SolvedSite],
+    smoothed: SmoothingReport,
+    number: NumberFormat,
+) -> PrecisionPlan:
+    """What was decided about numbers, without the graph."""
+
+    def of(site: Site) -> SitePlan:
+        scales = solved[site.name].scales
+        return SitePlan(
+            input_scale=float(scale_of(scales.activation, number)),
+            weight_scale=scale_of(scales.weight, scales.weight_format or number),
+            shift=solved[site.name].shift,
+            factors=recipes[site.name].factors if site.name in smoothed.multiplied else None,
+        )
+
+    formats = {solved[site.name].scales.weight_format or number for site in sites}
+    folded = {name: recipes[name].factors for name in smoothed.folded}
+    return PrecisionPlan(
+        number=number,
+        weights=formats.pop() if formats else number,
+        sites={site.name: of(site) for site in sites},
+        folded={name: factors for name, factors in folded.items() if factors is not None},
     )
