@@ -17,7 +17,6 @@ from exporter.deberta.checkpoint import Checkpoint, load_model
 from exporter.deberta.heads import encoder_of
 from exporter.deberta.modeling import Layer, SelfAttention
 from exporter.precision.plan import HalfArithmetic, PrecisionPlan, SitePlan
-from plugins.disentangled_attention.oracle import slot_index
 
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -192,7 +191,9 @@ class PlannedAttention(nn.Module):
         heads, scale = config.num_attention_heads, config.attention_scale
         query, key, value = packed.view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
         scores = self._term("content_to_content", query, scale, key)
-        index = slot_index(slots, length).expand(batch, heads, length, length)
+        position, reach = torch.arange(length), len(slots) // 2
+        distance = (position[:, None] - position).clamp(-reach, reach)
+        index = slots[distance + reach].to(torch.int64).expand(batch, heads, length, length)
         if config.c2p:
             term = self._term("content_to_position", query, scale, self.pos_key)
             scores = scores + term.gather(-1, index)

@@ -34,11 +34,13 @@ class Fault:
         name: of the fault.
         plant: plants it into a layer of a graph.
         stages: the stages that may be named first, without their layer; of other places, whole.
+        needs: what a graph must have for it: "scales", "whole numbers", "convolution" or nothing.
     """
 
     name: str
     plant: Callable[[Graph, int], None]
     stages: tuple[str, ...]
+    needs: str = ""
 
 
 class Graph:
@@ -74,10 +76,8 @@ class Graph:
         write(tensor, new)
 
     def attention(self, layer: int) -> NodeProto:
-        found = [
-            n for n in self.nodes if (n.domain, n.op_type) == (contract.DOMAIN, contract.OP_TYPE)
-        ]
-        return found[layer]
+        operator = (contract.DOMAIN, contract.OP_TYPE)
+        return [node for node in self.nodes if (node.domain, node.op_type) == operator][layer]
 
     def reading(self, layer: int, part: str) -> NodeProto:
         """The node that reads a tensor, through its conversions."""
@@ -106,7 +106,7 @@ class Graph:
         self.model.graph.node.insert(list(self.model.graph.node).index(before), node)
 
 
-_NUMPY = {
+_NUMPY: dict[int, Any] = {
     TensorProto.BFLOAT16: ml_dtypes.bfloat16,
     TensorProto.FLOAT8E4M3FN: ml_dtypes.float8_e4m3fn,
 }
@@ -175,9 +175,10 @@ def _gain(graph: Graph, layer: int) -> None:
 
 
 def _input_scale(factor: float) -> Callable[[Graph, int], None]:
-    return lambda graph, layer: graph.change(
-        layer, "output.dense.input_scale", lambda a: a * np.float32(factor)
-    )
+    def plant(graph: Graph, layer: int) -> None:
+        graph.change(layer, "output.dense.input_scale", lambda a: a * np.float32(factor))
+
+    return plant
 
 
 def _weight_scale(graph: Graph, layer: int) -> None:
@@ -218,43 +219,36 @@ def _no_mask(graph: Graph, node: NodeProto) -> None:
     name = f"{node.output[0]}.all"
     one = helper.make_tensor(f"{name}.one", _mask_type(graph, node), [], [1])
     graph.model.graph.initializer.append(one)
-    graph.insert(
-        node,
-        helper.make_node(
-            "Max" if one.data_type != TensorProto.BOOL else "Or", [node.input[4], one.name], [name]
-        ),
-    )
+    kind = "Or" if one.data_type == TensorProto.BOOL else "Max"
+    graph.insert(node, helper.make_node(kind, [node.input[4], one.name], [name]))
     node.input[4] = name
 
 
 def _hide_last(graph: Graph, node: NodeProto) -> None:
     """What a length counted one short does: the last valid token is not attended."""
     name = f"{node.output[0]}.short"
-    init = graph.model.graph.initializer
+    one, cut = f"{name}.one", f"{name}.cut"
     kind = _mask_type(graph, node)
-    init.append(helper.make_tensor(f"{name}.pads", TensorProto.INT64, [4], [0, 0, 0, 1]))
-    init.append(helper.make_tensor(f"{name}.one", TensorProto.INT64, [1], [1]))
-    init.append(helper.make_tensor(f"{name}.end", TensorProto.INT64, [1], [1 << 40]))
-    init.append(helper.make_tensor(f"{name}.zero", kind, [], [0]))
-    graph.insert(
-        node,
-        helper.make_node(
-            "Slice", [node.input[4], f"{name}.one", f"{name}.end", f"{name}.one"], [f"{name}.cut"]
-        ),
+    graph.model.graph.initializer.extend(
+        [
+            helper.make_tensor(f"{name}.pads", TensorProto.INT64, [4], [0, 0, 0, 1]),
+            helper.make_tensor(one, TensorProto.INT64, [1], [1]),
+            helper.make_tensor(f"{name}.end", TensorProto.INT64, [1], [1 << 40]),
+            helper.make_tensor(f"{name}.zero", kind, [], [0]),
+        ]
     )
-    graph.insert(
-        node, helper.make_node("Pad", [f"{name}.cut", f"{name}.pads", f"{name}.zero"], [name])
-    )
+    ends = [node.input[4], one, f"{name}.end", one]
+    graph.insert(node, helper.make_node("Slice", ends, [cut]))
+    pads = [cut, f"{name}.pads", f"{name}.zero"]
+    graph.insert(node, helper.make_node("Pad", pads, [name]))
     node.input[4] = name
 
 
 def _mask_type(graph: Graph, node: NodeProto) -> int:
     producer = next((n for n in graph.nodes if node.input[4] in n.output), None)
-    return (
-        producer.attribute[0].i
-        if producer is not None and producer.op_type == "Cast"
-        else TensorProto.INT64
-    )
+    if producer is None or producer.op_type != "Cast":
+        return int(TensorProto.INT64)
+    return int(producer.attribute[0].i)
 
 
 def _rows(graph: Graph, layer: int) -> None:
@@ -411,11 +405,11 @@ FAULTS = (
     Fault("bias zero: feed-forward output", _zero_bias("output.dense"), ("output",)),
     Fault("two columns swapped", _columns, ("intermediate",)),
     Fault("LayerNorm gain x 1.2", _gain, ("output",)),
-    Fault("input scale x 1.5", _input_scale(1.5), ("output",)),
-    Fault("input scale x 0.5", _input_scale(0.5), ("output",)),
-    Fault("weight scale + 3 %", _weight_scale, ("output",)),
-    Fault("scale of a neighbouring column", _neighbour_scale, ("intermediate",)),
-    Fault("zero point of 1", _zero_point, ("output",)),
+    Fault("input scale x 1.5", _input_scale(1.5), ("output",), "scales"),
+    Fault("input scale x 0.5", _input_scale(0.5), ("output",), "scales"),
+    Fault("weight scale + 3 %", _weight_scale, ("output",), "scales"),
+    Fault("scale of a neighbouring column", _neighbour_scale, ("intermediate",), "scales"),
+    Fault("zero point of 1", _zero_point, ("output",), "whole numbers"),
     Fault("weights clipped at half", _clip, ("intermediate",)),
     Fault("mask dropped", _mask(_no_mask), ("context",)),
     Fault("last token hidden", _mask(_hide_last), ("context",)),
@@ -428,7 +422,7 @@ FAULTS = (
     Fault("residual dropped", _residual, ("output",)),
     Fault("GELU in its tanh form", _tanh_gelu, ("intermediate",)),
     Fault("epsilon of 1e-3", _epsilon(1e-3), ("output",)),
-    Fault("convolution shifted by one", _shifted_convolution, ("convolution",)),
+    Fault("convolution shifted by one", _shifted_convolution, ("convolution",), "convolution"),
     Fault("position term twice", _position_twice, ("context",)),
     Fault("attention scale of sqrt(2D) for sqrt(3D)", _scale, ("context",)),
     Fault("two layers exchanged", _exchange, ("qkv",)),

@@ -34,10 +34,10 @@ ROOMS = {
     "exporter.engine": "plugins errors progress environment model artifact graph",
     "exporter.runtime": "errors threads console demo model artifact deberta graph metrics inputs "
     "engine",
-    "exporter.precision": "plugins calibration errors progress console model artifact graph "
-    "metrics inputs runtime",
+    "exporter.precision": "plugins calibration errors progress console model artifact deberta "
+    "graph metrics inputs runtime",
     "exporter.parity": "calibration errors progress console svg environment model artifact deberta "
-    "graph metrics inputs engine runtime",
+    "graph metrics inputs engine runtime precision",
     "exporter.packaging": "errors model artifact engine",
     "exporter.bench": "errors console progress svg environment model artifact metrics inputs "
     "runtime parity",
