@@ -41,7 +41,10 @@ _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, 
 _NO_MEMORY = ("can't allocate memory", "bad allocation", "std::bad_alloc", "not enough memory")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    invoke_without_command=True,
+)
 @click.version_option(package_version(PROGRAM) or "unknown", prog_name=PROGRAM)
 @debug_option
 @click.pass_context

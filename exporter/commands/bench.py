@@ -15,13 +15,10 @@ from exporter.commands.options.shared import (
     FILE_OR_STDOUT,
     artifact_argument,
     debug_option,
-    defaults,
     write_json,
 )
 from exporter.errors import InputError
 from exporter.progress import ProgressLine
-
-_DEFAULTS = defaults(BenchConfig)
 
 
 @click.command()
@@ -37,8 +34,7 @@ _DEFAULTS = defaults(BenchConfig)
     "--provider",
     "providers",
     multiple=True,
-    default=_DEFAULTS["providers"],
-    show_default=True,
+    default=BenchConfig.providers,
     help="Runtime: cpu, openvino, cuda, ort-tensorrt, tensorrt, tensorrt-rtx or torch; may be "
     "repeated. The artifact on the first is what all others are compared with.",
 )
@@ -54,24 +50,9 @@ _DEFAULTS = defaults(BenchConfig)
     type=FILE,
     help="Texts to time as they come, from text to prediction: a line each, or JSONL.",
 )
-@click.option(
-    "--texts",
-    default=_DEFAULTS["texts"],
-    show_default=True,
-    help="Texts of the file, from the first.",
-)
-@click.option(
-    "--rounds",
-    default=_DEFAULTS["rounds"],
-    show_default=True,
-    help="Runs of each contender, in turn.",
-)
-@click.option(
-    "--warmup",
-    default=_DEFAULTS["warmup"],
-    show_default=True,
-    help="Runs of each before, not counted.",
-)
+@click.option("--texts", default=BenchConfig.texts, help="Texts of the file, from the first.")
+@click.option("--rounds", default=BenchConfig.rounds, help="Runs of each contender, in turn.")
+@click.option("--warmup", default=BenchConfig.warmup, help="Runs of each before, not counted.")
 @click.option(
     "--limits",
     metavar="PRECISION",
@@ -102,7 +83,7 @@ def bench(artifact: Path, json_file: Path | None, plot: Path | None, **given: An
     options = take_runtime_options(given)
     shapes = tuple(parse_shape(text) for text in given.pop("shapes"))
     if not shapes and given["data"] is None:
-        shapes = _DEFAULTS["shapes"]
+        shapes = BenchConfig.shapes
     config = BenchConfig(artifact, shapes=shapes, options=options, **given)
     with ProgressLine() as progress:
         result = measure(config, progress)

@@ -8,14 +8,12 @@ import click
 
 from exporter.commands.options.engine import engine_options, take_engine_options
 from exporter.commands.options.quantization import quantization_options, take_quantization_options
-from exporter.commands.options.shared import FILE, debug_option, defaults
+from exporter.commands.options.shared import FILE, debug_option
 from exporter.console import size_text
 from exporter.model.profile import Range
 from exporter.model.task import Task
 from exporter.pipeline.config import PRECISIONS, TARGETS, BuildConfig
 from exporter.progress import ProgressLine
-
-_DEFAULTS = defaults(BuildConfig)
 
 
 @click.command()
@@ -25,8 +23,7 @@ _DEFAULTS = defaults(BuildConfig)
 )
 @click.option(
     "--precision",
-    default=_DEFAULTS["precision"],
-    show_default=True,
+    default=BuildConfig.precision,
     metavar="|".join(PRECISIONS),
     help="Storage and arithmetic of the graph.",
 )
@@ -46,8 +43,7 @@ _DEFAULTS = defaults(BuildConfig)
 )
 @click.option(
     "--batch",
-    default=str(_DEFAULTS["batch"]),
-    show_default=True,
+    default=str(BuildConfig.batch),
     metavar="MIN,OPT,MAX",
     help="Batch sizes that the artifact is meant for.",
 )
@@ -70,7 +66,7 @@ _DEFAULTS = defaults(BuildConfig)
 )
 @click.option(
     "--external-data/--no-external-data",
-    default=_DEFAULTS["external_data"],
+    default=BuildConfig.external_data,
     help="Weights in a file beside the graph.  [default: above 1 GiB]",
 )
 @click.option("--force", is_flag=True, help="Replace an existing artifact folder.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +15,13 @@ from exporter.console import size_text
 from exporter.errors import InputError
 
 if TYPE_CHECKING:
-    from exporter.artifact.files import FileProblem
     from exporter.artifact.graph_description import GraphDescription
     from exporter.artifact.manifest import Manifest
-    from exporter.engine.plan_description import PlanDescription
 
 _MODEL_FIELDS = (
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "vocab_size",
-    "max_position_embeddings",
-    "pos_att_type",
-)
+    "num_hidden_layers hidden_size num_attention_heads vocab_size max_position_embeddings "
+    "pos_att_type"
+).split()
 
 
 @click.command()
@@ -38,81 +33,54 @@ def inspect(path: Path, as_json: bool) -> int:
 
     Exits with 1 when a file of an artifact is missing or has changed.
     """
-    from exporter.engine.plan_description import PlanDescription, plan_lines
-
-    found = _describe(path)
-    if isinstance(found, ArtifactDescription):
-        content, lines = _artifact_json(found), _artifact_lines(found)
-        code = 1 if found.problems else 0
-    elif isinstance(found, PlanDescription):
-        content, lines = found.to_dict(), plan_lines(found)
-        code = 1 if found.problems else 0
-    else:
-        content, lines, code = _graph_json(found), _graph_lines(found), 0
-    if as_json:
-        write_json(Path("-"), content)
-    else:
-        click.echo("\n".join(lines))
-    return code
-
-
-@dataclass(frozen=True)
-class ArtifactDescription:
-    """An artifact folder: its manifest, what has changed since, and its graph."""
-
-    folder: Path
-    manifest: Manifest
-    problems: tuple[FileProblem, ...]
-    graph: GraphDescription | None
-
-
-def _describe(path: Path) -> ArtifactDescription | GraphDescription | PlanDescription:
-    """What is at a path.
-
-    Raises:
-        InputError: there is nothing, or something that this version cannot read.
-    """
     from exporter.artifact.files import verify_files
     from exporter.artifact.graph_description import describe_graph
     from exporter.artifact.manifest import MANIFEST, read_manifest
-    from exporter.engine.plan_description import describe_plan
+    from exporter.engine.plan_description import describe_plan, plan_lines
 
+    problems: Sequence[object] = ()
+    lines: Iterable[str]
     if path.is_dir():
         if not (path / MANIFEST).is_file():
             raise InputError(f"{path}: no manifest.json, so not an artifact; give one, or a .onnx")
         manifest = read_manifest(path)
-        problems = verify_files(path, manifest.files)
-        graphs = [record.path for record in manifest.files if record.path.endswith(".onnx")]
-        changed = {problem.path for problem in problems}
-        readable = [name for name in graphs if name not in changed]
-        graph = describe_graph(path / readable[0]) if readable else None
-        return ArtifactDescription(path, manifest, problems, graph)
-    if not path.exists():
+        problems = found = verify_files(path, manifest.files)
+        broken = {problem.path for problem in found}
+        intact = [record.path for record in manifest.files if record.path not in broken]
+        graphs = [describe_graph(path / name) for name in intact if name.endswith(".onnx")]
+        content = {
+            "folder": str(path),
+            "manifest": manifest.to_dict(),
+            "problems": [asdict(problem) for problem in found],
+            "graph": _graph_json(graphs[0]) if graphs else None,
+        }
+        changed = (f"CHANGED    {problem.path} {problem.problem}" for problem in found)
+        of_graphs = chain.from_iterable(map(_graph_lines, graphs))
+        lines = chain(_manifest_lines(path, manifest), changed, of_graphs)
+    elif not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    if path.suffix == ".plan":
-        return describe_plan(path)
-    return describe_graph(path)
-
-
-def _artifact_json(found: ArtifactDescription) -> dict[str, Any]:
-    return {
-        "folder": str(found.folder),
-        "manifest": found.manifest.to_dict(),
-        "problems": [asdict(problem) for problem in found.problems],
-        "graph": found.graph and _graph_json(found.graph),
-    }
+    elif path.suffix == ".plan":
+        plan = describe_plan(path)
+        content, lines, problems = plan.to_dict(), plan_lines(plan), plan.problems
+    else:
+        graph = describe_graph(path)
+        content, lines = _graph_json(graph), _graph_lines(graph)
+    if as_json:
+        write_json(Path("-"), content)
+    else:
+        click.echo("\n".join(lines))
+    return 1 if problems else 0
 
 
 def _graph_json(graph: GraphDescription) -> dict[str, Any]:
     return {**asdict(graph), "path": str(graph.path)}
 
 
-def _artifact_lines(found: ArtifactDescription) -> Iterator[str]:
+def _manifest_lines(folder: Path, manifest: Manifest) -> Iterator[str]:
     from exporter.engine.targets import skipped_text
     from exporter.precision.quantized.report import quantization_lines
 
-    manifest = found.manifest
-    yield f"artifact   {found.folder}"
+    yield f"artifact   {folder}"
     yield f"task       {manifest.task}, {manifest.precision}, for {', '.join(manifest.targets)}"
     if manifest.skipped:
         yield f"not built  {skipped_text(manifest.skipped)}"
@@ -124,21 +92,14 @@ def _artifact_lines(found: ArtifactDescription) -> Iterator[str]:
     labels = [f"{index} {label}" for index, label in list(manifest.labels.items())[:10]]
     yield "labels     " + ", ".join(labels) + (" ..." if len(manifest.labels) > 10 else "")
     yield f"parity     {'pass' if manifest.passed else 'FAIL'} ({manifest.parity.report})"
-    for failure in manifest.parity.failures:
-        yield f"           {failure}"
+    yield from (f"           {failure}" for failure in manifest.parity.failures)
     for record in manifest.files:
         yield f"file       {record.path}  {size_text(record.bytes)}  sha256 {record.sha256[:16]}"
-    quantization = manifest.graph.get("quantization")
-    if quantization is not None:
-        for line in quantization_lines(quantization):
-            yield f"           {line}"
+    if quantization := manifest.graph.get("quantization"):
+        yield from (f"           {line}" for line in quantization_lines(quantization))
     for engine in manifest.engines:
         profiles = "; ".join(map(str, engine.profiles))
         yield f"engine     {engine.file}  {engine.target} {engine.version}, {profiles}"
-    for problem in found.problems:
-        yield f"CHANGED    {problem.path} {problem.problem}"
-    if found.graph is not None:
-        yield from _graph_lines(found.graph)
 
 
 def _graph_lines(graph: GraphDescription) -> Iterator[str]:
@@ -159,5 +120,4 @@ def _graph_lines(graph: GraphDescription) -> Iterator[str]:
     total = sum(graph.operators.values())
     counts = ", ".join(f"{name} {count}" for name, count in graph.operators.items())
     yield f"operators  {total}: {counts}"
-    for key, text in graph.metadata.items():
-        yield f"metadata   {key} = {text[:100]}"
+    yield from (f"metadata   {key} = {text[:100]}" for key, text in graph.metadata.items())

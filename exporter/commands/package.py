@@ -8,11 +8,9 @@ from typing import Any
 import click
 
 from exporter.artifact.manifest import read_manifest
-from exporter.commands.options.shared import FILE, artifact_argument, debug_option, defaults
+from exporter.commands.options.shared import FILE, artifact_argument, debug_option
 from exporter.errors import InputError
 from exporter.packaging.triton import TritonOptions, package_triton
-
-_DEFAULTS = defaults(TritonOptions)
 
 
 @click.command()
@@ -25,22 +23,18 @@ _DEFAULTS = defaults(TritonOptions)
     help="Add the models to this model repository of Triton Inference Server.",
 )
 @click.option("--name", help="Name of the models.  [default: the artifact's folder]")
-@click.option(
-    "--version", type=int, default=_DEFAULTS["version"], show_default=True, help="Version to write."
-)
+@click.option("--version", type=int, default=TritonOptions.version, help="Version to write.")
 @click.option(
     "--instances",
     type=int,
-    default=_DEFAULTS["instances"],
-    show_default=True,
+    default=TritonOptions.instances,
     help="Copies that run at the same time.",
 )
 @click.option(
     "--queue-delay",
     "queue_microseconds",
     type=int,
-    default=_DEFAULTS["queue_microseconds"],
-    show_default=True,
+    default=TritonOptions.queue_microseconds,
     metavar="MICROSECONDS",
     help="How long a request may wait for others to share a batch with.",
 )

@@ -43,7 +43,12 @@ _options = option_group(
         metavar="N,N,...|none",
         help="Lengths in tokens to generate inputs of.  [default: those that break exports]",
     ),
-    click.option("--layers/--no-layers", default=True, help="Compare every layer.  [default: yes]"),
+    click.option(
+        "--layers/--no-layers",
+        default=True,
+        show_default=False,
+        help="Compare every layer.  [default: yes]",
+    ),
     # What is permitted.
     click.option("--precision", metavar="PRECISION", help="Whose limits.  [default: the sides']"),
     click.option("--limits", "limits_file", type=FILE, help="Limits of your own, as TOML."),

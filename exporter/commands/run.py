@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 @click.option(
     "--provider",
     default="cpu",
-    show_default=True,
     help="Runtime: cpu, openvino, cuda, ort-tensorrt, tensorrt, tensorrt-rtx or torch.",
 )
 @runtime_options

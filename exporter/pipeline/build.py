@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ from exporter.engine.targets import BuiltTargets, build_targets, plan_targets
 from exporter.environment import environment, tool_name
 from exporter.errors import MissingDependencyError
 from exporter.inputs.cases import DataSet
-from exporter.model.profile import Range, ShapeProfile, profiles_for
+from exporter.model.profile import ShapeProfile, profiles_for
 from exporter.parity.check import check_sides
 from exporter.parity.limits import limits_for
 from exporter.parity.report.json import limits_json, to_json
@@ -41,35 +41,11 @@ if TYPE_CHECKING:
 PARITY_FILE = "parity.json"
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """The graph that is asked for.
-
-    Attributes:
-        path: where it is written, in the unfinished artifact.
-        output: folder that the artifact becomes.
-        precision: its storage and arithmetic.
-        rest: precision of what is not quantized in it.
-        external_data: see `BuildConfig`.
-    """
-
-    path: Path
-    output: Path
-    precision: str
-    rest: str
-    external_data: bool | None
-
-
 def build(config: BuildConfig, progress: Progress = silent) -> Manifest:
-    """Build an artifact folder.
+    """Build an artifact folder; the manifest is returned also when parity fails.
 
-    Args:
-        config: what to build.
-        progress: told what is going on, in a few words.
-
-    Returns:
-        The manifest, also when parity fails: then `manifest.passed` is false, and the folder is
-        kept to be examined, its report in parity.json.
+    Then `manifest.passed` is false, and the folder is kept to be examined, its report in
+    parity.json.
 
     Raises:
         InputError: the checkpoint, the output folder or an option is unusable. Nothing is left.
@@ -84,26 +60,28 @@ def build_and_judge(
     config: BuildConfig, progress: Progress = silent
 ) -> tuple[Manifest, ParityResult]:
     """As `build`, with all figures of the parity check as well."""
-    _require_packages()
-    output, precision, data = config.output_folder, config.precision, config.calibration_data
-    quantization = config.quantization if config.quantized else None
+    missing = [name for name in ("torch", "onnxruntime") if find_spec(name) is None]
+    if missing:  # said before any work is done
+        what = " and ".join(missing)
+        raise MissingDependencyError(f'{what} not installed; pip install "deb-export[cpu]"')
     targets = plan_targets(config.targets, config.engine)
     seconds: dict[str, float] = {}
 
-    with ArtifactWriter(output, force=config.force) as writer:
+    with ArtifactWriter(config.output_folder, force=config.force) as writer:
         with _timed(seconds, "read"):
             progress("reading the checkpoint")
             source = open_source(config.model, config.task, config.seq)
-            texts = open_texts(source, config.data, data, precision, quantization)
+            texts = open_texts(source, config)
             profiles: tuple[ShapeProfile, ...] = ()
             if targets.backends:
                 profiles = profiles_for(config.profiles, config.batch, source.seq, source.shape)
             files = source.records()
 
-        path, rest = writer.folder / MODEL_FILE, config.quantization.rest
-        wanted = _Wanted(path, output, precision, rest, config.external_data)
+        path = exact = writer.folder / MODEL_FILE
         with _timed(seconds, "export"):
-            exact = path if precision == "fp32" else _work_folder(writer) / MODEL_FILE
+            if config.precision != "fp32":
+                exact = writer.folder / "work" / MODEL_FILE
+                exact.parent.mkdir()
             # A graph on the way is read again: a runtime maps its weights from a file of their own.
             external_data = config.external_data if exact == path else True
             only_graph = not targets.backends
@@ -113,32 +91,22 @@ def build_and_judge(
 
         if exact != path:
             with _timed(seconds, "precision"):
-                graph = _to_precision(wanted, exact, graph, source, texts, files, progress)
+                graph = _to_precision(config, path, exact, graph, source, texts, files, progress)
                 shutil.rmtree(exact.parent)
 
         with _timed(seconds, "parity"):
-            result = _judge(wanted, graph, source, texts.data_sets, files, progress)
+            result = _judge(config, path, graph, source, texts.data_sets, files, progress)
             writer.write_json(PARITY_FILE, to_json(result))
 
         with _timed(seconds, "engines"):
-            inputs = source.shape.inputs
-            built = build_targets(targets, config.engine, path, inputs, profiles, progress)
+            names = source.shape.inputs
+            built = build_targets(targets, config.engine, path, names, profiles, progress)
 
         progress("writing the manifest")
-        manifest = _manifest(
-            source, files, precision, config.batch, graph, result, built, seconds, writer.records()
-        )
+        written = writer.records()
+        manifest = _manifest(config, source, files, graph, result, built, seconds, written)
         writer.finish(manifest)
     return manifest, result
-
-
-def _require_packages() -> None:
-    """Say what is missing before any work is done."""
-    missing = [name for name in ("torch", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f'{" and ".join(missing)} not installed; pip install "deb-export[cpu]"'
-        )
 
 
 @contextmanager
@@ -147,13 +115,6 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     start = perf_counter()
     yield
     seconds[step] = perf_counter() - start
-
-
-def _work_folder(writer: ArtifactWriter) -> Path:
-    """A folder for what is needed on the way; it goes with the unfinished artifact."""
-    folder = writer.folder / "work"
-    folder.mkdir()
-    return folder
 
 
 def _export(
@@ -190,7 +151,8 @@ def _export(
 
 
 def _to_precision(
-    wanted: _Wanted,
+    config: BuildConfig,
+    path: Path,
     exact: Path,
     graph: Converted,
     source: BuildSource,
@@ -199,22 +161,22 @@ def _to_precision(
     progress: Progress,
 ) -> Converted:
     """The fp32 graph `exact` in the precision asked for: quantized, halved, or both in turn."""
-    half = wanted.precision
+    half = config.precision
     if texts.quantization is not None:
         from exporter.precision.quantized import convert as quantized
 
-        half = wanted.rest
+        half = config.quantization.rest
         last = half == "fp32"
-        target = wanted.path if last else exact.with_name("quantized.onnx")
+        target = path if last else exact.with_name("quantized.onnx")
         graph = quantized.convert_file(
             exact,
             target,
-            wanted.path.with_name(TABLE_FILE),
+            path.with_name(TABLE_FILE),
             source.shape,
             texts.quantization,
             model_hash=quantized.model_hash_of(source.shape.task.value, files),
-            previous=wanted.output,
-            external_data=wanted.external_data if last else True,
+            previous=config.output_folder,
+            external_data=config.external_data if last else True,
             progress=progress,
         )
         if last:
@@ -225,18 +187,19 @@ def _to_precision(
     cases = range_cases(source.shape, source.encoder, texts.calibration, source.seq.max)
     halved = convert_file(
         exact,
-        wanted.path,
+        path,
         cast("HalfName", half),
         [case.feeds for case in cases],
-        precision=wanted.precision,
-        external_data=wanted.external_data,
+        precision=config.precision,
+        external_data=config.external_data,
         progress=progress,
     )
     return replace(halved, facts={**graph.facts, **halved.facts}, problems=graph.problems)
 
 
 def _judge(
-    wanted: _Wanted,
+    config: BuildConfig,
+    path: Path,
     graph: Converted,
     source: BuildSource,
     data_sets: Sequence[DataSet],
@@ -244,16 +207,16 @@ def _judge(
     progress: Progress,
 ) -> ParityResult:
     """Compare the graph with the reference."""
-    info = SideInfo(str(wanted.output), "artifact", wanted.precision)
-    opens = graph_opens(wanted.path, half_type(graph.facts))
+    info = SideInfo(str(config.output_folder), "artifact", config.precision)
+    opens = graph_opens(path, half_type(graph.facts))
     # Beside the unfinished artifact, with which it goes: a temporary folder may be small.
-    with tempfile.TemporaryDirectory(dir=wanted.path.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         return check_sides(
             reference_side(source.folder, source.shape, files),
             Side(info, source.shape, None, source.seq.max, opens, graph=planned_graph(wanted.path)),
             source.shape,
             data_sets,
-            limits_for(wanted.precision),
+            limits_for(config.precision),
             progress,
             store=ReferenceStore(Path(folder)),
             problems=graph.problems,
@@ -261,10 +224,9 @@ def _judge(
 
 
 def _manifest(
+    config: BuildConfig,
     source: BuildSource,
     source_files: tuple[FileRecord, ...],
-    precision: str,
-    batch: Range,
     graph: Converted,
     result: ParityResult,
     built: BuiltTargets,
@@ -277,12 +239,12 @@ def _manifest(
         tool=tool_name(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         source=Source(str(source.folder), source.demo, source_files),
-        precision=precision,
+        precision=config.precision,
         targets=built.targets,
         task=shape.task.value,
         inputs=shape.inputs,
         outputs=shape.outputs,
-        batch=batch,
+        batch=config.batch,
         seq=source.seq,
         labels=dict(model.id2label),
         model={key: value for key, value in model.to_dict().items() if key != "id2label"},

@@ -20,8 +20,8 @@ from exporter.inputs.text_files import calibration_texts, model_texts
 from exporter.model.model_shape import ModelShape
 from exporter.model.profile import Range
 from exporter.model.task import Task
+from exporter.pipeline.config import BuildConfig
 from exporter.precision.quantized.inputs import QuantizationInput, quantization_input
-from exporter.precision.quantized.options import QuantizationOptions
 from exporter.runtime.load import text_encoder
 
 if TYPE_CHECKING:
@@ -101,36 +101,25 @@ def open_source(model: Path | None, task: Task | None, seq: Range | None) -> Bui
     return BuildSource(folder, model is None, checkpoint, lengths, encoder, files)
 
 
-def open_texts(
-    source: BuildSource,
-    data: Path | None,
-    calibration_data: Path | None,
-    precision: str,
-    quantization: QuantizationOptions | None,
-) -> BuildTexts:
-    """Read the texts of a build; None for a file is the demo's.
-
-    Args:
-        source: the model.
-        data: texts for the parity check.
-        calibration_data: texts that show the values in the model.
-        precision: of the graph.
-        quantization: how an int8 or fp8 graph is quantized; None for the others.
+def open_texts(source: BuildSource, config: BuildConfig) -> BuildTexts:
+    """Read the texts of a build.
 
     Raises:
         InputError: a file is unusable or does not fit the model, or an option of quantization.
     """
-    shape, encoder = source.shape, source.encoder
+    shape, encoder, data = source.shape, source.encoder, config.data
     files = () if data is None else (data,)
     if data is not None and encoder is None and data.suffix.lower() not in SAVED_IDS:
         model_texts(data, shape)  # broken texts are an error; others go unused, as has been warned
         files = ()
     data_sets = make_data_sets(shape, encoder, DataOptions(files), source.seq.max)
-    if quantization is not None:
-        given = quantization_input(precision, quantization, calibration_data, shape, encoder)
+    if config.quantized:
+        given = quantization_input(
+            config.precision, config.quantization, config.calibration_data, shape, encoder
+        )
         return BuildTexts(data_sets, given.texts, given)
-    texts = calibration_texts(calibration_data, shape)
-    if calibration_data is None:  # those first that the parity check does not use
+    texts = calibration_texts(config.calibration_data, shape)
+    if config.calibration_data is None:  # those first that the parity check does not use
         texts = (*texts[DEFAULT_TEXTS:], *texts[:DEFAULT_TEXTS])
     return BuildTexts(data_sets, texts, None)
 

@@ -7,10 +7,9 @@ from typing import Any
 import click
 
 from exporter.artifact.engine_record import ATTENTIONS, EngineOptions
-from exporter.commands.options.shared import FILE, defaults, option_group, take
+from exporter.commands.options.shared import FILE, option_group, take
 from exporter.model.profile import ShapeProfile
 
-_DEFAULTS = defaults(EngineOptions)
 engine_options = option_group(
     click.option(
         "--profile",
@@ -50,8 +49,7 @@ engine_options = option_group(
     click.option("--strip-weights", is_flag=True, help="Leave the weights out of the engine."),
     click.option(
         "--attention",
-        default=_DEFAULTS["attention"],
-        show_default=True,
+        default=EngineOptions.attention,
         metavar="|".join(ATTENTIONS),
         help="How the attention gets into the engine.",
     ),

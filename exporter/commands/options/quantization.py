@@ -7,10 +7,9 @@ from typing import Any
 import click
 
 from calibration.methods import METHODS
-from exporter.commands.options.shared import FILE, defaults, option_group, take
+from exporter.commands.options.shared import FILE, option_group, take
 from exporter.precision.quantized.options import RESTS, WEIGHT_BITS, QuantizationOptions
 
-_DEFAULTS = defaults(QuantizationOptions)
 _NAMES = {
     "method": "calibration_method",
     "layers": "quantize_layers",
@@ -22,16 +21,14 @@ _NAMES = {
 quantization_options = option_group(
     click.option(
         "--calibration-method",
-        default=_DEFAULTS["method"],
-        show_default=True,
+        default=QuantizationOptions.method,
         metavar="|".join(METHODS),
         help="How thresholds of activations are chosen (int8).",
     ),
     click.option(
         "--percentile",
         type=float,
-        default=_DEFAULTS["percentile"],
-        show_default=True,
+        default=QuantizationOptions.percentile,
         help="Of that method: percent of the values that are not clipped.",
     ),
     click.option(
@@ -68,16 +65,14 @@ quantization_options = option_group(
     ),
     click.option(
         "--rest",
-        default=_DEFAULTS["rest"],
-        show_default=True,
+        default=QuantizationOptions.rest,
         metavar="|".join(RESTS),
         help="Precision of what is not quantized (int8, fp8).",
     ),
     click.option(
         "--weight-bits",
         type=int,
-        default=_DEFAULTS["weight_bits"],
-        show_default=True,
+        default=QuantizationOptions.weight_bits,
         metavar="|".join(map(str, WEIGHT_BITS)),
         help="Of int8 weights. 7 cannot saturate in x86 processors without VNNI, whatever the "
         "session's options, and rounds twice as coarsely.",

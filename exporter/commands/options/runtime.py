@@ -32,7 +32,6 @@ runtime_options = option_group(
         "--window",
         type=int,
         default=DEFAULTS.window,
-        show_default=True,
         help="Texts sorted by length together, the most that are held in memory.",
     ),
     click.option(

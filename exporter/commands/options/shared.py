@@ -31,11 +31,6 @@ def option_group(*options: Callable[[Any], Any]) -> Callable[[Command], Command]
     return add
 
 
-def defaults(config: type) -> dict[str, Any]:
-    """The defaults of a configuration's fields, which are those of the command line."""
-    return {item.name: item.default for item in fields(config)}
-
-
 def take(
     config: type, given: dict[str, Any], names: Mapping[str, str] | None = None
 ) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from exporter.inputs.text_files import calibration_texts, model_texts, piped_tex
 from exporter.model.model_shape import ModelShape
 from exporter.model.profile import Range
 from exporter.model.task import Task
+from exporter.pipeline.config import BuildConfig
 from exporter.pipeline.source import open_source, open_texts
 from exporter.runtime.load import text_encoder
 
@@ -83,7 +84,8 @@ def test_a_file_means_the_same_to_every_command(
     assert seen == expected
     seen.clear()
     source = open_source(folder, None, None)
-    given = open_texts(source, path, path, "fp16", None)  # build --data, --calibration-data
+    config = BuildConfig(data=path, calibration_data=path, precision="fp16")
+    given = open_texts(source, config)
     assert seen == expected
     assert list(given.calibration) == WANTED
 
@@ -98,7 +100,7 @@ def test_a_file_means_the_same_to_every_command(
 def test_labels_of_a_build_are_judged(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     path = write(tmp_path / "texts.jsonl", [as_json(row) for row in ROWS])
     source = open_source(make_checkpoint("sequence-classification"), None, None)
-    _, texts = open_texts(source, path, None, "fp32", None).data_sets
+    _, texts = open_texts(source, BuildConfig(data=path)).data_sets
     assert [label for case in texts.cases for label in case.labels or ()] == [
         item.label for item in WANTED
     ]
