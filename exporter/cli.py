@@ -85,7 +85,7 @@ def _invoke(arguments: list[str], settings: Settings) -> int:
 
 
 def _report(error: BaseException, settings: Settings) -> int:
-    """Say what went wrong; the exit code."""
+    """Say what went wrong, and give the exit code."""
     if isinstance(error, BrokenPipeError):
         # The reader has gone; nothing may be written when the interpreter flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -139,8 +139,7 @@ def _terminable() -> Iterator[None]:
         del number, frame
         raise SystemExit(TERMINATED)
 
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    numbers = [getattr(signal, name) for name in names]
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
         numbers = []  # only the main thread may set handlers
     old = {number: signal.signal(number, stop) for number in numbers}

@@ -1,8 +1,6 @@
-"""Errors that a user can act on, each with the exit code of the command line.
+"""Errors that a user can act on, each with the exit code of the command line: see `exporter.cli`.
 
-0 all built and within limits, 1 parity outside its limits, 2 wrong usage or input, 3 a target's
-software or hardware is missing. Anything else that escapes is a defect of ours and keeps its
-traceback.
+Anything else that escapes is a defect of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -22,16 +20,9 @@ class DebExportError(Exception):
 class InputError(DebExportError):
     """Wrong usage or input: a file, a configuration field, an option, a text."""
 
-    exit_code = 2
-
 
 class RunError(InputError):
-    """A loaded model fails on inputs that it should take.
-
-    Args:
-        path: the model.
-        message: what its runtime says.
-    """
+    """The model of `path` is loaded and fails on inputs that it should take."""
 
     def __init__(self, path: Path, message: str) -> None:
         super().__init__(f"{path}: {message}")

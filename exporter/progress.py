@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable
 from time import monotonic
-from types import TracebackType
 from typing import TextIO, TypeAlias
 
 Progress: TypeAlias = Callable[[str], None]
@@ -38,9 +37,7 @@ class ProgressLine:
         self._stream = sys.stderr if stream is None else stream
         self._live = self._stream.isatty()
         self._start = monotonic()
-        self._message = ""
-        self._step = ""
-        self._shown = 0.0
+        self._message, self._step, self._shown = "", "", 0.0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -51,12 +48,7 @@ class ProgressLine:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -79,11 +71,8 @@ class ProgressLine:
     def _show(self) -> None:
         with self._lock:
             line = f"[{monotonic() - self._start:6.1f} s] {self._message}"
-        if self._live:
-            width = shutil.get_terminal_size().columns
-            self._write(f"{CLEAR_LINE}{line[: max(1, width - 1)]}")
-        else:
-            self._write(f"{line}\n")
+        width = max(1, shutil.get_terminal_size().columns - 1)
+        self._write(f"{CLEAR_LINE}{line[:width]}" if self._live else f"{line}\n")
 
     def _write(self, text: str) -> None:
         self._stream.write(text)

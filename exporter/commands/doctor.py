@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -45,20 +44,6 @@ _INT8 = {
 }
 
 
-@dataclass(frozen=True)
-class Software:
-    """A package: its version, None when it is missing; `problem` says why it cannot be used."""
-
-    name: str
-    version: str | None
-    needed_for: str
-    problem: str | None
-
-    def __str__(self) -> str:
-        state = self.problem or "ok"
-        return f"{self.name:<12} {self.version or '-':<11} {state}  (for {self.needed_for})"
-
-
 @click.command()
 @debug_option
 def doctor() -> int:
@@ -66,12 +51,17 @@ def doctor() -> int:
 
     Exits with 3 when not even graphs can be built here; engines are optional.
     """
-    needs = [_look_at(*need) for need in _NEEDS]
-    missing = "; ".join(f"{item.name} {item.problem}" for item in needs if item.problem)
-    software = (*needs, *(_look_at(*need) for need in _optional_needs()))
+    needs = (*_NEEDS, *_optional_needs())
+    software = [(*_look_at(module, names, how), use) for module, names, use, how in needs]
+    missing = "; ".join(
+        f"{name} {problem}" for name, _, problem, _ in software[: len(_NEEDS)] if problem
+    )
+    packages = (
+        f"{name:<12} {version or '-':<11} {problem or 'ok'}  (for {use})"
+        for name, version, problem, use in software
+    )
     found = gpus()
-    lines = (*_machine(found), *map(str, software), *_targets(missing, found), *_providers())
-    click.echo("\n".join(lines))
+    click.echo("\n".join((*_machine(found), *packages, *_targets(missing, found), *_providers())))
     return 3 if missing else 0
 
 
@@ -106,13 +96,18 @@ def _optional_needs() -> tuple[tuple[str, tuple[str, ...], str, str], ...]:
     )
 
 
-def _look_at(module: str, distributions: tuple[str, ...], needed_for: str, how: str) -> Software:
-    """Import a package, since an installed one may still not load."""
+def _look_at(
+    module: str, distributions: tuple[str, ...], how: str
+) -> tuple[str, str | None, str | None]:
+    """A package's name, its version, None when it is missing, and why it cannot be used.
+
+    It is imported, since an installed one may still not load.
+    """
     found = [(name, number) for name in distributions if (number := package_version(name))]
     name, number = found[0] if found else (distributions[0], None)
     if number is None and find_spec(module) is not None and module == "tensorrt":
         # A folder of that name, such as one of type stubs, can be imported and does nothing.
-        return Software(name, None, needed_for, f"is missing: {how}")
+        return name, None, f"is missing: {how}"
     problem = None
     try:
         import_module(module)
@@ -121,7 +116,7 @@ def _look_at(module: str, distributions: tuple[str, ...], needed_for: str, how: 
         problem = f"is missing: {how}" if number is None else broken
     except Exception as error:  # a broken binary can raise anything
         problem = f"does not load ({type(error).__name__}: {error}); install it again: {how}"
-    return Software(name, number, needed_for, problem)
+    return name, number, problem
 
 
 def _state(kind: str, name: str, ready: bool, detail: str) -> str:

@@ -88,9 +88,7 @@ def parity(artifact: Path | None, **options: Any) -> int:
     from exporter.parity.report.report_files import ReportFiles, SavedRun, check_writable
     from exporter.parity.report.text import to_table
 
-    reports = ReportFiles(
-        options["json_file"], options["junit"], options["markdown"], options["html"]
-    )
+    reports = ReportFiles(*(options[name] for name in ("json_file", "junit", "markdown", "html")))
     reports.check()
     saves = {name: options[name] for name in ("save_inputs", "save_reference", "save_outputs")}
     for name, path in saves.items():
@@ -130,12 +128,13 @@ def _compare(
     progress("checking the files")
     side = open_side(judged, task)
     if reference is not None:
-        return compare_sides(open_side(reference, task), side, how, progress)
-    folder = judged if judged.is_dir() else judged.parent
-    if not (folder / MANIFEST).is_file():
-        raise InputError(f"{judged}: not an artifact, so name what is right with --reference")
-    source = source_side(read_manifest(folder), options["checkpoint"])
-    return compare_sides(source, side, how, progress)
+        right = open_side(reference, task)
+    else:
+        folder = judged if judged.is_dir() else judged.parent
+        if not (folder / MANIFEST).is_file():
+            raise InputError(f"{judged}: not an artifact, so name what is right with --reference")
+        right = source_side(read_manifest(folder), options["checkpoint"])
+    return compare_sides(right, side, how, progress)
 
 
 def _compare_options(options: dict[str, Any], observe: Any) -> CompareOptions:
@@ -149,23 +148,12 @@ def _compare_options(options: dict[str, Any], observe: Any) -> CompareOptions:
         raise InputError("--reference-cache and --no-reference-cache exclude each other")
     if not options["no_reference_cache"]:
         cache = cache or default_folder()
-    return CompareOptions(
-        data=DataOptions(options["data"], options["labels"], _lengths(options["lengths"])),
-        precision=options["precision"],
-        limits_file=options["limits_file"],
-        limits=options["limits"],
-        layers=options["layers"],
-        cache=cache,
-        observe=observe,
-    )
-
-
-def _lengths(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    if text == "none":
-        return ()
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--lengths {text!r}: give numbers, as in 1,63,128, or none") from None
+    lengths: tuple[int, ...] | None = None
+    if (text := options["lengths"]) is not None:
+        try:
+            lengths = tuple(map(int, [] if text == "none" else text.split(",")))
+        except ValueError:
+            raise InputError(f"--lengths {text!r}: give numbers, as in 1,63,128, or none") from None
+    same = {name: options[name] for name in ("precision", "limits_file", "limits", "layers")}
+    data = DataOptions(options["data"], options["labels"], lengths)
+    return CompareOptions(data=data, cache=cache, observe=observe, **same)

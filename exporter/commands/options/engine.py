@@ -65,8 +65,6 @@ def take_engine_options(options: dict[str, Any]) -> tuple[EngineOptions, tuple[S
     """
     profiles = tuple(ShapeProfile.parse(text) for text in options.pop("profiles"))
     values = take(EngineOptions, options)
-    numbers = values["compute_capabilities"]
-    values["compute_capabilities"] = (
-        () if numbers is None else EngineOptions.parse_capabilities(numbers)
-    )
-    return EngineOptions(**values), profiles
+    numbers = values.pop("compute_capabilities")
+    numbers = () if numbers is None else EngineOptions.parse_capabilities(numbers)
+    return EngineOptions(compute_capabilities=numbers, **values), profiles

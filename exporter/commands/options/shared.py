@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +25,7 @@ def option_group(*options: Callable[[Any], Any]) -> Callable[[Command], Command]
     """A decorator that adds `options`, in the help in this order."""
 
     def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
+        return reduce(lambda done, option: option(done), reversed(options), command)
 
     return add
 
@@ -36,10 +35,7 @@ def take(
 ) -> dict[str, Any]:
     """The fields of a configuration among a command's parameters, which are taken out of `given`.
 
-    Args:
-        config: its class.
-        given: the parameters.
-        names: parameters that are not named as the field is, by the field.
+    `names` has parameters that are not named as the field is, by the field.
     """
     names = names or {}
     return {item.name: given.pop(names.get(item.name, item.name)) for item in fields(config)}

@@ -92,9 +92,9 @@ def test_a_file_means_the_same_to_every_command(
     class Manifest:
         seq = Range(1, 16, 160)
 
-    config = BenchConfig(folder, shapes=(), data=path)
-    timed = make_inputs(config, Manifest, shape, encoder)  # type: ignore[arg-type]
-    assert [as_item(text) for text in timed.workloads[0].texts] == WANTED
+    bench = BenchConfig(folder, shapes=(), data=path)
+    (timed,), _ = make_inputs(bench, Manifest, shape, encoder)  # type: ignore[arg-type]
+    assert [as_item(text) for text in timed.texts] == WANTED
 
 
 def test_labels_of_a_build_are_judged(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
