@@ -213,7 +213,7 @@ def _judge(
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         return check_sides(
             reference_side(source.folder, source.shape, files),
-            Side(info, source.shape, None, source.seq.max, opens, graph=planned_graph(wanted.path)),
+            Side(info, source.shape, None, source.seq.max, opens, graph=planned_graph(path)),
             source.shape,
             data_sets,
             limits_for(config.precision),
