@@ -7,14 +7,9 @@ Correction", ICCV 2019, section 4.2; here with measured means in the place of as
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
-import onnx_ir as ir
 
-from calibration import initializers
 from calibration.formats import Floats, NumberFormat, round_trip, scale_of
-from calibration.sites import Site
 
 
 def rounding_error(sample: Floats, threshold: float, number: NumberFormat) -> Floats:
@@ -39,8 +34,3 @@ def bias_shift(
     # E[x] W - E[x + e] (W + D) with W + D stored: what was, less what is.
     shift: Floats = mean @ (weight - stored) - mean_error @ stored
     return shift
-
-
-def add_to_bias(model: ir.Model, site: Site, shift: Floats) -> None:
-    """Add `shift` `(N,)` to the site's bias in place; RuntimeError where the graph has none."""
-    initializers.transform(model, site.bias, partial(np.add, shift))

@@ -67,10 +67,6 @@ class TensorStatistics:
         """`amax`, positive and finite, with the errors of `calibration.thresholds.threshold`."""
         return threshold(self.histogram, method, percentile=percentile)
 
-    def saturation(self, amax: float) -> float:
-        """Share of the values that a threshold of `amax` clips, 0 to 1."""
-        return self.histogram.share_above(amax)
-
 
 class StatisticsCollector:
     """Collects `TensorStatistics` of `name`, with up to `sample_rows` rows as they are."""
@@ -107,11 +103,10 @@ class StatisticsCollector:
             exact = rows[start : start + size].astype(np.float64)
             sums[0] += exact.sum(axis=0)
             sums[1] += np.einsum("nc,nc->c", exact, exact)
-        if self._rows == 0:
-            self._min, self._max, self._sums = low, high, sums
-        else:
-            self._min, self._max = np.minimum(self._min, low), np.maximum(self._max, high)
-            self._sums = self._sums + sums
+        if self._rows:
+            low, high = np.minimum(self._min, low), np.maximum(self._max, high)
+            sums += self._sums
+        self._min, self._max, self._sums = low, high, sums
         self._rows += len(rows)
         self._histogram.update(rows)
         self._sampler.update(rows)
@@ -136,7 +131,7 @@ class StatisticsCollector:
         if self._rows == 0:
             raise CalibrationError(f"{self.name}: no token was observed; give calibration text")
         mean, mean_square = self._sums / self._rows
-        histogram, sample = self._histogram.result(), self._sampler.result()
+        histogram, sample = self._histogram.result(), self._sampler.rows
         return TensorStatistics(
             self._rows, self._min, self._max, mean, mean_square, histogram, sample
         )
@@ -147,7 +142,7 @@ class RowSampler:
 
     The priority of a row is a hash of its number in the stream, and the rows of least priority
     stay. So tensors that are observed together keep the rows of the same tokens, and the division
-    of the stream into calls changes nothing.
+    of the stream into calls changes nothing. `rows` are those kept, `(n, C)`, in no order.
     """
 
     def __init__(self, size: int) -> None:
@@ -155,7 +150,7 @@ class RowSampler:
             raise ValueError(f"sample of {size} rows")
         self._size, self._seen = size, 0
         self._priorities: NDArray[np.uint64] = np.zeros(0, np.uint64)
-        self._rows: Floats = np.zeros((0, 0), np.float32)
+        self.rows: Floats = np.zeros((0, 0), np.float32)
 
     def update(self, rows: Floats) -> None:
         """Take `(n, C)` values; C is the same in every call."""
@@ -163,18 +158,18 @@ class RowSampler:
         self._seen += len(rows)
         if self._size == 0 or len(rows) == 0:
             return
-        if len(self._rows) == self._size:
+        if len(self.rows) == self._size:
             better = priorities < self._priorities[-1]
             priorities, rows = priorities[better], rows[better]
-        if len(self._rows):
+        if len(self.rows):
             priorities = np.concatenate([self._priorities, priorities])
-            rows = np.concatenate([self._rows, rows])
+            rows = np.concatenate([self.rows, rows])
         kept = np.argsort(priorities, kind="stable")[: self._size]
-        self._priorities, self._rows = priorities[kept], rows[kept]
+        self._priorities, self.rows = priorities[kept], rows[kept]
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All there is to know, as arrays."""
-        priorities, rows = self._priorities, self._rows
+        priorities, rows = self._priorities, self.rows
         seen = np.array(self._seen)
         return {"sample_seen": seen, "sample_priorities": priorities, "sample_rows": rows}
 
@@ -184,11 +179,7 @@ class RowSampler:
         if rows.ndim != 2 or len(rows) != len(priorities) or len(rows) > self._size:
             raise ValueError("a sample of another form")
         self._seen = int(state["sample_seen"])
-        self._priorities, self._rows = priorities.astype(np.uint64), rows.astype(np.float32)
-
-    def result(self) -> Floats:
-        """The rows kept, `(n, C)`, in no order that means anything."""
-        return self._rows
+        self._priorities, self.rows = priorities.astype(np.uint64), rows.astype(np.float32)
 
 
 def _hash(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -56,10 +56,7 @@ def scale_of(threshold: NDArray[np.floating] | float, number: NumberFormat) -> F
 
 
 def quantize(values: Floats, scale: Floats, number: NumberFormat) -> Stored:
-    """Stored numbers of `values / scale`, rounded to nearest even and saturated.
-
-    `values` have any shape; `scale` is a scalar, or one for each of the last axis.
-    """
+    """`values` `(..., N)` over `scale` `()` or `(N,)`, rounded to nearest even and saturated."""
     scaled = np.clip(values / scale, -number.largest, number.largest)
     if number.is_integer:
         scaled = np.rint(scaled)

@@ -26,10 +26,7 @@ beside it."""
 
 
 def load(path: Path) -> ir.Model:
-    """The graph of an ONNX file; a CalibrationError says that there is none.
-
-    External data is read when it is needed.
-    """
+    """The graph of an ONNX file, external data unread; a CalibrationError says that it is none."""
     try:
         return ir.load(path)
     except FileNotFoundError:

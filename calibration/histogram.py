@@ -48,18 +48,13 @@ class Histogram:
 
     @property
     def edges(self) -> NDArray[np.float64]:
-        """(BINS + 1,) borders of the bins, ascending from 0."""
+        """(BINS + 1,) borders of the bins, from 0 to the power of two above the largest value."""
         index = _first_index(self.top) + np.arange(BINS, dtype=np.int64)
         bits = np.maximum(index, 0) << _INDEX_SHIFT
         edges = bits.astype(np.int32).view(np.float32).astype(np.float64)
         # 2^128, the end of the highest window, is no float32: its bits are those of infinity.
         edges[np.isinf(edges)] = 2.0**128
         return np.concatenate([[0.0], edges])
-
-    @property
-    def end(self) -> float:
-        """Upper end of the window: the power of two above the largest value."""
-        return float(self.edges[-1])
 
     def share_above(self, threshold: float) -> float:
         """Share of the values above `threshold`; linear within the bin that it is in."""
@@ -84,23 +79,21 @@ class HistogramBuilder:
         """Count the values of an array of any shape; ValueError where one is not finite."""
         bits = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.int32)
         for start in range(0, bits.size, CHUNK):
-            self._count(bits[start : start + CHUNK] & _ABSOLUTE)
-
-    def _count(self, bits: NDArray[np.int32]) -> None:
-        largest = int(bits.max())
-        if largest >= _INFINITY_BITS:
-            raise ValueError("NaN or infinity")
-        self._largest_bits = max(self._largest_bits, largest)
-        octaves = (largest >> 23) - self._top
-        if octaves > 0:  # the window moves up, and its lowest bins are lost in bin 0
-            lost = min(octaves * BINS_PER_OCTAVE, BINS - 1)
-            small, rest = self._counts[: 1 + lost].sum(), self._counts[1 + lost :]
-            self._counts = np.concatenate([[small], rest, np.zeros(lost, np.int64)])
-            self._top += octaves
-        bits >>= _INDEX_SHIFT
-        bits -= _first_index(self._top) - 1
-        np.maximum(bits, 0, out=bits)
-        self._counts += np.bincount(bits, minlength=BINS)
+            chunk = bits[start : start + CHUNK] & _ABSOLUTE
+            largest = int(chunk.max())
+            if largest >= _INFINITY_BITS:
+                raise ValueError("NaN or infinity")
+            self._largest_bits = max(self._largest_bits, largest)
+            octaves = (largest >> 23) - self._top
+            if octaves > 0:  # the window moves up, and its lowest bins are lost in bin 0
+                lost = min(octaves * BINS_PER_OCTAVE, BINS - 1)
+                small, rest = self._counts[: 1 + lost].sum(), self._counts[1 + lost :]
+                self._counts = np.concatenate([[small], rest, np.zeros(lost, np.int64)])
+                self._top += octaves
+            chunk >>= _INDEX_SHIFT
+            chunk -= _first_index(self._top) - 1
+            np.maximum(chunk, 0, out=chunk)
+            self._counts += np.bincount(chunk, minlength=BINS)
 
     def state(self) -> dict[str, NDArray[np.int64]]:
         """All there is to know, as arrays."""

@@ -31,10 +31,7 @@ def convert(
     dtype: ir.DataType,
     new_name: str,
 ) -> ir.Value:
-    """Add `new_name`, a function of the fp32 initializer `name` in another type, lazily.
-
-    The old one stays until it is removed.
-    """
+    """Add `new_name`, a function of the fp32 initializer `name`, which stays, lazily."""
     return _add(model, _lazy(_tensor(model, name), function, dtype, new_name))
 
 

@@ -49,14 +49,11 @@ class InsertionReport:
 
     Attributes:
         sites: names of the quantized sites, in order.
-        quantize_nodes, dequantize_nodes: how many were inserted.
         float_bytes: bytes that the sites' weights took before.
         stored_bytes: bytes that they and their scales take now.
     """
 
     sites: tuple[str, ...]
-    quantize_nodes: int
-    dequantize_nodes: int
     float_bytes: int
     stored_bytes: int
 
@@ -95,12 +92,10 @@ def insert(model: ir.Model, scales: Sequence[SiteScales], number: NumberFormat) 
     added.subtract(before)
     nodes = added["QuantizeLinear"], added["DequantizeLinear"]
     if nodes != (len(scales), 2 * len(scales)):
-        raise RuntimeError(
-            f"{len(scales)} sites to quantize, but {nodes[0]} QuantizeLinear and "
-            f"{nodes[1]} DequantizeLinear nodes inserted"
-        )
+        found = f"{nodes[0]} QuantizeLinear and {nodes[1]} DequantizeLinear nodes inserted"
+        raise RuntimeError(f"{len(scales)} sites to quantize, but {found}")
     sites = tuple(item.site.name for item in scales)
-    return InsertionReport(sites, *nodes, float_bytes, stored_bytes)
+    return InsertionReport(sites, float_bytes, stored_bytes)
 
 
 def _activation(

@@ -1,7 +1,5 @@
 """Names of the ways to choose a threshold; light, since the command line's help reads them."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]

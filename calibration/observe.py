@@ -8,7 +8,6 @@ so that what comes out of a run stays within a number of bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +47,6 @@ def observe(
     Args:
         model: fp32 ONNX file; external data lies beside it.
         tensors: names of float values of the main graph.
-        batches: inputs of the graph.
         open_graph: opens the graph; its errors come through as they are.
         sample_rows: rows of each tensor to keep as they are.
         progress: called with the number of batches done and the number there are.
@@ -63,46 +61,36 @@ def observe(
     if not batches:
         raise CalibrationError("there is no calibration text to observe")
     graph = load(model).graph
-    probes = _find(model, graph, tensors)
-    collectors = {probe.name: StatisticsCollector(probe.name, sample_rows) for probe in probes}
+    found = _find(model, graph, tensors)
+    collectors = {name: StatisticsCollector(name, sample_rows) for name in found}
     state = StateFile(resume, collectors, sample_rows, batches) if resume else None
     done = state.load() if state else 0
     progress(done, len(batches))
     if done < len(batches):
-        run = open_graph(model, _with_outputs(model, [p.name for p in probes if not p.is_output]))
+        added = [name for name, value in found.items() if not value.is_graph_output()]
+        run = open_graph(model, _with_outputs(model, added))
         runner = _Runner(run, {value.name for value in graph.inputs}, list(collectors), run_bytes)
         for count, batch in enumerate(batches[done:], done + 1):
             for mask, values in runner.runs(batch):
-                for probe, value in zip(probes, values, strict=True):
-                    collectors[probe.name].update(_rows(probe, value, mask))
+                for (name, value), array in zip(found.items(), values, strict=True):
+                    collectors[name].update(_rows(value, array, mask))
             if state:
                 state.save_if_due(count, last=count == len(batches))
             progress(count, len(batches))
     return {name: item.result() for name, item in collectors.items()}
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """A value to observe: whether it is an output already, and whether its last axis is fixed."""
-
-    name: str
-    is_output: bool
-    has_channels: bool
-
-
-def _find(model: Path, graph: ir.Graph, tensors: Sequence[str]) -> list[_Probe]:
+def _find(model: Path, graph: ir.Graph, tensors: Sequence[str]) -> dict[str, ir.Value]:
     made = {value.name: value for node in graph for value in node.outputs}
-    probes = []
-    for name in dict.fromkeys(tensors):
+    found = {}
+    for name in tensors:
         value = made.get(name)
         if value is None:
             raise CalibrationError(f"{model}: the main graph computes no value named {name!r}")
         if value.dtype not in (None, ir.DataType.FLOAT):
             raise CalibrationError(f"{model}: {name!r} is not float32, so that it has no scale")
-        shape = value.shape
-        fixed = shape is None or (len(shape) > 0 and isinstance(shape[-1], int))
-        probes.append(_Probe(name, value.is_graph_output(), fixed))
-    return probes
+        found[name] = value
+    return found
 
 
 def _with_outputs(model: Path, added: Sequence[str]) -> bytes:
@@ -143,14 +131,16 @@ class _Runner:
             start = part.stop
 
 
-def _rows(probe: _Probe, value: Floats, mask: Ids | None) -> Floats:
+def _rows(value: ir.Value, array: Floats, mask: Ids | None) -> Floats:
     """`(n, C)` without padding."""
-    if value.dtype != np.float32:
-        raise CalibrationError(f"{probe.name!r} is {value.dtype}, not float32")
-    if not probe.has_channels or value.ndim == 0:
-        return value.reshape(-1, 1)
-    rows = value.reshape(-1, value.shape[-1])
-    if value.ndim < 3 or mask is None or len(rows) != mask.size:
+    if array.dtype != np.float32:
+        raise CalibrationError(f"{value.name!r} is {array.dtype}, not float32")
+    shape = value.shape
+    has_channels = shape is None or (len(shape) > 0 and isinstance(shape[-1], int))
+    if not has_channels or array.ndim == 0:
+        return array.reshape(-1, 1)
+    rows = array.reshape(-1, array.shape[-1])
+    if array.ndim < 3 or mask is None or len(rows) != mask.size:
         return rows
     valid = mask.reshape(-1) != 0
     return rows if valid.all() else rows[valid]

@@ -6,7 +6,7 @@ Embeddings, LayerNorm, softmax, pooler and classifier are not sites at all: they
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from calibration.errors import CalibrationError
@@ -20,10 +20,8 @@ class PlacementPolicy:
     """What to quantize. By default every site is.
 
     Attributes:
-        kinds: kinds of linear layers to quantize.
-        layers: encoder layers to quantize; None for all.
-        include: regular expressions; where any is given, a site's name must contain a match of
-            at least one.
+        kinds, layers: kinds of linear layers, and encoder layers to quantize; None for all.
+        include: regular expressions; a site's name must contain a match of one if there are any.
         exclude: regular expressions; a site whose name contains a match of any stays in float.
 
     Raises:
@@ -45,25 +43,17 @@ class PlacementPolicy:
 
 
 @dataclass(frozen=True)
-class KeptSite:
-    """A site that stays in float, and why."""
-
-    site: Site
-    reason: str
-
-
-@dataclass(frozen=True)
 class Placement:
-    """Every site of a graph, quantized or kept."""
+    """Every site of a graph: quantized, or kept in float for a reason, by its name."""
 
     quantized: tuple[Site, ...]
-    kept: tuple[KeptSite, ...]
+    kept: Mapping[str, str]
 
     def keep(self, names: Sequence[str], reason: str) -> Placement:
         """The placement with the named sites in float as well."""
-        moved = tuple(KeptSite(site, reason) for site in self.quantized if site.name in names)
+        moved = {site.name: reason for site in self.quantized if site.name in names}
         rest = tuple(site for site in self.quantized if site.name not in names)
-        return Placement(rest, (*self.kept, *moved))
+        return Placement(rest, {**self.kept, **moved})
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -85,18 +75,6 @@ def place(policy: PlacementPolicy, sites: Sequence[Site]) -> Placement:
         CalibrationError: a layer that the model lacks, an expression that matches no site, or
             nothing left to quantize.
     """
-    _check(policy, sites)
-    reasons = [(site, _reason_to_keep(policy, site)) for site in sites]
-    quantized = tuple(site for site, reason in reasons if reason is None)
-    if not quantized:
-        raise CalibrationError(
-            "placement: every linear layer is excluded, so nothing is left to quantize"
-        )
-    kept = (KeptSite(site, reason) for site, reason in reasons if reason is not None)
-    return Placement(quantized, tuple(kept))
-
-
-def _check(policy: PlacementPolicy, sites: Sequence[Site]) -> None:
     layers = sorted({site.layer for site in sites})
     for layer in policy.layers or ():
         if layer not in layers:
@@ -108,6 +86,13 @@ def _check(policy: PlacementPolicy, sites: Sequence[Site]) -> None:
             raise CalibrationError(
                 f"placement: {pattern!r} matches no linear layer; names are as in {sites[0].name}"
             )
+    reasons = {site.name: _reason_to_keep(policy, site) for site in sites}
+    quantized = tuple(site for site in sites if reasons[site.name] is None)
+    if not quantized:
+        raise CalibrationError(
+            "placement: every linear layer is excluded, so nothing is left to quantize"
+        )
+    return Placement(quantized, {name: why for name, why in reasons.items() if why is not None})
 
 
 def _reason_to_keep(policy: PlacementPolicy, site: Site) -> str | None:

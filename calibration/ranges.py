@@ -39,9 +39,6 @@ class ValueRange:
     def absmax(self) -> float:
         return max(abs(self.minimum), abs(self.maximum))
 
-    def __or__(self, other: ValueRange) -> ValueRange:
-        return ValueRange(min(self.minimum, other.minimum), max(self.maximum, other.maximum))
-
 
 def measure_ranges(
     model: Path,
@@ -75,21 +72,20 @@ def measure_ranges(
     run = open_graph(model, _reduced(graph, names))
     del graph
     wanted = [prefix + name for name in names for prefix in (_LOWEST, _HIGHEST)]
-    ranges: dict[str, ValueRange] = {}
+    low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
     done = 0
     for done, batch in enumerate(batches, 1):
         feeds = {name: ids for name, ids in batch.items() if name in inputs}
-        ends = [float(end) for end in run(wanted, feeds)]
-        for name, low, high in zip(names, ends[::2], ends[1::2], strict=True):
-            if np.isnan(low) or np.isnan(high):
-                reason = f"{name!r} is NaN in fp32 already; check the checkpoint"
-                raise CalibrationError(f"{model}: {reason}")
-            found = ValueRange(low, high)
-            ranges[name] = ranges[name] | found if name in ranges else found
+        ends = np.array(run(wanted, feeds), np.float64).reshape(-1, 2)
+        broken = np.isnan(ends).any(axis=1)
+        if broken.any():
+            reason = f"{names[broken.argmax()]!r} is NaN in fp32 already; check the checkpoint"
+            raise CalibrationError(f"{model}: {reason}")
+        low, high = np.minimum(low, ends[:, 0]), np.maximum(high, ends[:, 1])
         progress(done)
     if done == 0:
         raise CalibrationError("there is no calibration text to measure ranges on")
-    return ranges
+    return dict(zip(names, map(ValueRange, low.tolist(), high.tolist()), strict=True))
 
 
 def _expand_functions(model: ir.Model) -> None:

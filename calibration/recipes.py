@@ -7,7 +7,7 @@ later build of the same model: thresholds of weights and shifts of biases follow
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ from calibration.smoothing import search
 from calibration.table import SiteEntry, decode_array, encode_array, field_of
 from calibration.thresholds import threshold_of
 
-SEARCH_ROWS = 1024
-"""Rows of the sample that the search for a strength multiplies by the weight."""
-
+SEARCH_ROWS = 1024  # of the sample, which the search for a strength multiplies by the weight
+# The vectors of a recipe, and what is below their numbers.
+_ABOVE = {"factors": 0.0, "mean": -np.inf, "mean_square": -1.0, "mean_error": -np.inf}
 _SAMPLE_ROWS = 2048
 _SAMPLE_BYTES = 1 << 30
 
@@ -63,16 +63,10 @@ class SiteRecipe:
         return self.largest == 0
 
     def to_entry(self) -> dict[str, Any]:
+        """The site's entry in a scale table: numbers as they are, vectors as text."""
         return {
-            "strength": self.strength,
-            "factors": None if self.factors is None else encode_array(self.factors),
-            "largest": self.largest,
-            "int8_threshold": self.threshold,
-            "mean": encode_array(self.mean),
-            "mean_square": encode_array(self.mean_square),
-            "int8_mean_error": encode_array(self.mean_error),
-            "int8_error": self.error,
-            "int8_error_plain": self.error_plain,
+            _key(name): encode_array(value) if isinstance(value, np.ndarray) else value
+            for name, value in vars(self).items()
         }
 
     @classmethod
@@ -83,22 +77,14 @@ class SiteRecipe:
             CalibrationError: a field is missing or malformed, or of another number of channels.
         """
         try:
-            strength, factors = entry["strength"], entry["factors"]
-            return cls(
-                strength=None if strength is None else _number(entry, "strength"),
-                factors=None if factors is None else _vector(site, entry, "factors", above=0.0),
-                largest=_number(entry, "largest"),
-                threshold=_number(entry, "int8_threshold"),
-                mean=_vector(site, entry, "mean"),
-                mean_square=_vector(site, entry, "mean_square", above=-1.0),
-                mean_error=_vector(site, entry, "int8_mean_error"),
-                error=_number(entry, "int8_error"),
-                error_plain=_number(entry, "int8_error_plain"),
-            )
+            return cls(**{item.name: _figure(site, entry, item.name) for item in fields(cls)})
         except (KeyError, ValueError) as error:
-            raise CalibrationError(
-                f"scale table: the entry of {site.name} is broken ({error}); calibrate again"
-            ) from None
+            reason = f"the entry of {site.name} is broken ({error}); calibrate again"
+            raise CalibrationError(f"scale table: {reason}") from None
+
+
+Recipes = Mapping[str, SiteRecipe]
+"""Recipes by name of site."""
 
 
 def sample_rows(sites: Iterable[Site]) -> int:
@@ -146,21 +132,24 @@ def make_recipe(
     )
 
 
-def _number(entry: SiteEntry, key: str) -> float:
-    value = field_of(entry, key, float)
-    if not (np.isfinite(value) and value >= 0):
-        raise ValueError(f"{key} is {value!r}")
-    return value
+def _key(name: str) -> str:
+    """How an entry calls a figure: those of int8 say so."""
+    return f"int8_{name}" if name in ("threshold", "mean_error", "error", "error_plain") else name
 
 
-def _vector(site: Site, entry: SiteEntry, key: str, above: float = -np.inf) -> Floats:
+def _figure(site: Site, entry: SiteEntry, name: str) -> Any:
+    """A number or vector of an entry; None is only for a site without smoothing."""
+    key = _key(name)
+    if name in ("strength", "factors") and entry[key] is None:
+        return None
+    if name not in _ABOVE:
+        value = field_of(entry, key, float)
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(f"{key} is {value!r}")
+        return value
     vector = decode_array(field_of(entry, key, str))
     if vector.shape != (site.in_features,):
         raise ValueError(f"{key} has {vector.size} numbers, expected {site.in_features}")
-    if not (np.isfinite(vector).all() and (vector > above).all()):
+    if not (np.isfinite(vector).all() and (vector > _ABOVE[name]).all()):
         raise ValueError(f"{key} is out of range")
     return vector
-
-
-Recipes = Mapping[str, SiteRecipe]
-"""Recipes by name of site."""

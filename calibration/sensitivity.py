@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from math import floor
 
 from calibration.errors import CalibrationError
-from calibration.sites import Site, by_layer
+from calibration.sites import Site
 
 MOST_FALLBACK = 0.5
 """Share of the units that may fall back: beyond it a model is hardly a quantized one."""
-
 SITES_AT_MOST = 64
 """Up to so many sites each is a unit of its own; beyond, a unit is a layer."""
 
@@ -88,7 +87,6 @@ class UnitCost:
         unit, sites: names of the site or layer, and of its sites.
         without: damage of the model with this unit alone in float.
         cost: by how much that lowers `Damage.size`; may be negative.
-        fallback: whether the unit was chosen to stay in float.
     """
 
     unit: str
@@ -125,12 +123,11 @@ class SensitivityReport:
 
 def units_of(sites: Sequence[Site]) -> dict[str, tuple[str, ...]]:
     """Names of the sites of each unit: every site its own, or by layer where there are many."""
-    if len(sites) <= SITES_AT_MOST:
-        return {site.name: (site.name,) for site in sites}
-    return {
-        f"layer {layer}": tuple(site.name for site in members)
-        for layer, members in by_layer(sites).items()
-    }
+    units: dict[str, tuple[str, ...]] = {}
+    for site in sites:
+        unit = site.name if len(sites) <= SITES_AT_MOST else f"layer {site.layer}"
+        units[unit] = (*units.get(unit, ()), site.name)
+    return units
 
 
 def fit_budget(
@@ -144,8 +141,6 @@ def fit_budget(
     Args:
         units: names of the sites of each unit.
         measure: damage of the model with the named sites in float.
-        budget: what may be lost.
-        progress: told what is going on.
     """
     progress("measuring the quantized model on held-back text")
     before = measure(frozenset())

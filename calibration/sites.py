@@ -7,7 +7,7 @@ is multiplied: `K` input features, `N` output features.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -78,14 +78,6 @@ def find_sites(model: ir.Model) -> tuple[Site, ...]:
     return sites
 
 
-def by_layer(sites: Iterable[Site]) -> dict[int, tuple[Site, ...]]:
-    """The sites of each encoder layer, in order."""
-    layers: dict[int, tuple[Site, ...]] = {}
-    for site in sites:
-        layers[site.layer] = (*layers.get(site.layer, ()), site)
-    return layers
-
-
 def matmul_of(model: ir.Model, site: Site) -> ir.Node:
     """The node that multiplies by the site's weight.
 
@@ -101,25 +93,21 @@ def matmul_of(model: ir.Model, site: Site) -> ir.Node:
 
 def _sites(graph: ir.Graph) -> Iterator[Site]:
     for node in graph:
-        if node.op_type != "MatMul" or node.domain or len(node.inputs) != 2:
+        if node.op_type != "MatMul" or node.domain:
             continue
-        activation, weight = node.inputs
+        (activation, weight), product = node.inputs, node.outputs[0]
         if activation is None or weight is None or weight.name not in graph.initializers:
             continue
         match = _WEIGHT.fullmatch(weight.name or "")
-        if match is not None:
-            yield _site(node, activation, weight, match)
-
-
-def _site(node: ir.Node, activation: ir.Value, weight: ir.Value, match: re.Match[str]) -> Site:
-    product, name = node.outputs[0], match[1]
-    consumers = [usage.node for usage in product.uses()]
-    if len(consumers) != 1 or consumers[0].op_type != "Add" or weight.const_value is None:
-        raise RuntimeError(f"{name}: the product with its weight is not added to its bias")
-    others = [value.name for value in consumers[0].inputs if value is not None and value != product]
-    if others != [f"{name}.bias"] or len(weight.uses()) != 1:
-        raise RuntimeError(f"{name}: expected one product with its weight, added to {name}.bias")
-    rows, columns = weight.const_value.shape.numpy()
-    values = activation.name or "", product.name or ""
-    kind, layer = _PATHS[match[3]], int(match[2])
-    return Site(name, kind, layer, *values, f"{name}.weight", f"{name}.bias", rows, columns)
+        if match is None:
+            continue
+        name, layer, kind = match[1], int(match[2]), _PATHS[match[3]]
+        consumers = [usage.node for usage in product.uses()]
+        if len(consumers) != 1 or consumers[0].op_type != "Add" or weight.const_value is None:
+            raise RuntimeError(f"{name}: the product with its weight is not added to its bias")
+        added = {value.name for value in consumers[0].inputs if value is not None}
+        if added != {product.name, f"{name}.bias"} or len(weight.uses()) != 1:
+            expected = f"expected one product with its weight, added to {name}.bias"
+            raise RuntimeError(f"{name}: {expected}")
+        names = activation.name or "", product.name or "", f"{name}.weight", f"{name}.bias"
+        yield Site(name, kind, layer, *names, *weight.const_value.shape.numpy())

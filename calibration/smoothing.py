@@ -4,10 +4,9 @@
 (G. Xiao et al., "SmoothQuant", ICML 2023, equation 4) outlier channels of `x` shrink and their
 rows of `W` grow; the strength `a` is searched for each site by the error of its own output.
 
-Where the factors go: the attention is linear in its values and mixes positions, not channels, so
-before `attention.output.dense` they go into the value columns of the packed projection at no cost.
-Everywhere else the activation has another reader, or a nonlinearity before it, and the graph gets a
-`Mul`: only where the error says that it is worth one.
+The attention is linear in its values and mixes positions, not channels, so that the factors of
+`attention.output.dense` go into the value columns of the packed projection at no cost. Elsewhere
+the activation has another reader, or a nonlinearity before it, and the graph gets a `Mul`.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ _LARGEST_FACTOR = 2.0**12
 """Factors are kept within this of their mean: a channel that is nearly silent stays so."""
 
 Threshold = Callable[[Floats, Floats], float]
-"""Threshold of an activation, from a sample of it `(rows, K)` and the largest magnitudes of its
-channels over all calibration text `(K,)`."""
+"""Of an activation: from a sample `(rows, K)` and its channels' largest magnitudes `(K,)`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +100,7 @@ def search(
         sample: `(rows, K)`, its input on calibration text, padding left out.
         channel_amax: `(K,)`, largest magnitudes of the input's channels over all calibration text.
         weight: `(K, N)`.
-        threshold: of an activation, by the method that will be used.
+        threshold: by the method that will be used.
     """
     number = NumberFormat.INT8
     wanted = sample @ weight
@@ -147,10 +145,8 @@ def apply(model: ir.Model, factors: Mapping[str, Floats], sites: Sequence[Site])
             fold_into_values(model, packed[site.layer], site, factors[site.name])
         else:
             multiply(model, site, factors[site.name])
-    return SmoothingReport(
-        folded=tuple(site.name for site in chosen if is_free(site)),
-        multiplied=tuple(site.name for site in chosen if not is_free(site)),
-    )
+    folded = tuple(site.name for site in chosen if is_free(site))
+    return SmoothingReport(folded, tuple(site.name for site in chosen if not is_free(site)))
 
 
 def fold_into_values(model: ir.Model, qkv: Site, output: Site, factors: Floats) -> None:

@@ -82,8 +82,7 @@ class ScaleTable:
     Attributes:
         model_hash: SHA-256 identity of the fp32 graph and weights, hexadecimal.
         data_hash: SHA-256 of the token ids; see `calibration.tokens.data_hash`.
-        method: how `amax` was chosen.
-        percentile: of that method; None for the others.
+        method, percentile: how `amax` was chosen; None for a method without percentile.
         tensors: by name of the tensor, or of the site that reads it.
         sites: notes of later stages by name of the site.
     """
@@ -113,7 +112,7 @@ class ScaleTable:
         tensors = {}
         for name, seen in statistics.items():
             amax = seen.threshold(method, percentile=percentile)
-            beyond = seen.saturation(amax)
+            beyond = seen.histogram.share_above(amax)
             tensors[name] = TensorScale(amax, seen.count, seen.minimum, seen.maximum, beyond)
         used = percentile if method == "percentile" else None
         return cls(model_hash, data_hash, method, used, tensors)
@@ -262,33 +261,32 @@ def _read(data: Mapping[str, Any]) -> ScaleTable:
                 field_of(entry, "count", int),
                 *(field_of(entry, key, float) for key in ("min", "max", "saturated")),
             )
-            if name in sites and _edited(method, item, entry, sites[name]):
-                sites[name] = _with_threshold(sites[name], item.amax)
+            if name in sites:
+                sites[name] = _with_edit(sites[name], item, entry, method)
         except CalibrationError as error:
             raise CalibrationError(f"tensor {name!r}: {error}") from None
     return ScaleTable(model_hash, data_hash, method, percentile, tensors, sites)
 
 
-def _edited(
-    method: Method, item: TensorScale, entry: Mapping[str, Any], site: Mapping[str, Any]
-) -> bool:
-    """Whether `amax` is another than calibration wrote, by what follows from it in the file."""
-    if item.all_zero or "int8_threshold" not in site:
-        return False
-    smoothed = site.get("factors") is not None
-    return (
-        entry.get("int8_scale", item.int8_scale) != item.int8_scale
-        or (not smoothed and site["int8_threshold"] != item.amax)
-        or (method == "minmax" and item.amax != max(-item.minimum, item.maximum, SMALLEST_AMAX))
-    )
+def _with_edit(
+    site: dict[str, Any], item: TensorScale, entry: Mapping[str, Any], method: Method
+) -> dict[str, Any]:
+    """The site with `amax` as its threshold in every format, if it is not what calibration wrote.
 
-
-def _with_threshold(site: Mapping[str, Any], amax: float) -> dict[str, Any]:
-    """The site with `amax` as its threshold in every format.
-
-    Smoothing keeps the largest magnitude of an input, so `amax` is on its scale too. What int8 adds
-    to each channel was measured with the old threshold, and is not known with the new one.
+    That is known by what follows from it in the file. Smoothing keeps the largest magnitude of an
+    input, so `amax` is on its scale too. What int8 adds to each channel was measured with the old
+    threshold, and is not known with the new one.
     """
+    amax, smoothed = item.amax, site.get("factors") is not None
+    if item.all_zero or "int8_threshold" not in site:
+        return site
+    edited = (
+        entry.get("int8_scale", item.int8_scale) != item.int8_scale
+        or (not smoothed and site["int8_threshold"] != amax)
+        or (method == "minmax" and amax != max(-item.minimum, item.maximum, SMALLEST_AMAX))
+    )
+    if not edited:
+        return site
     error = np.zeros_like(decode_array(field_of(site, "int8_mean_error", str)))
     changed = {"int8_threshold": amax, "largest": amax, "int8_mean_error": encode_array(error)}
     return {**site, **changed}

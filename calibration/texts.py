@@ -20,10 +20,8 @@ MAX_BYTES = 1 << 26  # of a file of texts
 MINIMUM_TEXTS = 8  # fewer cannot show a distribution, nor be split
 FEW_TEXTS = 64
 """Below it thresholds still vary with the choice of the texts, and a warning says so."""
-HELD_BACK = 0.25
+HELD_BACK = 0.25  # share of the texts
 
-_JSON_LINES = (".jsonl", ".ndjson")
-_PAIR_KEYS = ("text_pair", "pair")
 _FEW_LABELS = 20  # so many distinct words after a tab are classes rather than texts
 _LISTED = 10  # names of classes in a message
 
@@ -33,7 +31,6 @@ class TextItem:
     """One text, a pair of texts, or a prompt with its choices.
 
     Attributes:
-        text: the text, question or prompt.
         second: nothing, the other text of a pair, or the choices.
         label: index of its class, or of the right choice, where the file says.
     """
@@ -44,11 +41,7 @@ class TextItem:
 
 
 class Classes:
-    """What a label may be: the name or index of a class, or the index of a choice.
-
-    Args:
-        names: of the classes by index; None where a label is the index of a prompt's choice.
-    """
+    """What a label may be: name or index of a class; without `names` the index of a choice."""
 
     def __init__(self, names: Mapping[int, str] | None) -> None:
         self.of_choices = names is None
@@ -99,7 +92,7 @@ def read_texts(
         if path.stat().st_size > MAX_BYTES:
             raise CalibrationError(f"{path}: larger than {MAX_BYTES >> 20} MiB; give fewer texts")
         with path.open("rb") as file:
-            jsonl = True if path.suffix.lower() in _JSON_LINES else None
+            jsonl = True if path.suffix.lower() in (".jsonl", ".ndjson") else None
             lines = [line for line in _lines(file, str(path), jsonl) if line is not None]
     except OSError as error:
         raise CalibrationError(f"{path}: cannot be read ({error.strerror})") from None
@@ -133,27 +126,20 @@ def check_amount(path: Path, items: Sequence[TextItem]) -> None:
         warnings.warn(f"{path}: {message}", stacklevel=2)
 
 
-def split_texts(
-    items: Sequence[TextItem], held_back: float = HELD_BACK
-) -> tuple[tuple[TextItem, ...], tuple[TextItem, ...]]:
+def split_texts(items: Sequence[TextItem]) -> tuple[tuple[TextItem, ...], tuple[TextItem, ...]]:
     """Divide texts into those to calibrate with and those held back for judging the result.
 
     The texts with the smallest SHA-256 are held back: the order of the file does not matter, all
-    copies of a text land in one part, and both parts keep the order of the file. `held_back` is
-    the share of the different texts, above 0 and below 1; no part is empty.
-
-    Raises:
-        CalibrationError: all texts are the same, or the share is out of range.
+    copies of a text land in one part, and both parts keep the order of the file. No part is empty.
+    A CalibrationError says that all texts are the same.
     """
-    if not 0 < held_back < 1:
-        raise CalibrationError(f"held-back share {held_back}; give one above 0 and below 1")
     # The label is no part of a key: a text labelled twice must not land in both parts.
     parts = ([item.text, *(item.second or (None,))] for item in items)
     keys = [hashlib.sha256(json.dumps(item).encode()).digest() for item in parts]
     ranked = sorted(set(keys))
     if len(ranked) < 2:
         raise CalibrationError("all calibration texts are the same; give different ones")
-    count = min(max(round(held_back * len(ranked)), 1), len(ranked) - 1)
+    count = min(max(round(HELD_BACK * len(ranked)), 1), len(ranked) - 1)
     held = set(ranked[:count])
     used = tuple(item for key, item in zip(keys, items, strict=True) if key not in held)
     return used, tuple(item for key, item in zip(keys, items, strict=True) if key in held)
@@ -240,7 +226,7 @@ def _json_line(where: str, line: str) -> _Line:
     text, choices, label = (value.get(key) for key in ("text", "choices", "label"))
     if not isinstance(text, str) or not text.strip():
         found.fail(f'"text" is {text!r}; expected a text')
-    pair = next((value[key] for key in _PAIR_KEYS if value.get(key) is not None), None)
+    pair = value.get("pair") if value.get("text_pair") is None else value["text_pair"]
     if pair is not None and not isinstance(pair, str):
         found.fail(f"the pair is {pair!r}; expected a text")
     second = () if pair is None else (pair,)

@@ -28,22 +28,15 @@ _MSE_OCTAVES = 12  # thresholds tried: from the largest value down to 2^-12 of i
 _MSE_STEPS = 16  # per octave at first, then as many again around the best
 
 
-def threshold(
-    histogram: Histogram,
-    method: Method,
-    *,
-    percentile: float = PERCENTILE,
-    largest_code: int = INT8_MAX,
-) -> float:
+def threshold(histogram: Histogram, method: Method, *, percentile: float = PERCENTILE) -> float:
     """`amax` of a tensor, positive and finite, at most the largest |x|; zeros get `AMAX_OF_ZEROS`.
 
     Args:
         histogram: of |x|.
         method: `minmax`: the largest value. `percentile`: the value that `percentile` % of the
             values do not exceed. `entropy`: the least Kullback-Leibler divergence between the
-            distribution and its 128 levels. `mse`: the least mean squared error.
+            distribution and its 128 levels. `mse`: the least mean squared error in int8.
         percentile: for that method, above 0 and at most 100.
-        largest_code: largest integer of the format, for `mse`.
 
     Raises:
         CalibrationError: an unknown method, or a percentile out of range.
@@ -63,7 +56,7 @@ def threshold(
     elif method == "entropy":
         amax = _entropy(histogram)
     elif method == "mse":
-        amax = _least_squares(histogram, largest_code)
+        amax = _least_squares(histogram)
     return max(min(amax, histogram.largest), SMALLEST_AMAX)
 
 
@@ -99,11 +92,11 @@ def _entropy(histogram: Histogram) -> float:
     divergence = _divergences(counts, ends)
     # Of equals the one that clips least: few distinct values can give several.
     best = int(np.flatnonzero(divergence <= divergence.min() + _EQUAL_DIVERGENCE)[-1])
-    return float(ends[best] * histogram.end / _LINEAR_BINS)
+    return float(ends[best] * histogram.edges[-1] / _LINEAR_BINS)
 
 
 def linear_counts(histogram: Histogram) -> Doubles:
-    """Counts in 2048 equal bins from 0 to the window's end; exact, since bins nest."""
+    """Counts in 2048 equal bins from 0 to the last edge; exact, since bins nest."""
     linear = np.zeros(_LINEAR_BINS)
     octaves = histogram.counts[1:].reshape(OCTAVES, BINS_PER_OCTAVE)[::-1]
     for depth in range(BINS_PER_OCTAVE.bit_length()):
@@ -145,7 +138,7 @@ def _xlogx(x: Doubles) -> Doubles:
     return result
 
 
-def _least_squares(histogram: Histogram, largest_code: int) -> float:
+def _least_squares(histogram: Histogram) -> float:
     """Threshold of the least mean squared error: a coarse search, then a fine one around it."""
     counts, edges, top = histogram.counts, histogram.edges, histogram.largest
     used = np.flatnonzero(counts)
@@ -154,7 +147,7 @@ def _least_squares(histogram: Histogram, largest_code: int) -> float:
     centres[-1] = min(centres[-1], top)  # the top bin reaches beyond what was seen
 
     def best(exponents: Doubles) -> float:
-        errors = [squared_error(centres, weights, top * 2.0**e, largest_code) for e in exponents]
+        errors = [squared_error(centres, weights, top * 2.0**e) for e in exponents]
         return float(exponents[int(np.argmin(errors))])
 
     step = 1 / _MSE_STEPS
@@ -163,10 +156,8 @@ def _least_squares(histogram: Histogram, largest_code: int) -> float:
     return top * float(2.0 ** best(fine[fine <= 0]))
 
 
-def squared_error(
-    values: Doubles, weights: Doubles, amax: float, largest_code: int = INT8_MAX
-) -> float:
-    """Weighted squared error of rounding |x| to multiples of `amax / largest_code`, clipped."""
-    scale = amax / largest_code
-    codes = np.minimum(np.rint(values / scale), largest_code)
+def squared_error(values: Doubles, weights: Doubles, amax: float) -> float:
+    """Weighted squared error of rounding |x| to multiples of `amax / 127`, clipped."""
+    scale = amax / INT8_MAX
+    codes = np.minimum(np.rint(values / scale), INT8_MAX)
     return float(np.dot(weights, (values - codes * scale) ** 2))

@@ -54,13 +54,9 @@ def token_warnings(
     warnings = []
     short = sum(length <= 1 for length in lengths)
     if 2 * short > len(lengths):
-        warnings.append(
-            f"{short} of {len(lengths)} calibration texts have at most one token; thresholds hold "
-            "for texts of that length only"
-        )
+        found = f"{short} of {len(lengths)} calibration texts have at most one token"
+        warnings.append(f"{found}; thresholds hold for texts of that length only")
     if unknown > UNKNOWN_SHARE * total:
-        warnings.append(
-            f"{100 * unknown / total:.0f} % of the calibration text's tokens are unknown to the "
-            "model; is it the model's language?"
-        )
+        found = f"{100 * unknown / total:.0f} % of the calibration text's tokens"
+        warnings.append(f"{found} are unknown to the model; is it the model's language?")
     return tuple(warnings)

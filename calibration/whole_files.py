@@ -14,12 +14,8 @@ def write_whole(
 ) -> None:
     """Write a file beside its place and rename it: nobody sees a part of it.
 
-    A link stays one; what is no file, such as a pipe, is written as it is.
-
-    Args:
-        path: the file; one that is there is replaced.
-        content: text, written as UTF-8, or pieces of bytes.
-        durable: it is on the disk before it has its name, so that it outlives a power failure.
+    A link stays one; what is no file, such as a pipe, is written as it is. Text becomes UTF-8.
+    A `durable` file is on the disk before it has its name, so that it outlives a power failure.
 
     Raises:
         OSError: it cannot be written; what was there before stays.

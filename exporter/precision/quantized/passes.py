@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from calibration import initializers
-from calibration.bias_correction import add_to_bias, bias_shift
+from calibration.bias_correction import bias_shift
 from calibration.clipping import clip_weight
 from calibration.formats import Floats, NumberFormat, scale_of
 from calibration.insertion import InsertionReport, SiteScales, insert
@@ -89,7 +90,7 @@ def quantize_graph(
     chosen = placement.quantized
     smoothed = smooth(model, placement, recipes)
     for site in chosen:
-        add_to_bias(model, site, solved[site.name].shift)
+        initializers.transform(model, site.bias, partial(np.add, solved[site.name].shift))
     inserted = insert(model, [solved[site.name].scales for site in chosen], number)
     if inserted.sites != tuple(site.name for site in chosen):
         raise RuntimeError(
@@ -103,7 +104,7 @@ def quantize_graph(
         insertion=inserted,
         clipped=sum(solved[site.name].clipped for site in chosen),
         corrected=len(chosen),
-        kept=tuple((kept.site.name, kept.reason) for kept in placement.kept),
+        kept=tuple(placement.kept.items()),
         weight_bits=min(solved[site.name].scales.weight_bits for site in chosen) if chosen else 8,
     )
 

@@ -61,7 +61,9 @@ def test_figures_are_those_of_numpy() -> None:
     for method in METHODS:
         amax = found.threshold(method)
         assert amax == threshold_of(values, method)
-        assert found.saturation(amax) == pytest.approx((np.abs(values) > amax).mean(), abs=1e-3)
+        assert found.histogram.share_above(amax) == pytest.approx(
+            (np.abs(values) > amax).mean(), abs=1e-3
+        )
 
 
 @pytest.mark.parametrize("channels", [1, 3, 70_000])
@@ -131,14 +133,14 @@ def test_zeros() -> None:
     found = collected([np.zeros((9, 4), np.float32)]).result()
     assert found.all_zero
     assert found.threshold("entropy") > 0
-    assert found.saturation(found.threshold("mse")) == 0
+    assert found.histogram.share_above(found.threshold("mse")) == 0
 
 
 def sampled(chunks: list[Floats], size: int) -> Floats:
     sampler = RowSampler(size)
     for chunk in chunks:
         sampler.update(chunk)
-    return sampler.result()
+    return sampler.rows
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 100, 5000])

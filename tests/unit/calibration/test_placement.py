@@ -33,7 +33,7 @@ def names(policy: PlacementPolicy) -> list[str]:
 def test_everything_is_quantized_by_default() -> None:
     placement = place(PlacementPolicy(), SITES)
     assert placement.quantized == SITES
-    assert placement.kept == ()
+    assert placement.kept == {}
 
 
 def test_kinds_layers_and_expressions_all_have_to_agree() -> None:
@@ -59,7 +59,7 @@ def test_every_kept_site_has_its_reason() -> None:
         exclude=("intermediate",),
     )
     placement = place(policy, SITES)
-    reasons = {kept.site.name: kept.reason for kept in placement.kept}
+    reasons = placement.kept
     assert len(reasons) + len(placement.quantized) == len(SITES)
     prefix = "deberta.encoder.layer"
     assert reasons[f"{prefix}.0.attention.self.qkv"] == "kind qkv is not selected"
@@ -72,7 +72,7 @@ def test_keeping_more_moves_sites_with_the_reason() -> None:
     name = SITES[7].name
     kept = placement.keep([name], "costs too much")
     assert name not in [site.name for site in kept.quantized]
-    assert [(item.site.name, item.reason) for item in kept.kept] == [(name, "costs too much")]
+    assert kept.kept == {name: "costs too much"}
     assert len(placement.quantized) == len(SITES)
 
 

@@ -134,7 +134,3 @@ def test_an_overflow_in_fp32_has_an_infinite_range(tmp_path: Path) -> None:
     graph = small_graph(tmp_path / "m.onnx", scale=3e38)
     ranges = measure_ranges(graph, [{"ids": np.array([[5, 1]])}], open_fp32)
     assert ranges["scaled"].absmax == float("inf")
-
-
-def test_ranges_join() -> None:
-    assert ValueRange(-1, 2) | ValueRange(-3, 1) == ValueRange(-3, 2)

@@ -61,7 +61,7 @@ def test_thresholds_are_those_of_the_statistics(method: Method) -> None:
             seen.minimum,
             seen.maximum,
         )
-        assert item.saturated == seen.saturation(item.amax)
+        assert item.saturated == seen.histogram.share_above(item.amax)
         assert item.int8_scale == item.amax / 127
     assert made.percentile == (99.0 if method == "percentile" else None)
 
