@@ -67,7 +67,12 @@ def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
         state = make_model(config, task).state_dict()
     expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
     stored = {name: tensor.shape for name, tensor in store.tensors.items()}
-    sources = _match_names(expected, stored, config)
+    sources: dict[str, str] = {}
+    for name in expected:
+        bare = name.removeprefix("deberta.")
+        candidates = (name, f"deberta.{bare}", bare, *_tied_to(name, config))
+        if present := [candidate for candidate in candidates if candidate in stored]:
+            sources[name] = present[0]
     rest = sorted(set(stored) - set(sources.values()))
     ignored = tuple(name for name in rest if _OTHER_HEADS.search(name))
     problems = {
@@ -81,9 +86,8 @@ def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
     }
     found = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
     if found:
-        raise InputError(
-            f"{folder}: the weights do not fit config.json and the task {task}; {found}"
-        )
+        misfit = f"the weights do not fit config.json and the task {task}"
+        raise InputError(f"{folder}: {misfit}; {found}")
     return Checkpoint(folder, config, task, store, sources, ignored)
 
 
@@ -105,31 +109,13 @@ def load_model(checkpoint: Checkpoint, attention: AttentionKind = "eager") -> nn
 
 def task_of(config: DebertaConfig, folder: Path) -> Task:
     """The head that `architectures` names, the base model without; InputError for unknown ones."""
-    for name in config.architectures:
-        if name in ARCHITECTURES:
-            return ARCHITECTURES[name]
-    if not config.architectures:
-        return Task.BASE
+    known = [ARCHITECTURES[name] for name in config.architectures if name in ARCHITECTURES]
+    if known or not config.architectures:
+        return (*known, Task.BASE)[0]
     raise InputError(
         f"{folder}: architectures names {', '.join(config.architectures)}, none of which is known; "
         f"choose with --task one of {', '.join(ARCHITECTURES.values())}"
     )
-
-
-def _match_names(
-    expected: Mapping[str, tuple[int, ...]],
-    stored: Mapping[str, tuple[int, ...]],
-    config: DebertaConfig,
-) -> dict[str, str]:
-    """Model name -> stored name, for those that are there."""
-    sources: dict[str, str] = {}
-    for name in expected:
-        bare = name.removeprefix("deberta.")
-        for candidate in (name, f"deberta.{bare}", bare, *_tied_to(name, config)):
-            if candidate in stored:
-                sources[name] = candidate
-                break
-    return sources
 
 
 def _tied_to(name: str, config: DebertaConfig) -> tuple[str, ...]:
@@ -146,6 +132,5 @@ def _tied_to(name: str, config: DebertaConfig) -> tuple[str, ...]:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:_MAX_NAMED])
-    more = len(names) - _MAX_NAMED
-    return f"{shown} and {more} more" if more > 0 else shown
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more

@@ -89,6 +89,16 @@ class _Plan:
     pad_to_multiple_of: int = 1
 
 
+_ODD_PLANS = (
+    _Plan("one token", (1,)),
+    _Plan("two tokens", (2, 2)),
+    _Plan("odd length, no padding", (7, 7, 7)),
+    _Plan("padded twice as long", (33, 33), pad_to=66),
+    _Plan("very different lengths", (1, 129, 5, 63, 2)),
+)
+"""Shapes that break exports, beside the largest; lengths beyond that are shortened to it."""
+
+
 def text_examples(encoder: TextEncoder, texts: Sequence[TextItem]) -> ExampleSource:
     """Examples from real texts, in order and from the start again.
 
@@ -120,13 +130,9 @@ def random_examples(shape: ModelShape, longest: int) -> ExampleSource:
 
     def row(generator: np.random.Generator, length: int | None) -> Encoding:
         size = length or int(generator.integers(4, min(60, longest) + 1))
-        return Encoding(
-            input_ids=tuple(generator.integers(0, shape.vocab_size, size).tolist()),
-            token_type_ids=tuple(int(place > size // 2) for place in range(size)),
-            offsets=((0, 0),) * size,
-            sequence_ids=(0,) * size,
-            truncated=False,
-        )
+        ids = tuple(generator.integers(0, shape.vocab_size, size).tolist())
+        types = tuple(int(place > size // 2) for place in range(size))
+        return Encoding(ids, types, ((0, 0),) * size, (0,) * size, truncated=False)
 
     return make
 
@@ -143,7 +149,7 @@ class CaseMaker:
 
     def shapes(self, lengths: Sequence[int] | None = None) -> DataSet:
         """Batches of the lengths given, two texts each, or of those that break exports."""
-        plans = _odd_plans(self._longest)
+        plans: tuple[_Plan, ...] = (*_ODD_PLANS, _Plan("largest length", (self._longest,)))
         if lengths is not None:
             plans = tuple(_Plan(f"{n} tokens", (n, n)) for n in lengths)
         return DataSet("generated lengths", tuple(self._make(plans)))
@@ -156,7 +162,8 @@ class CaseMaker:
 
     def _make(self, plans: Iterable[_Plan]) -> Iterator[ParityCase]:
         for plan in plans:
-            made = [self._source(self._index + i, n) for i, n in enumerate(plan.lengths)]
+            lengths = [None if n is None else min(n, self._longest) for n in plan.lengths]
+            made = [self._source(self._index + i, n) for i, n in enumerate(lengths)]
             self._index += len(made)
             width = plan.pad_to or max(example.length for example in made)
             width = -(-width // plan.pad_to_multiple_of) * plan.pad_to_multiple_of
@@ -180,22 +187,6 @@ class CaseMaker:
         return ParityCase(name, feeds, texts, labels if len(labels) == len(examples) else None)
 
 
-def _odd_plans(longest: int) -> tuple[_Plan, ...]:
-    """Shapes that break exports; lengths beyond the largest are shortened to it."""
-    odd = (
-        _Plan("one token", (1,)),
-        _Plan("two tokens", (2, 2)),
-        _Plan("odd length, no padding", (7, 7, 7)),
-        _Plan("padded twice as long", (33, 33), pad_to=66),
-        _Plan("very different lengths", (1, 129, 5, 63, 2)),
-        _Plan("largest length", (longest,)),
-    )
-    return tuple(
-        replace(plan, lengths=tuple(None if n is None else min(n, longest) for n in plan.lengths))
-        for plan in odd
-    )
-
-
 def _text_plans(count: int, *, alone: bool) -> Iterator[_Plan]:
     if alone:
         yield _Plan("one text", (None,))
@@ -214,11 +205,10 @@ def _flat(item: TextItem) -> str:
 
 def _item(task: Task, texts: Sequence[str]) -> TextItem:
     """What the task takes, made of four texts."""
+    first, *others = texts
     if task is Task.MULTIPLE_CHOICE:
-        return TextItem(texts[0], tuple(texts[1 : 1 + CHOICES_MADE]))
-    if task is Task.QUESTION_ANSWERING:
-        return TextItem(texts[0], (" ".join(texts[1:]),))
-    return TextItem(texts[0])
+        return TextItem(first, tuple(others))
+    return TextItem(first, (" ".join(others),) if task is Task.QUESTION_ANSWERING else ())
 
 
 def _long_item(task: Task, texts: Sequence[TextItem], index: int, length: int) -> TextItem:

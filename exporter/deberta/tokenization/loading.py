@@ -5,18 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from exporter.deberta.tokenization.settings import (
-    ADDED_TOKENS_FILE,
-    CONFIG_FILE,
-    FAST_FILE,
-    SPECIAL_TOKENS_FILE,
-    read_settings,
-)
+from exporter.deberta.tokenization.settings import FAST_FILE, SETTINGS_FILES, read_settings
 from exporter.deberta.tokenization.tokenizer import Tokenizer
 from exporter.errors import InputError
 
 SENTENCEPIECE_FILE = "spm.model"
-_SHARED_FILES = (CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE)
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
@@ -31,7 +24,7 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     if not vocabularies:
         files = f"{FAST_FILE} or {SENTENCEPIECE_FILE}"
         raise InputError(f"{folder}: has no tokenizer: add the {files} of the checkpoint")
-    return vocabularies + _present(folder, _SHARED_FILES)
+    return vocabularies + _present(folder, SETTINGS_FILES)
 
 
 def load_tokenizer(
@@ -54,7 +47,7 @@ def load_tokenizer(
     if name not in present:
         raise InputError(f"{folder}: has no {name}, which the {kind} tokenizer needs")
     settings = read_settings(folder, kind)
-    source_files = (folder / name, *_present(folder, _SHARED_FILES))
+    source_files = (folder / name, *_present(folder, SETTINGS_FILES))
     # Each kind loads its own library only.
     if kind == "fast":
         from exporter.deberta.tokenization.fast_tokenizer import FastTokenizer

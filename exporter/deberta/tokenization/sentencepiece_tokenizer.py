@@ -59,21 +59,14 @@ class SentencePieceTokenizer(Tokenizer):
         super().__init__(settings, self._added, vocab_size, source_files)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        skipped = self._specials if skip_special_tokens else frozenset()
+        tokens = [token for token in self.convert_ids_to_tokens(ids) if token not in skipped]
         parts: list[str] = []
-        pending: list[str] = []
-        for token in self.convert_ids_to_tokens(ids):
-            if skip_special_tokens and token in self._specials:
-                continue
-            if token not in self._spaced:
-                pending.append(token)
-                continue
-            if text := self._join(pending):
-                parts.append(text)
-            pending = []
-            parts.append(token)
-        if pending:
-            parts.append(self._join(pending))
-        return " ".join(parts)
+        for spaced, run in groupby(tokens, self._spaced.__contains__):
+            together = list(run)
+            parts += together if spaced else [self._join(together)]
+        # As in transformers, a last part that is empty has its space.
+        return " ".join([*filter(None, parts[:-1]), *parts[-1:]])
 
     def _join(self, tokens: list[str]) -> str:
         """The text of pieces and special tokens, a space before pieces that one follows."""

@@ -18,9 +18,8 @@ from exporter.deberta.configuration import read_object
 from exporter.deberta.tokenization.encoding import Kind, Side
 from exporter.errors import InputError
 
-CONFIG_FILE = "tokenizer_config.json"
-SPECIAL_TOKENS_FILE = "special_tokens_map.json"
-ADDED_TOKENS_FILE = "added_tokens.json"
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_CONFIG, _NAMES, _ADDED = SETTINGS_FILES
 FAST_FILE = "tokenizer.json"
 
 # In the order in which transformers gives ids to those that the vocabulary lacks.
@@ -75,11 +74,11 @@ def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
 
     Raises InputError naming the file and field when one is malformed.
     """
-    path = folder / CONFIG_FILE
+    path = folder / _CONFIG
     config = _optional(path)
     names = config
     if "added_tokens_decoder" not in config:
-        names = config | _optional(folder / SPECIAL_TOKENS_FILE)
+        names = config | _optional(folder / _NAMES)
     named = {
         name: _named_token(names.get(name) or default, name, path)
         for name, default in _DEFAULT_NAMES.items()
@@ -87,12 +86,16 @@ def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
     specials = [*named.values(), *_additional(names, path)]
     contents = tuple(dict.fromkeys(token.content for token in specials))
     if "added_tokens_decoder" in config:
-        by_content = _from_decoder(config["added_tokens_decoder"], path)
+        decoder = config["added_tokens_decoder"]
+        if not isinstance(decoder, dict):
+            raise InputError(
+                f"{path}: added_tokens_decoder must map ids to tokens, got {decoder!r}"
+            )
+        numbered = [_added_token(item, key, path) for key, item in decoder.items()]
     else:
-        by_content = _from_added_tokens(folder, contents)
-        # The fast tokenizer reads tokenizer.json, which is large, itself.
-        if kind == "sentencepiece":
-            by_content |= _from_fast_file(folder)
+        numbered = _from_older_files(folder, contents, kind)
+    by_content = {token.content: token for token in numbered}
+    if "added_tokens_decoder" not in config:
         # These files know no flags; those of a name that was written with its flags hold.
         for token in specials:
             if token.has_flags and token.content in by_content:
@@ -156,34 +159,25 @@ def _additional(names: Mapping[str, Any], path: Path) -> list[AddedToken]:
     return found
 
 
-def _from_decoder(value: object, path: Path) -> dict[str, AddedToken]:
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: added_tokens_decoder must map ids to tokens, got {value!r}")
-    tokens = (_added_token(fields, key, path) for key, fields in value.items())
-    return {token.content: token for token in tokens}
-
-
-def _from_added_tokens(folder: Path, contents: tuple[str, ...]) -> dict[str, AddedToken]:
-    """The tokens of `added_tokens.json`, special where they are among `contents`."""
-    path = folder / ADDED_TOKENS_FILE
-    tokens = {}
+def _from_older_files(folder: Path, contents: tuple[str, ...], kind: Kind) -> list[AddedToken]:
+    """The tokens of `added_tokens.json`, special where they are among `contents`, and of
+    `tokenizer.json`, which is large: the fast tokenizer reads it itself.
+    """
+    path = folder / _ADDED
+    tokens = []
     for content, index in _optional(path).items():
         fields = {"content": content, "special": content in contents}
-        tokens[content] = _added_token(fields, index, path, has_flags=False)
-    return tokens
-
-
-def _from_fast_file(folder: Path) -> dict[str, AddedToken]:
-    """The `added_tokens` of `tokenizer.json`."""
+        tokens.append(_added_token(fields, index, path, has_flags=False))
+    if kind == "fast":
+        return tokens
     path = folder / FAST_FILE
     listed = _optional(path).get("added_tokens") or []
     if not isinstance(listed, list):
         raise InputError(f"{path}: added_tokens must be a list, got {type(listed).__name__}")
-    tokens = [
-        _added_token(item, item.get("id") if isinstance(item, dict) else None, path)
-        for item in listed
-    ]
-    return {token.content: token for token in tokens}
+    for item in listed:
+        index = item.get("id") if isinstance(item, dict) else None
+        tokens.append(_added_token(item, index, path))
+    return tokens
 
 
 def _added_token(fields: object, key: object, path: Path, has_flags: bool = True) -> AddedToken:

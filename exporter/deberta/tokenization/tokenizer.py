@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -38,15 +38,11 @@ class Tokenizer(ABC):
     split_by_punct: bool
 
     def __init__(
-        self,
-        settings: TokenizerSettings,
-        ids: Mapping[str, int],
-        vocab_size: int,
-        source_files: tuple[Path, ...],
+        self, settings: TokenizerSettings, ids: dict[str, int], size: int, files: tuple[Path, ...]
     ) -> None:
-        """`ids` has the id of every special token by its text."""
+        """`ids` has the id of every special token by its text; see the class for the rest."""
         names = settings.special_tokens
-        self.vocab_size = vocab_size
+        self.vocab_size = size
         self.pad_token_id = ids[names["pad_token"]]
         self.cls_token_id = ids[names["cls_token"]]
         self.sep_token_id = ids[names["sep_token"]]
@@ -54,7 +50,7 @@ class Tokenizer(ABC):
         self.mask_token_id = ids[names["mask_token"]]
         self.model_max_length = settings.model_max_length
         self.truncation_side = settings.truncation_side
-        self.source_files = source_files
+        self.source_files = files
         self._unk_token = names["unk_token"]
 
     @abstractmethod
@@ -69,14 +65,9 @@ class Tokenizer(ABC):
     def _id_to_token(self, index: int) -> str | None: ...
 
     def encode(
-        self,
-        text: str,
-        pair: str | None = None,
-        *,
-        add_special_tokens: bool = True,
-        truncation: Truncation = "longest_first",
-        max_length: int | None = None,
-    ) -> Encoding:
+        self, text: str, pair: str | None = None, *, add_special_tokens: bool = True,
+        truncation: Truncation = "longest_first", max_length: int | None = None,
+    ) -> Encoding:  # fmt: skip
         """One text or pair as model input, not padded.
 
         `max_length` counts the special tokens; when it is None, `model_max_length` holds, and
