@@ -29,6 +29,10 @@ class RunError(InputError):
         self.message = message
 
 
+class OtherMachineError(InputError):
+    """An engine that is for another GPU, or for another version of its runtime."""
+
+
 class MissingDependencyError(DebExportError):
     """Software or hardware that a target needs is missing."""
 

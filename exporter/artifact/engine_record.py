@@ -86,6 +86,27 @@ class EngineOptions:
             raise InputError(f"--compute-capability {text!r}: give numbers, as in 89,120") from None
 
 
+NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True)
+class EngineParity:
+    """Whether an engine was within its limits when the artifact was built.
+
+    Attributes:
+        status: "passed", "failed" or "not judged".
+        reason: why nothing ran it, where it is not judged.
+        failures: a line for each thing that fails.
+    """
+
+    status: str = NOT_JUDGED
+    reason: str = "the build did not run it"
+    failures: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.reason}" if self.reason else self.status
+
+
 @dataclass(frozen=True)
 class EngineRecord:
     """A built engine, as the manifest records it.
@@ -94,7 +115,8 @@ class EngineRecord:
     largest shapes, and `weight_bytes` are on the device, None where unknown; `seconds` and
     `host_peak_bytes` are of the build. `attention` is how it is computed: "plugin", "fused",
     "expanded" or "unknown"; `body` the form that was built: "plugin", "graph" or "standard".
-    `kernels` are counted by kind, `dtypes` by the type that they write.
+    `kernels` are counted by kind, `dtypes` by the type that they write. `parity` is the verdict of
+    the build's check of it.
     """
 
     target: str
@@ -112,3 +134,4 @@ class EngineRecord:
     seconds: float
     host_peak_bytes: int
     body: str = "graph"
+    parity: EngineParity = EngineParity()

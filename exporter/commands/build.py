@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from exporter.artifact.engine_record import NOT_JUDGED
 from exporter.commands.options.engine import engine_options, take_engine_options
 from exporter.commands.options.quantization import quantization_options, take_quantization_options
 from exporter.commands.options.shared import FILE, debug_option
@@ -106,5 +107,7 @@ def build(
     if manifest.skipped:
         click.echo(f"not built: {skipped_text(manifest.skipped)}")
     size = size_text(sum(item.bytes for item in manifest.files))
-    click.echo(f"{config.output_folder}: {manifest.task}, {manifest.precision}, {size}")
+    ended = f"{config.output_folder}: {manifest.task}, {manifest.precision}, {size}"
+    left = [item.file for item in manifest.engines if item.parity.status == NOT_JUDGED]
+    click.echo(ended + (f"; not judged: {', '.join(left)}" if left else ""))
     return 0 if manifest.passed else 1

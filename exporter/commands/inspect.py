@@ -100,6 +100,7 @@ def _manifest_lines(folder: Path, manifest: Manifest) -> Iterator[str]:
     for engine in manifest.engines:
         profiles = "; ".join(map(str, engine.profiles))
         yield f"engine     {engine.file}  {engine.target} {engine.version}, {profiles}"
+        yield f"           {engine.parity}"
 
 
 def _graph_lines(graph: GraphDescription) -> Iterator[str]:

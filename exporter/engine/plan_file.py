@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from exporter.engine.backend import BACKENDS, Backend
-from exporter.errors import InputError, MissingDependencyError
+from exporter.errors import InputError, MissingDependencyError, OtherMachineError
 
 _HEADER = struct.Struct("<4sI8xQ4B")
 
@@ -69,10 +69,10 @@ def check_version(path: Path, header: PlanHeader, installed: str) -> None:
     """Refuse an engine of another version than the `installed` runtime.
 
     Raises:
-        InputError: the versions differ in what TensorRT requires to be equal: all but the build.
+        OtherMachineError: the versions differ in what must be equal: all but the build.
     """
     if header.version.split(".")[:3] != installed.split(".")[:3]:
-        raise InputError(
+        raise OtherMachineError(
             f"{path}: built by {header.backend.title} {header.version}, but {installed} is "
             "installed; build it again, or install that version"
         )
@@ -116,8 +116,12 @@ def _refused(backend: Backend, path: Path, errors: list[str]) -> Exception:
     rules: tuple[tuple[str, Callable[[str], Exception], str], ...] = (
         ("driver version is insufficient", MissingDependencyError, "no driver, or one too old"),
         ("out of memory", MissingDependencyError, "the GPU's memory is too small"),
-        ("incompatible device", InputError, "built for another GPU; build it again here"),
-        ("ersion tag", InputError, f"built by another version of {backend.title}; build it again"),
+        ("incompatible device", OtherMachineError, "built for another GPU; build it again here"),
+        (
+            "ersion tag",
+            OtherMachineError,
+            f"built by another version of {backend.title}; build it again",
+        ),
     )
     for sign, kind, reason in rules:
         if sign in text:

@@ -9,7 +9,12 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from exporter.errors import InputError
+from exporter.errors import (
+    DebExportError,
+    InputError,
+    MissingDependencyError,
+    OtherMachineError,
+)
 from exporter.inputs.cases import DataSet, ParityCase
 from exporter.inputs.data_sets import DataOptions, make_data_sets
 from exporter.model.model_shape import ModelShape
@@ -21,8 +26,8 @@ from exporter.parity.comparison import (
     plan_batches,
     run_reference,
 )
-from exporter.parity.limits import Limits, Metric, chosen_limits, widest
-from exporter.parity.result import ParityResult
+from exporter.parity.limits import Limits, Metric, chosen_limits, limits_for, widest
+from exporter.parity.result import EngineResult, ParityResult
 from exporter.parity.runners import Layers
 from exporter.parity.side import Side, common_shape
 from exporter.parity.stagewise import StageFigures, judge_graph
@@ -101,14 +106,7 @@ def compare_sides(
             if not candidate.problems:
                 raise
             # A changed file that no longer loads is a failed check, not a wrong use of the command.
-            return ParityResult(
-                reference=reference.info,
-                candidate=replace(candidate.info, runtime="not loaded"),
-                shape=shape,
-                limits=limits,
-                layers=Layers(reason="the candidate could not be loaded"),
-                problems=(*problems, str(error)),
-            )
+            return _not_loaded(reference, candidate, shape, limits, (*problems, str(error)))
 
 
 def check_sides(
@@ -130,7 +128,8 @@ def check_sides(
     Args:
         reference: what is right.
         candidate: what is judged, by each of its runtimes. The result is that of the first; what
-            fails in another is a problem of it.
+            fails in another is a problem of it. Its export in fp32 is judged before it, and its
+            engines after it, on the same outputs of the reference.
         shape: the model.
         data_sets: the inputs.
         limits: what is permitted.
@@ -146,22 +145,82 @@ def check_sides(
         raise InputError("no inputs to compare: none of them fits both models")
     found = run_reference(reference, shape, batches, store, progress)
     gc.collect()
+    export = None
+    if candidate.export is not None:
+        exact = limits_for(candidate.export.info.precision)
+        export = _judge_side(reference, candidate.export, exact, found, progress)
+    result = _judge_side(reference, candidate, limits, found, progress, observe)
+    stages = _stages(reference, candidate, shape, [item.case for item in batches], progress)
+    return replace(
+        result,
+        problems=(*problems, *result.problems),
+        notes=tuple(notes),
+        stages=stages,
+        export=export,
+        engines=tuple(
+            _judge_engine(reference, candidate, engine, limits, found, progress)
+            for engine in candidate.engines
+        ),
+    )
+
+
+def _judge_engine(
+    reference: Side,
+    graph: Side,
+    engine: Side,
+    limits: Limits,
+    found: Reference,
+    progress: Progress,
+) -> EngineResult:
+    """An engine on the batches that its profiles take, unless it cannot run on this machine.
+
+    Its limits are the graph's, unless it computes in another precision.
+    """
+    file = engine.info.name
+    if engine.info.precision != graph.info.precision:
+        limits = limits_for(engine.info.precision)
+    taken = [
+        (batch, key)
+        for batch, key in zip(found.batches, found.keys, strict=True)
+        if any(profile.takes(batch.case.shape) for profile in engine.profiles)
+    ]
+    if not taken:
+        return EngineResult(file, None, "none of its profiles takes a batch of the check")
+    part = replace(
+        found,
+        batches=tuple(batch for batch, _ in taken),
+        keys=tuple(key for _, key in taken),
+    )
+    try:
+        result = _judge_side(reference, engine, limits, part, progress)
+    except DebExportError as error:
+        reason = str(error).removeprefix(f"{(engine.folder or Path()) / file}: ")
+        if isinstance(error, (MissingDependencyError, OtherMachineError)):
+            return EngineResult(file, None, reason)
+        result = _not_loaded(reference, engine, found.shape, limits, (reason,))
+    notes = _left_out(len(found.batches) - len(taken))
+    return EngineResult(file, replace(result, notes=notes))
+
+
+def _judge_side(
+    reference: Side,
+    candidate: Side,
+    limits: Limits,
+    found: Reference,
+    progress: Progress,
+    observe: Observer | None = None,
+) -> ParityResult:
+    """A candidate in each of its runtimes."""
     tie = limits.bound(Metric.MAX_RELATIVE)
     results: list[ParityResult] = []
     for make in candidate.opens:
-        progress("parity: loading the candidate")
-        with closing(make(shape)) as runner:
+        progress(f"parity: loading the candidate, {candidate.info.kind}")
+        with closing(make(found.shape)) as runner:
             comparison = compare(found, runner, tie, progress, None if results else observe)
-        results.append(_result(reference, candidate, data_sets, limits, found, comparison))
-    stages = _stages(reference, candidate, shape, [item.case for item in batches], progress)
+        results.append(_result(reference, candidate, limits, found, comparison))
     first, *others = results
     other = [f"{item.candidate.runtime}: {line}" for item in others for line in item.failures]
-    return replace(
-        first,
-        problems=(*problems, *other, *first.problems),
-        notes=tuple(notes),
-        stages=stages,
-    )
+    return replace(first, problems=(*other, *first.problems))
 
 
 def _stages(
@@ -181,10 +240,26 @@ def _stages(
     return judge_graph(checkpoint, path, plan, cases, progress)
 
 
+def _not_loaded(
+    reference: Side,
+    candidate: Side,
+    shape: ModelShape,
+    limits: Limits,
+    problems: tuple[str, ...],
+) -> ParityResult:
+    return ParityResult(
+        reference=reference.info,
+        candidate=replace(candidate.info, runtime="not loaded"),
+        shape=shape,
+        limits=limits,
+        layers=Layers(reason="the candidate could not be loaded"),
+        problems=problems,
+    )
+
+
 def _result(
     reference: Side,
     candidate: Side,
-    data_sets: Sequence[DataSet],
     limits: Limits,
     found: Reference,
     comparison: Comparison,
@@ -193,7 +268,7 @@ def _result(
     cases = comparison.cases
     judged = tuple(
         judge(name, [case for case in cases if case.data_set == name], limits)
-        for name in (item.name for item in data_sets)
+        for name in dict.fromkeys(batch.data_set for batch in found.batches)
     )
     return ParityResult(
         reference=replace(reference.info, runtime=found.name),
@@ -236,5 +311,9 @@ def _inputs(
         for item in sets
     ]
     left = sum(len(item.cases) for item in sets) - sum(len(item.cases) for item in taken)
-    note = f"{left} batches left out: no profile of the engine takes their shape"
-    return tuple(item for item in taken if item.cases), (note,) if left else ()
+    return tuple(item for item in taken if item.cases), _left_out(left)
+
+
+def _left_out(count: int) -> tuple[str, ...]:
+    note = f"{count} batches left out: no profile of the engine takes their shape"
+    return (note,) if count else ()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import fsum, inf, isfinite
 
+from exporter.artifact.engine_record import NOT_JUDGED, EngineParity
 from exporter.artifact.files import FileRecord
 from exporter.environment import environment
 from exporter.metrics.error_spread import Errors
@@ -17,6 +18,7 @@ from exporter.parity.runners import Layers
 from exporter.parity.stagewise import StageFigures
 
 FIRST_LAYER = "first layer outside its limits"
+EXPORT = "export in fp32"
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,28 @@ class DataSetResult:
 
 
 @dataclass(frozen=True, eq=False)
+class EngineResult:
+    """An engine of the artifact that was judged, or why nothing ran it.
+
+    Attributes:
+        file: its name in the artifact.
+        result: what was found; None where it cannot run here.
+        reason: why not.
+    """
+
+    file: str
+    result: ParityResult | None
+    reason: str = ""
+
+    @property
+    def parity(self) -> EngineParity:
+        """As the manifest records it."""
+        if self.result is None:
+            return EngineParity(NOT_JUDGED, self.reason)
+        return EngineParity("passed" if self.result else "failed", "", self.result.failures)
+
+
+@dataclass(frozen=True, eq=False)
 class ParityResult:
     """All figures of a comparison and its verdict; true when everything is within the limits.
 
@@ -149,6 +173,9 @@ class ParityResult:
         problems: what fails besides the checks: files that changed, outputs of a wrong shape.
         notes: what a reader should know, without a part in the verdict.
         cached: batches whose reference was not run again.
+        export: the fp32 graph that the candidate was made of, against the reference; None where it
+            is the candidate itself, or is not there.
+        engines: those that were made of the candidate.
         environment: versions and machine.
     """
 
@@ -164,11 +191,15 @@ class ParityResult:
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     cached: int = 0
+    export: ParityResult | None = None
+    engines: tuple[EngineResult, ...] = ()
     environment: Mapping[str, str] = field(default_factory=environment)
 
     def __bool__(self) -> bool:
-        wrong = any(stage.failure for stage in self.stages)
-        return not (self.problems or wrong) and all(check.passed for check in self.checks)
+        parts = [self.export, *(engine.result for engine in self.engines)]
+        wrong = self.problems or any(stage.failure for stage in self.stages)
+        own = not wrong and all(check.passed for check in self.checks)
+        return own and all(part is None or bool(part) for part in parts)
 
     @property
     def checks(self) -> tuple[Check, ...]:
@@ -189,7 +220,12 @@ class ParityResult:
 
     @property
     def first_fault(self) -> Check | None:
-        """The check that the first layer outside its limits fails by most."""
+        """The check that the first layer outside its limits fails by most, of the export first."""
+        exported = None if self.export is None else self.export.first_fault
+        return exported or self._own_fault
+
+    @property
+    def _own_fault(self) -> Check | None:
         failed = [c for c in self.checks if c.level is Level.LAYER and not c.passed]
         if not failed:
             return None
@@ -199,11 +235,20 @@ class ParityResult:
     @property
     def failures(self) -> tuple[str, ...]:
         """A line for each thing that fails, the first layer that does before everything else."""
-        fault = self.first_fault
+        fault = self._own_fault
+        export = () if self.export is None else self.export.failures
         first = () if fault is None else (f"{FIRST_LAYER}: {fault}",)
         rest = (str(check) for check in self.checks if not check.passed and check is not fault)
         stages = (stage.failure for stage in self.stages if stage.failure)
-        return (*self.problems, *stages, *first, *rest)
+        engines = ((item.file, line) for item in self.engines for line in item.parity.failures)
+        return (
+            *(f"{EXPORT}: {line}" for line in export),
+            *self.problems,
+            *stages,
+            *first,
+            *rest,
+            *(f"{file}: {line}" for file, line in engines),
+        )
 
 
 def excess(check: Check) -> float:

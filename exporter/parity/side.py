@@ -39,6 +39,8 @@ class Side:
         saved: its outputs belong to saved inputs, and it takes no others.
         graph: a graph of ours and the plan that it was made by, to be judged stage by stage.
         checkpoint: whether `info.name` is a checkpoint, which a plan can be applied to.
+        export: the fp32 graph that it was made of, where it is there: judged before it.
+        engines: made of it: each is judged after it, where it can run.
     """
 
     info: SideInfo
@@ -51,6 +53,8 @@ class Side:
     saved: bool = False
     graph: tuple[Path, PrecisionPlan] | None = None
     checkpoint: bool = False
+    export: Side | None = None
+    engines: tuple[Side, ...] = ()
 
     def identity(self, task: Task) -> str:
         """Hash of its files, of the head that they run with and of the software that runs it."""

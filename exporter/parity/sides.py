@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from exporter.engine.plan_file import PlanHeader, read_header
 from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import ARCHITECTURES, Task
-from exporter.parity.limits import PRECISIONS
+from exporter.parity.limits import PRECISIONS, widest
 from exporter.parity.result import SideInfo
 from exporter.parity.runners import EngineRunner, Layers, Runner, SavedRunner, TorchRunner
 from exporter.parity.side import Open, Side, vocabulary_files
@@ -55,7 +56,7 @@ def open_side(path: Path, task: Task | None = None) -> Side:
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder")
     if path.name == MODEL_FILE and (path.parent / MANIFEST).is_file():
-        return artifact_side(path.parent)
+        return replace(artifact_side(path.parent), engines=())
     openers = {".onnx": onnx_side, ".plan": engine_side, ".json": _saved_side}
     if path.suffix.lower() not in openers:
         raise InputError(
@@ -119,7 +120,7 @@ def source_side(manifest: Manifest, checkpoint: Path | None = None) -> Side:
 
 
 def artifact_side(folder: Path) -> Side:
-    """The graph of an artifact. A changed file is a problem, and the graph runs all the same.
+    """The graph of an artifact, and its engines. A changed file is a problem, and all run even so.
 
     Raises:
         InputError: no artifact there, or the manifest is malformed.
@@ -140,6 +141,7 @@ def artifact_side(folder: Path) -> Side:
         opens=graph_opens(folder / MODEL_FILE, manifest.half),
         problems=problems,
         graph=None if problems else planned_graph(folder / MODEL_FILE),
+        engines=engine_sides(folder, manifest.engines, manifest.precision),
     )
 
 
@@ -292,14 +294,39 @@ def engine_side(path: Path) -> Side:
         info = SideInfo(str(path), "engine", "fp16", header.target, (record(path),), (note,))
         return Side(info, None, None, None, _engine_opens(path, _bare_record(path, header)))
     mine = tuple(item for item in manifest.files if item.path == path.name)
-    return Side(
-        info=SideInfo(str(path), "engine", manifest.precision, header.target, mine),
+    (side,) = engine_sides(folder, (engine,), manifest.precision)
+    return replace(
+        side,
+        info=replace(side.info, name=str(path), files=mine),
         shape=artifact_shape(folder, manifest),
-        folder=folder,
         longest=manifest.seq.max,
-        opens=_engine_opens(path, engine),
         problems=_problems(folder, mine),
-        profiles=engine.profiles,
+    )
+
+
+def engine_sides(folder: Path, engines: Sequence[EngineRecord], precision: str) -> tuple[Side, ...]:
+    """The engines of an artifact, whose files are verified with it; none is opened.
+
+    Args:
+        folder: of the artifact.
+        engines: its engines.
+        precision: of its graph. With TF32 an engine rounds factors to fp16's number of bits.
+    """
+    return tuple(
+        Side(
+            info=SideInfo(
+                engine.file,
+                "engine",
+                widest([precision, "fp16"]) if engine.options.tf32 else precision,
+                engine.target,
+            ),
+            shape=None,
+            folder=folder,
+            longest=None,
+            opens=_engine_opens(folder / engine.file, engine),
+            profiles=engine.profiles,
+        )
+        for engine in engines
     )
 
 

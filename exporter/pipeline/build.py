@@ -1,4 +1,4 @@
-"""A build from top to bottom: checkpoint, graph, precision, parity, engines, manifest."""
+"""A build from top to bottom: checkpoint, graph, precision, engines, parity, manifest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
+from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import FileRecord
 from exporter.artifact.manifest import MODEL_FILE, Manifest, ParitySummary, Source, half_type
 from exporter.artifact.writer import ArtifactWriter
@@ -24,9 +25,9 @@ from exporter.model.profile import ShapeProfile, profiles_for
 from exporter.parity.check import check_sides
 from exporter.parity.limits import limits_for
 from exporter.parity.report.json import limits_json, to_json
-from exporter.parity.result import ParityResult, SideInfo
+from exporter.parity.result import EXPORT, ParityResult, SideInfo
 from exporter.parity.side import Side
-from exporter.parity.sides import graph_opens, planned_graph, reference_side
+from exporter.parity.sides import engine_sides, graph_opens, planned_graph, reference_side
 from exporter.parity.store import ReferenceStore
 from exporter.pipeline.config import BuildConfig
 from exporter.pipeline.source import BuildSource, BuildTexts, open_source, open_texts
@@ -92,15 +93,17 @@ def build_and_judge(
         if exact != path:
             with _timed(seconds, "precision"):
                 graph = _to_precision(config, path, exact, graph, source, texts, files, progress)
-                shutil.rmtree(exact.parent)
-
-        with _timed(seconds, "parity"):
-            result = _judge(config, path, graph, source, texts.data_sets, files, progress)
-            writer.write_json(PARITY_FILE, to_json(result))
 
         with _timed(seconds, "engines"):
             names = source.shape.inputs
             built = build_targets(targets, config.engine, path, names, profiles, progress)
+
+        with _timed(seconds, "parity"):
+            sets, engines = texts.data_sets, built.engines
+            result = _judge(config, path, exact, graph, engines, source, sets, files, progress)
+            writer.write_json(PARITY_FILE, to_json(result))
+            if exact != path:
+                shutil.rmtree(exact.parent)
 
         progress("writing the manifest")
         written = writer.records()
@@ -200,20 +203,34 @@ def _to_precision(
 def _judge(
     config: BuildConfig,
     path: Path,
+    exact: Path,
     graph: Converted,
+    engines: Sequence[EngineRecord],
     source: BuildSource,
     data_sets: Sequence[DataSet],
     files: tuple[FileRecord, ...],
     progress: Progress,
 ) -> ParityResult:
-    """Compare the graph with the reference."""
-    info = SideInfo(str(config.output_folder), "artifact", config.precision)
-    opens = graph_opens(path, half_type(graph.facts))
+    """Compare the fp32 graph `exact`, what became of it, and the engines, with the reference."""
+    longest, export = source.seq.max, None
+    if exact != path:
+        info = SideInfo(EXPORT, "onnx", "fp32")
+        export = Side(info, source.shape, None, longest, graph_opens(exact, None))
+    built = Side(
+        info=SideInfo(str(config.output_folder), "artifact", config.precision),
+        shape=source.shape,
+        folder=None,
+        longest=longest,
+        opens=graph_opens(path, half_type(graph.facts)),
+        graph=planned_graph(path),
+        export=export,
+        engines=engine_sides(path.parent, engines, config.precision),
+    )
     # Beside the unfinished artifact, with which it goes: a temporary folder may be small.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         return check_sides(
             reference_side(source.folder, source.shape, files),
-            Side(info, source.shape, None, source.seq.max, opens, graph=planned_graph(path)),
+            built,
             source.shape,
             data_sets,
             limits_for(config.precision),
@@ -235,6 +252,7 @@ def _manifest(
 ) -> Manifest:
     model, shape = source.checkpoint.config, source.shape
     summary = {key: value for key, value in asdict(graph.summary).items() if key != "files"}
+    judged = {item.file: item.parity for item in result.engines}
     return Manifest(
         tool=tool_name(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -254,6 +272,6 @@ def _manifest(
         limits=tuple(limits_json(result.limits)["metrics"]),
         seconds={name: round(value, 3) for name, value in seconds.items()},
         files=files,
-        engines=built.engines,
+        engines=tuple(replace(item, parity=judged[item.file]) for item in built.engines),
         skipped=built.skipped,
     )

@@ -20,6 +20,7 @@ from exporter.parity.report.charts import (
 from exporter.parity.report.text import (
     Line,
     all_flips,
+    also_judged,
     compared,
     decision_cells,
     layer_line,
@@ -78,7 +79,7 @@ def _head(result: ParityResult) -> Iterator[str]:
     lines = (compared(result), layer_line(result), stage_line(result))
     yield f'<p class="muted">{escape(". ".join(lines))}.</p>\n'
     yield "</div></header>\n"
-    for note in result.notes:
+    for note in (*also_judged(result), *result.notes):
         yield f'<p class="note">{escape(note)}</p>\n'
 
 

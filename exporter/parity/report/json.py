@@ -25,14 +25,13 @@ _FIGURES = (
 
 def to_json(result: ParityResult) -> dict[str, Any]:
     """The content of parity.json. What was not measured is null; so is an infinite ratio."""
-    fault, shape = result.first_fault, result.shape
+    shape = result.shape
     content = {
         "format": FORMAT,
         "schema": SCHEMA,
         "tool": tool_name(),
         "passed": bool(result),
         "reference": asdict(result.reference),
-        "candidate": asdict(result.candidate),
         "model": {
             "task": shape.task.value,
             "layers": shape.num_hidden_layers,
@@ -40,15 +39,18 @@ def to_json(result: ParityResult) -> dict[str, Any]:
             "vocab_size": shape.vocab_size,
             "labels": {str(index): name for index, name in shape.id2label.items()},
         },
-        "limits": limits_json(result.limits),
-        "failures": result.failures,
-        "problems": result.problems,
-        "notes": result.notes,
-        "first_fault": None if fault is None else _check(fault),
-        "layers": {"names": result.layers.names, "reason": result.layers.reason or None},
+        **_judged(result),
         "stages": [{**asdict(s), "limit": s.limit, "passed": not s.failure} for s in result.stages],
-        "checks": [_check(check) for check in result.checks],
-        "data_sets": [_data_set(item, result) for item in result.data_sets],
+        "export": None if result.export is None else _judged(result.export),
+        "engines": [
+            {
+                "file": engine.file,
+                "status": engine.parity.status,
+                "reason": engine.reason or None,
+                **({} if engine.result is None else _judged(engine.result)),
+            }
+            for engine in result.engines
+        ],
         "cases": [_case(case) for case in result.cases],
         "errors": {
             name: {
@@ -64,6 +66,23 @@ def to_json(result: ParityResult) -> dict[str, Any]:
     }
     plain: dict[str, Any] = _plain(content)
     return plain
+
+
+def _judged(result: ParityResult) -> dict[str, Any]:
+    """What a candidate, its export and its engines have in common: verdict and figures."""
+    fault = result.first_fault
+    return {
+        "passed": bool(result),
+        "candidate": asdict(result.candidate),
+        "limits": limits_json(result.limits),
+        "failures": result.failures,
+        "problems": result.problems,
+        "notes": result.notes,
+        "first_fault": None if fault is None else _check(fault),
+        "layers": {"names": result.layers.names, "reason": result.layers.reason or None},
+        "checks": [_check(check) for check in result.checks],
+        "data_sets": [_data_set(item, result) for item in result.data_sets],
+    }
 
 
 def limits_json(limits: Limits) -> dict[str, Any]:

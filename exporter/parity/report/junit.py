@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from exporter.parity.limits import Level
 from exporter.parity.report.text import compared, layer_line, number, permitted
-from exporter.parity.result import Check, DataSetResult, ParityResult
+from exporter.parity.result import EXPORT, Check, DataSetResult, ParityResult
 
 _NAME = "deb-export parity"
 # Characters that XML 1.0 has no way to write; see https://www.w3.org/TR/xml/#charsets.
@@ -57,6 +57,16 @@ def _general(root: Element, result: ParityResult) -> Element:
         )
         if stage.failure:
             _fail(planned, [stage.failure])
+    if result.export is not None:
+        exported = SubElement(suite, "testcase", classname=_NAME, name=EXPORT, time="0")
+        if not result.export:
+            _fail(exported, result.export.failures)
+    for engine in result.engines:
+        made = SubElement(suite, "testcase", classname=_NAME, name=engine.file, time="0")
+        if engine.result is None:
+            SubElement(made, "skipped", message=_clean(str(engine.parity)))
+        elif not engine.result:
+            _fail(made, engine.result.failures)
     layers = SubElement(suite, "testcase", classname=_NAME, name="layers compared", time="0")
     if not result.layers.names:
         SubElement(layers, "skipped", message=_clean(f"not available: {result.layers.reason}"))

@@ -10,7 +10,7 @@ from exporter.console import aligned
 from exporter.metrics.tally import Flip
 from exporter.model.model_shape import ModelShape
 from exporter.parity.limits import BUILT_IN, HIGHER_IS_BETTER, Level
-from exporter.parity.result import Check, DataSetResult, ParityResult, excess
+from exporter.parity.result import EXPORT, Check, DataSetResult, ParityResult, excess
 
 _TERMINAL_FLIPS = 5
 _MARKDOWN_FAILURES = 20
@@ -111,6 +111,24 @@ def stage_line(result: ParityResult) -> str:
     )
 
 
+def also_judged(result: ParityResult) -> list[str]:
+    """A line for the export in fp32 and for each engine, judged or not."""
+    lines = [] if result.export is None else [f"{EXPORT}: {_verdict(result.export)}"]
+    for engine in result.engines:
+        verdict = engine.parity if engine.result is None else _verdict(engine.result)
+        lines.append(f"engine {engine.file}: {verdict}")
+    return lines
+
+
+def _verdict(result: ParityResult) -> str:
+    """A verdict, what gave it, and the figure that is nearest its limit or furthest outside."""
+    parts = ["pass" if result else "FAIL", result.candidate.runtime, *result.notes]
+    lines = summary(result)
+    if lines:
+        parts.append(" ".join(max(lines, key=lambda line: excess(line.check)).cells))
+    return ", ".join(parts)
+
+
 def choice_name(shape: ModelShape, index: int, column: int = -1) -> str:
     """How a decision is called: by its label where the model has one for it."""
     classified = shape.task.value.endswith("-classification")
@@ -172,7 +190,7 @@ def to_table(result: ParityResult) -> str:
     rows = [("output", "metric", "value", "permitted", "")]
     rows += [(*line.cells, "ok" if line.passed else "FAIL") for line in summary(result)]
     lines = [*aligned(rows), compared(result), layer_line(result), stage_line(result)]
-    lines.extend(_decisions(result))
+    lines += [*also_judged(result), *_decisions(result)]
     lines.extend(f"note: {note}" for note in result.notes)
     lines.extend(f"FAIL {line}" for line in result.failures)
     lines.append("parity: pass" if result else "parity: FAIL")
@@ -210,8 +228,8 @@ def _markdown(result: ParityResult) -> Iterator[str]:
     yield ""
     yield f"`{_code(result.candidate.name)}` against `{_code(result.reference.name)}`  "
     yield f"{_escape(compared(result))}  "
-    yield f"{_escape(layer_line(result))}  "
-    yield _escape(stage_line(result))
+    more = (layer_line(result), stage_line(result), *also_judged(result))
+    yield "  \n".join(map(_escape, more))
     yield ""
     if not result:
         yield from _markdown_failures(result)

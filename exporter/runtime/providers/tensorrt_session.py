@@ -18,7 +18,7 @@ import numpy as np
 from exporter.artifact.engine_record import EngineRecord
 from exporter.engine.cuda import CudaDevice, Replay, check_device_memory
 from exporter.engine.plan_file import check_version, deserialize, read_header
-from exporter.errors import InputError, MissingDependencyError, RunError
+from exporter.errors import InputError, MissingDependencyError, OtherMachineError, RunError
 from exporter.inputs.encode import TextEncoder
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
@@ -85,7 +85,7 @@ class TensorRtSession(Session):
         self._device = device or CudaDevice()
         gpu, capabilities = self._device.gpu, record.options.compute_capabilities
         if capabilities and gpu.capability not in capabilities:
-            raise InputError(
+            raise OtherMachineError(
                 f"{path}: built for compute capability {', '.join(map(str, capabilities))}, but "
                 f"{gpu.name} has {gpu.capability}; "
                 f"build it again with --compute-capability {gpu.capability}"
