@@ -150,7 +150,8 @@ def check_sides(
         exact = limits_for(candidate.export.info.precision)
         export = _judge_side(reference, candidate.export, exact, found, progress)
     result = _judge_side(reference, candidate, limits, found, progress, observe)
-    stages = _stages(reference, candidate, shape, [item.case for item in batches], progress)
+    ran = [b.case for b, case in zip(batches, result.cases, strict=True) if not case.problem]
+    stages = _stages(reference, candidate, shape, ran, progress)
     return replace(
         result,
         problems=(*problems, *result.problems),
@@ -231,7 +232,7 @@ def _stages(
     progress: Progress,
 ) -> tuple[StageFigures, ...]:
     """Each stage of a graph of ours against its plan, where the reference is its checkpoint."""
-    if candidate.graph is None or not reference.checkpoint:
+    if candidate.graph is None or not reference.checkpoint or not cases:
         return ()
     from exporter.deberta.checkpoint import open_checkpoint
 
