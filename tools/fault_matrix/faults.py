@@ -48,8 +48,8 @@ class Graph:
 
     def __init__(self, model: ModelProto, heads: int) -> None:
         self.model, self.heads = model, heads
-        self.nodes = list(model.graph.node)
-        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.nodes: list[NodeProto] = list(model.graph.node)
+        self.tensors: dict[str, TensorProto] = {t.name: t for t in model.graph.initializer}
 
     def tensor(self, layer: int | None, part: str) -> TensorProto:
         """The stored tensor `encoder.layer.N.PART`, or `PART` outside of layers; int8 or not."""
@@ -89,15 +89,14 @@ class Graph:
             name = users[0].output[0]
 
     def body(self) -> onnx.FunctionProto:
-        return next(f for f in self.model.functions if f.name == contract.OP_TYPE)
+        functions: list[onnx.FunctionProto] = list(self.model.functions)
+        return next(item for item in functions if item.name == contract.OP_TYPE)
 
     def private(self, node: NodeProto, index: int) -> TensorProto:
         """An initializer that several nodes read, as a copy for this one."""
-        source = self.tensors[node.input[index]]
-        made = copy.deepcopy(source)
+        made: TensorProto = self.model.graph.initializer.add()
+        made.CopyFrom(self.tensors[node.input[index]])
         made.name = f"{node.output[0]}.own.{index}"
-        self.model.graph.initializer.append(made)
-        made = self.model.graph.initializer[-1]
         self.tensors[made.name] = made
         node.input[index] = made.name
         return made
@@ -331,18 +330,14 @@ def _residual(graph: Graph, layer: int) -> None:
 
 
 def _tanh_gelu(graph: Graph, layer: int) -> None:
-    gelus = [n for n in graph.nodes if n.op_type == "Gelu"]
-    product = graph.reading(layer, "output.dense.weight")
-    name = product.input[0]
-    while True:
-        node = next((n for n in graph.nodes if name in n.output), None)
-        if node is None or node.op_type == "Gelu":
-            break
-        name = node.input[0]
-    if node not in gelus:
+    producers = {name: node for node in graph.nodes for name in node.output}
+    name = graph.reading(layer, "output.dense.weight").input[0]
+    while name in producers and producers[name].op_type != "Gelu":
+        name = producers[name].input[0]
+    if name not in producers:
         raise NotHereError("Gelu")
-    del node.attribute[:]
-    node.attribute.append(helper.make_attribute("approximate", "tanh"))
+    del producers[name].attribute[:]
+    producers[name].attribute.append(helper.make_attribute("approximate", "tanh"))
 
 
 def _epsilon(value: float) -> Callable[[Graph, int], None]:
@@ -381,16 +376,16 @@ def _scale(graph: Graph, layer: int) -> None:
 
 def _exchange(graph: Graph, layer: int) -> None:
     first, second = f"encoder.layer.{layer}.", f"encoder.layer.{layer + 1}."
-    pairs = [
-        (t, next((u for m, u in graph.tensors.items() if m == n.replace(first, second)), None))
-        for n, t in graph.tensors.items()
-        if first in n
-    ]
-    if not pairs or any(b is None or a.data_type != b.data_type for a, b in pairs):
-        raise NotHereError("another layer of its kind")
-    for a, b in pairs:
-        x, y = read(a), read(b)
-        write(a, y), write(b, x)
+    mine = {name: tensor for name, tensor in graph.tensors.items() if first in name}
+    for name, tensor in mine.items():
+        other = graph.tensors.get(name.replace(first, second))
+        if other is None or other.data_type != tensor.data_type:
+            raise NotHereError("another layer of its kind")
+    for name, tensor in mine.items():
+        other = graph.tensors[name.replace(first, second)]
+        content = read(tensor)
+        write(tensor, read(other))
+        write(other, content)
 
 
 FAULTS = (
@@ -438,3 +433,10 @@ def planted(model: ModelProto, fault: Fault, layer: int, heads: int) -> ModelPro
     changed = copy.deepcopy(model)
     fault.plant(Graph(changed, heads), layer)
     return changed
+
+
+def has(precision: str, needs: str, *, convolution: bool) -> bool:
+    """Whether a graph of a precision has what a fault needs."""
+    if needs == "convolution":
+        return convolution
+    return not needs or precision == "int8" or (needs == "scales" and precision == "fp8")
