@@ -1,21 +1,20 @@
 """The body of the operator in standard ONNX, which runtimes without the plugin expand.
 
 Names carry the layout: `query_BHSD` is (batch, heads, sequence, head size), `R` are position slots,
-`L` those of them that the length can reach. What depends on the mask and the length alone is the
-same in every layer: it reads nothing else, so a runtime that merges common subexpressions computes
-it once. Each pair's position terms are read with `GatherElements`, or, in a body for short texts,
-by skewing: products with all distances in order, of which each row begins one later.
+`L` those of them that the length can reach. What depends on the mask and the length alone reads
+nothing else, so a runtime that merges common subexpressions computes it once for all layers.
 `docs/cpu-performance.md` has the figures behind the form.
 
-The body ends in one of two ways. The portable one computes scores and softmax itself. The other
-hands query, key and value to ONNX's `Attention` (opset 23), and both position terms and the mask as
-its additive bias, which TensorRT maps to its own attention layer; `docs/tensorrt.md` compares them.
+The portable body computes scores and softmax itself. The other hands them to ONNX's `Attention`
+(opset 23), position terms and mask as its additive bias, which TensorRT maps to its own attention
+layer; `docs/tensorrt.md` compares them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import compress
 from typing import Literal, TypeAlias
 
@@ -50,9 +49,8 @@ SCORE_TERMS = (CONTENT_TO_CONTENT, CONTENT_TO_POSITION, POSITION_TO_CONTENT)
 class _LiveSlots:
     """The slots that the length can reach: all there are from 512 tokens on in v3, 255 at 128.
 
-    Attributes:
-        first: int32 `(1,)`, the slot of the key furthest to the right.
-        start, end: int64 `(1,)`, `first` and one past the last.
+    `first`, int32 `(1,)`, is that of the key furthest to the right; `start` and `end`, int64
+    `(1,)`, are `first` and one past the last.
     """
 
     first: ir.Value
@@ -94,16 +92,12 @@ def attention_function(
     as well. Its last product, of probabilities and values, is in the storage type.
 
     Args:
-        shape: the model's attention.
         opset: version of the standard operators.
         storage: type of `qkv`, `pos_key`, `pos_query` and `context`.
         fp32_terms: those of `SCORE_TERMS` that are computed in fp32; the others are computed in the
             storage type and widened to be summed.
-
-    Returns:
-        A function with the contract's inputs, output and attributes.
     """
-    body = _Body(shape, storage, fp32_terms)
+    body = _Body(shape, storage, fp32_terms, standard=False)
     return body.function(body.portable_context(), opset)
 
 
@@ -120,12 +114,7 @@ class _Body:
     """Builds the nodes in order, each method one part of the formula."""
 
     def __init__(
-        self,
-        shape: AttentionShape,
-        storage: Storage,
-        fp32_terms: Collection[str],
-        *,
-        standard: bool = False,
+        self, shape: AttentionShape, storage: Storage, fp32_terms: Collection[str], standard: bool
     ) -> None:
         self.shape = shape
         self.storage = storage
@@ -134,27 +123,21 @@ class _Body:
         self.tape = Tape()
         self.queries: dict[bool, ir.Value] = {}
         self.keys: dict[bool, ir.Value] = {}
-        self._sizes: tuple[ir.Value, ir.Value] | None = None
         self.inputs = {name: ir.Value(name=name) for name in contract.INPUTS}
 
     def function(self, context: ir.Value, opset: int) -> ir.Function:
         _name_apart(self.tape)
         context.name = contract.OUTPUTS[0]
+        inputs, name = list(self.inputs.values()), contract.OP_TYPE
         graph = ir.Graph(
-            list(self.inputs.values()),
-            [context],
-            nodes=self.tape.nodes,
-            opset_imports={"": opset},
-            name=contract.OP_TYPE,
+            inputs, [context], nodes=self.tape.nodes, opset_imports={"": opset}, name=name
         )
         # Declared because the nodes carry them, for the plugin; the body has their values in it.
         attributes = [
             ir.Attr(name, ir.AttributeType.FLOAT if name == "scale" else ir.AttributeType.INT, None)
             for name in contract.ATTRIBUTES
         ]
-        return ir.Function(
-            contract.DOMAIN, contract.OP_TYPE, "", graph=graph, attributes=attributes
-        )
+        return ir.Function(contract.DOMAIN, name, "", graph=graph, attributes=attributes)
 
     def portable_context(self) -> ir.Value:
         query, key, value = self.split()
@@ -172,7 +155,7 @@ class _Body:
             bias = self.op("Add", term, bias)
         if not (self.shape.c2p or self.shape.p2c):
             # The operator wants a row for each query.
-            batch, length = self.sizes()
+            batch, length = self.sizes
             sizes = self.op("Concat", batch, self.ints([1]), length, length, axis=0)
             bias = self.op("Expand", bias, sizes)
         query_BHSD = self.scaled_query(CONTENT_TO_CONTENT, query)
@@ -206,9 +189,9 @@ class _Body:
 
     def content_to_content(self, query: ir.Value, key: ir.Value) -> ir.Value:
         """`Q . K^T`, fp32."""
-        name = CONTENT_TO_CONTENT
-        query_BHSD = self.scaled_query(name, query)
-        return self.wide(self.term(name, query_BHSD, self.key_by_head(name, key)))
+        query_BHSD = self.scaled_query(CONTENT_TO_CONTENT, query)
+        key_BHDS = self.key_by_head(CONTENT_TO_CONTENT, key)
+        return self.wide(self.term(CONTENT_TO_CONTENT, query_BHSD, key_BHDS))
 
     def content_to_position(
         self, query: ir.Value, live: _LiveSlots | None, index_BHSS: ir.Value
@@ -254,15 +237,12 @@ class _Body:
         self, name: str, left_BHSD: ir.Value, table_HRD: ir.Value, *, falling: bool
     ) -> ir.Value:
         """Products with the slots of `2 S` distances: `S - 1, S - 2, ...`, or their negatives."""
-        _, length = self.sizes()
+        _, length = self.sizes
         end = self.op("Squeeze", self.op("Add", length, length))
         column = self.op("Range", self.int32(0), self.int32_of(end), self.int32(1))
         furthest = self.int32_of(self.op("Sub", length, self.ints([1])))
         ends = (furthest, column) if falling else (column, furthest)
-        reach = self.shape.saturation
-        clipped = self.op("Clip", self.op("Sub", *ends), self.int32(-reach), self.int32(reach))
-        entry = self.op("Add", clipped, self.int32(reach))
-        slot = self.op("Gather", self.inputs["slots"], entry, axis=0)
+        slot = self.slot_of(self.op("Sub", *ends))
         rows = self.factor(name, self.op("Gather", table_HRD, slot, axis=1))
         return self.wide(self.term(name, left_BHSD, self.op("Transpose", rows, perm=(0, 2, 1))))
 
@@ -271,7 +251,7 @@ class _Body:
 
         From element `S - 1` of the flat table on, rows of `2 S - 1` begin just there.
         """
-        batch, length = self.sizes()
+        batch, length = self.sizes
         one = self.ints([1])
         furthest = self.op("Sub", length, one)
         width = self.op("Add", length, furthest)
@@ -279,8 +259,7 @@ class _Body:
         flat = self.op("Reshape", table, self.ints([0, 0, -1]))
         cut = self.op("Slice", flat, furthest, end, self.ints([2]))
         heads = self.ints([self.shape.num_heads])
-        sizes = self.op("Concat", batch, heads, length, width, axis=0)
-        rows = self.op("Reshape", cut, sizes)
+        rows = self.op("Reshape", cut, self.op("Concat", batch, heads, length, width, axis=0))
         return self.op("Slice", rows, self.ints([0]), length, self.ints([3]))
 
     def live(self, table_HRD: ir.Value, live: _LiveSlots | None) -> ir.Value:
@@ -323,7 +302,7 @@ class _Body:
 
     def live_slots(self) -> _LiveSlots:
         """The slots of the distances `1 - S .. S - 1`: slots never fall with the distance."""
-        _, length = self.sizes()
+        _, length = self.sizes
         furthest = self.op("Sub", length, self.ints([1]))
         saturation = self.ints([self.shape.saturation])
         reach = self.op("Min", furthest, saturation)
@@ -336,29 +315,31 @@ class _Body:
 
     def slot_index(self, live: _LiveSlots | None) -> ir.Value:
         """Which live slot each query and key read: int32 `(B, H, S, S)`."""
-        batch, length = self.sizes()
+        batch, length = self.sizes
         end = self.int32_of(self.op("Squeeze", length))
         position = self.op("Range", self.int32(0), end, self.int32(1))
         rows = self.op("Unsqueeze", position, self.ints([1]))
         columns = self.op("Unsqueeze", position, self.ints([0]))
-        reach = self.shape.saturation
-        distance = self.op("Sub", rows, columns)
-        clipped = self.op("Clip", distance, self.int32(-reach), self.int32(reach))
-        entry = self.op("Add", clipped, self.int32(reach))
-        slot_SS = self.op("Gather", self.inputs["slots"], entry, axis=0)
+        slot_SS = self.slot_of(self.op("Sub", rows, columns))
         index_SS = slot_SS if live is None else self.op("Sub", slot_SS, live.first)
         shape = self.op("Concat", batch, self.ints([self.shape.num_heads]), length, length, axis=0)
         return self.op("Expand", index_SS, shape)
 
+    def slot_of(self, distance: ir.Value) -> ir.Value:
+        """The slots of distances of a query and a key, int32 as they are."""
+        reach = self.shape.saturation
+        clipped = self.op("Clip", distance, self.int32(-reach), self.int32(reach))
+        entry = self.op("Add", clipped, self.int32(reach))
+        return self.op("Gather", self.inputs["slots"], entry, axis=0)
+
+    @cached_property
     def sizes(self) -> tuple[ir.Value, ir.Value]:
         """Batch and length, int64 `(1,)` each."""
-        if self._sizes is None:
-            sizes = self.op("Shape", self.inputs["mask"])
-            batch, length = (
-                self.op("Slice", sizes, self.ints([axis]), self.ints([axis + 1])) for axis in (0, 1)
-            )
-            self._sizes = batch, length
-        return self._sizes
+        sizes = self.op("Shape", self.inputs["mask"])
+        batch, length = (
+            self.op("Slice", sizes, self.ints([axis]), self.ints([axis + 1])) for axis in (0, 1)
+        )
+        return batch, length
 
     def mask_bias(self) -> ir.Value:
         """0 for a key that may be attended, a large negative number for one that may not."""
@@ -384,9 +365,8 @@ class _Body:
 
     def stored(self, value: ir.Value) -> ir.Value:
         """A value in the type of `qkv`."""
-        if self.storage == "fp32":
-            return value
-        return self.op("CastLike", value, self.inputs["qkv"])
+        fp32 = self.storage == "fp32"
+        return value if fp32 else self.op("CastLike", value, self.inputs["qkv"])
 
     def op(self, op_type: str, *inputs: ir.Value, **attributes: object) -> ir.Value:
         return self.tape.op(op_type, inputs, attributes or None)  # type: ignore[arg-type]

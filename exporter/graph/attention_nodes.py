@@ -10,11 +10,8 @@ from plugins.disentangled_attention import contract
 
 def attention_nodes(model: ir.Model) -> list[ir.Node]:
     """The nodes of the operator in the main graph."""
-    return [
-        node
-        for node in model.graph
-        if node.domain == contract.DOMAIN and node.op_type == contract.OP_TYPE
-    ]
+    name = (contract.DOMAIN, contract.OP_TYPE)
+    return [node for node in model.graph if (node.domain, node.op_type) == name]
 
 
 def attention_shape(model: ir.Model) -> AttentionShape:

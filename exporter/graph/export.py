@@ -42,12 +42,9 @@ def export_onnx(
     Weights go from the checkpoint to the file one tensor at a time.
 
     Args:
-        checkpoint: an opened checkpoint.
-        path: the ONNX file to write.
         external_data: whether weights go to `<path>.data`; by default, when they exceed 1 GiB.
         metadata: entries to add to the model's metadata, such as the hash of the vocabulary.
         reading: how the attention's body reads position terms; both are right for every length.
-        progress: called with the name of each step.
 
     Raises:
         InputError: a weight file is broken or holds NaN.
@@ -56,7 +53,6 @@ def export_onnx(
     progress("tracing")
     config = checkpoint.config
     form = export_form(checkpoint)
-    slots = encoder_of(form.model).slots
     model = trace(form, checkpoint.task, config.type_vocab_size)
     layers = config.num_hidden_layers
     _check_count("fold_transposes", fold_transposes(model), _MATRICES * layers)
@@ -67,7 +63,7 @@ def export_onnx(
         scale=config.attention_scale,
         c2p=config.c2p,
         p2c=config.p2c,
-        saturation=(slots.numel() - 1) // 2,
+        saturation=(encoder_of(form.model).slots.numel() - 1) // 2,
         reading=reading,
     )
     function = attention_function(shape, OPSET)

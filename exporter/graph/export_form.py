@@ -36,22 +36,18 @@ class PackedSelfAttention(nn.Module):
         self.pos_query = nn.Parameter(torch.empty(heads, slots if config.p2c else 1, size))
 
     def forward(
-        self,
-        hidden: torch.Tensor,
-        relative: torch.Tensor,
-        slots: torch.Tensor,
-        mask: torch.Tensor,
+        self, hidden: torch.Tensor, relative: torch.Tensor, slots: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
         """`(B, S, E)` -> `(B, S, H*D)`; `relative` is folded into `pos_key` and `pos_query`."""
-        qkv = self.qkv(hidden)
+        qkv, config = self.qkv(hidden), self.config
         context: torch.Tensor = torch.onnx.ops.symbolic(
             contract.QUALIFIED_NAME,
             (qkv, self.pos_key, self.pos_query, slots, mask),
             attrs={
-                "num_heads": self.config.num_attention_heads,
-                "scale": self.config.attention_scale,
-                "c2p": int(self.config.c2p),
-                "p2c": int(self.config.p2c),
+                "num_heads": config.num_attention_heads,
+                "scale": config.attention_scale,
+                "c2p": int(config.c2p),
+                "p2c": int(config.p2c),
             },
             dtype=qkv.dtype,
             shape=(*qkv.shape[:2], qkv.shape[2] // 3),
@@ -74,26 +70,23 @@ def export_form(checkpoint: Checkpoint) -> ExportForm:
     with torch.device("meta"):
         model = make_model(checkpoint.config, checkpoint.task).eval().float()
     encoder = encoder_of(model)
-    recipes: dict[str, Recipe] = {
-        name: partial(checkpoint.read, name) for name in model.state_dict()
-    }
+    names = model.state_dict()
+    recipes: dict[str, Recipe] = {name: partial(checkpoint.read, name) for name in names}
     prefix = next(name for name, module in model.named_modules() if module is encoder)
     recipes[f"{prefix}.slots"] = partial(torch.Tensor.clone, encoder.slots)
     relative = lru_cache(maxsize=1)(partial(_relative_embeddings, checkpoint, prefix))
 
     for index in range(checkpoint.config.num_hidden_layers):
         path = f"{prefix}.layer.{index}.attention.self"
-        reference = model.get_submodule(path)
-        assert isinstance(reference, SelfAttention)
-        for name in reference.state_dict():
+        for name in model.get_submodule(path).state_dict():
             del recipes[f"{path}.{name}"]
         with torch.device("meta"):
             model.set_submodule(path, PackedSelfAttention(checkpoint.config))
         for part in ("weight", "bias"):
             recipes[f"{path}.qkv.{part}"] = partial(_packed, checkpoint, path, part)
-        projected = _ProjectedPositions(checkpoint, path, reference, relative)
-        recipes[f"{path}.pos_key"] = projected.pos_key
-        recipes[f"{path}.pos_query"] = projected.pos_query
+        for position, name in enumerate(("pos_key", "pos_query")):
+            make = partial(_projected_positions, checkpoint, path, relative, position)
+            recipes[f"{path}.{name}"] = make
     return ExportForm(model, recipes)
 
 
@@ -108,37 +101,20 @@ def _relative_embeddings(checkpoint: Checkpoint, prefix: str) -> torch.Tensor:
     with torch.device("meta"):
         encoder = Encoder(checkpoint.config)
     own = ("rel_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias")
-    held = {name: checkpoint.read(f"{prefix}.{name}") for name in own if name in _names(encoder)}
+    names = [name for name in own if name in encoder.state_dict()]
+    held = {name: checkpoint.read(f"{prefix}.{name}") for name in names}
     encoder.load_state_dict(held, assign=True, strict=False)
     return encoder.relative_embeddings(torch.zeros(1, checkpoint.config.hidden_size))
 
 
-def _names(module: nn.Module) -> frozenset[str]:
-    return frozenset(module.state_dict())
-
-
-@dataclass(frozen=True)
-class _ProjectedPositions:
-    """The reference layer's projections of the relative embeddings, computed when asked for."""
-
-    checkpoint: Checkpoint
-    path: str
-    reference: SelfAttention
-    relative: Callable[[], torch.Tensor]
-
-    @torch.no_grad()
-    def _project(self, index: int) -> torch.Tensor:
-        names = _names(self.reference)
-        with torch.device("meta"):
-            layer = SelfAttention(self.checkpoint.config)
-        state = {name: self.checkpoint.read(f"{self.path}.{name}") for name in names}
-        layer.load_state_dict(state, assign=True)
-        return layer.project_positions(self.relative())[index].contiguous()
-
-    def pos_key(self) -> torch.Tensor:
-        """`(H, R, D)`."""
-        return self._project(0)
-
-    def pos_query(self) -> torch.Tensor:
-        """`(H, R, D)`."""
-        return self._project(1)
+@torch.no_grad()
+def _projected_positions(
+    checkpoint: Checkpoint, path: str, relative: Callable[[], torch.Tensor], index: int
+) -> torch.Tensor:
+    """The reference layer's projections of the relative embeddings, `(H, R, D)`: `pos_key` at 0,
+    `pos_query` at 1."""
+    with torch.device("meta"):
+        layer = SelfAttention(checkpoint.config)
+    state = {name: checkpoint.read(f"{path}.{name}") for name in layer.state_dict()}
+    layer.load_state_dict(state, assign=True)
+    return layer.project_positions(relative())[index].contiguous()

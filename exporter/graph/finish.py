@@ -33,14 +33,7 @@ def finish(
     external_data: bool | None = None,
     progress: Progress = silent,
 ) -> GraphSummary:
-    """Check a graph and write it to `path`.
-
-    Args:
-        model: the graph.
-        path: the file to write.
-        num_layers: layers of the model, each of which has one attention node.
-        external_data: see `write_model`.
-        progress: told what is going on.
+    """Check a graph, with an attention node for each layer, and write it as `write_model` does.
 
     Raises:
         RuntimeError, onnx.checker.ValidationError: see `check_graph`.

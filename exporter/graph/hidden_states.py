@@ -8,7 +8,7 @@ name that bias, and exporters keep the names of initializers, ours in every prec
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx
@@ -16,22 +16,19 @@ import onnx
 from exporter.graph.write import varint
 
 EMBEDDINGS = "embeddings"
-_EMBEDDINGS = re.compile(r"(?:.*\.)?embeddings\.LayerNorm\.(?:bias|beta)")
-_CONVOLUTION = re.compile(r"(?:.*\.)?encoder\.conv\.LayerNorm\.(?:bias|beta)")
-_LAYER = re.compile(r"(?:.*\.)?encoder\.layer\.(\d+)\.output\.LayerNorm\.(?:bias|beta)")
+_BIAS = re.compile(
+    r"(?:.*\.)?(embeddings|encoder\.conv|encoder\.layer\.(\d+)\.output)\.LayerNorm\.(?:bias|beta)"
+)
 _CONVERSIONS = ("Cast", "Identity")
 _GRAPH_FIELD = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """Values of a graph with the hidden states, in order.
+    """Where the hidden states are, in order: "embeddings", "layer 0" and so on.
 
-    Attributes:
-        names: of the layers, "embeddings" and "layer 0" on; empty where they cannot be found.
-        values: names of the values, `(B, S, E)` each.
-        types: their element types, as ONNX numbers them.
-        reason: why they cannot be found.
+    `values` are the names of the graph's values, `(B, S, E)` each, and `types` their element types,
+    as ONNX numbers them. All are empty where they cannot be found, for `reason`.
     """
 
     names: tuple[str, ...] = ()
@@ -71,17 +68,14 @@ def find_hidden_states(model: onnx.ModelProto) -> HiddenStates:
 
 def _place(name: str) -> str | None:
     """What a bias of this name ends."""
-    layer = _LAYER.fullmatch(name)
-    if layer is not None:
-        return f"layer {int(layer[1])}"
-    if _CONVOLUTION.fullmatch(name):
-        return "convolution"
-    return EMBEDDINGS if _EMBEDDINGS.fullmatch(name) else None
+    bias = _BIAS.fullmatch(name)
+    if bias is None:
+        return None
+    return f"layer {int(bias[2])}" if bias[2] else bias[1]
 
 
-def _in_order(found: Mapping[str, tuple[str, int]]) -> HiddenStates:
-    places = dict(found)
-    convolution = places.pop("convolution", None)
+def _in_order(places: dict[str, tuple[str, int]]) -> HiddenStates:
+    convolution = places.pop("encoder.conv", None)
     if convolution is not None and "layer 0" in places:
         places["layer 0"] = convolution
     names = layer_names(len(places) - 1)
@@ -90,20 +84,14 @@ def _in_order(found: Mapping[str, tuple[str, int]]) -> HiddenStates:
         return HiddenStates(
             reason=f"{missing} encoder.layer.N.output.LayerNorm.bias is an initializer of the graph"
         )
-    return HiddenStates(
-        names=names,
-        values=tuple(places[name][0] for name in names),
-        types=tuple(places[name][1] for name in names),
-    )
+    values, types = zip(*(places[name] for name in names), strict=True)
+    return HiddenStates(names, values, types)
 
 
 def with_outputs(content: bytes, hidden: HiddenStates, outputs: Collection[str]) -> bytes:
-    """A serialized model whose hidden states are outputs of the graph as well.
+    """The serialized model `content` whose hidden states are outputs of the graph as well.
 
-    Args:
-        content: the model.
-        hidden: its hidden states.
-        outputs: the outputs that it has; the last hidden state may be one.
+    Of the `outputs` that it has the last hidden state may be one.
 
     The parts of a protobuf message that come twice are merged, repeated fields one after the other
     (https://protobuf.dev/programming-guides/encoding/#last-one-wins), so a graph with nothing but
@@ -111,9 +99,7 @@ def with_outputs(content: bytes, hidden: HiddenStates, outputs: Collection[str])
     """
     graph = onnx.GraphProto()
     for name, dtype in zip(hidden.values, hidden.types, strict=True):
-        if name in outputs:
-            continue
-        info = graph.output.add(name=name)
-        info.type.tensor_type.elem_type = dtype
+        if name not in outputs:
+            graph.output.add(name=name).type.tensor_type.elem_type = dtype
     addition: bytes = graph.SerializeToString()
     return content + bytes([_GRAPH_FIELD << 3 | 2]) + varint(len(addition)) + addition

@@ -25,26 +25,23 @@ _DTYPES = {torch.float32: ir.DataType.FLOAT, torch.int32: ir.DataType.INT32}
 def trace(form: ExportForm, task: Task, type_vocab_size: int) -> ir.Model:
     """Trace a model into a graph with dynamic batch, length and number of choices.
 
-    Args:
-        form: the model to trace; no weight of it is read.
-        task: decides the names and ranks of inputs and outputs.
-        type_vocab_size: above 0, `token_type_ids` is an input.
+    The task decides the names and ranks of inputs and outputs; with `type_vocab_size` above 0,
+    `token_type_ids` is an input. No weight is read.
 
     Returns:
         A graph whose initializers are lazy: each makes its tensor when it is written.
     """
     names = input_names(type_vocab_size)
-    axes = (
-        ("batch", "choices", "sequence") if task is Task.MULTIPLE_CHOICE else ("batch", "sequence")
-    )
     # Sizes that no other axis has, so that the tracer does not take two axes for one.
-    shape = (2, 3, 7) if task is Task.MULTIPLE_CHOICE else (2, 7)
-    dynamic = {axis: torch.export.Dim(name) for axis, name in enumerate(axes)}
+    sizes = {"batch": 2, "choices": 3, "sequence": 7}
+    if task is not Task.MULTIPLE_CHOICE:
+        del sizes["choices"]
+    dynamic = {axis: torch.export.Dim(name) for axis, name in enumerate(sizes)}
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake, _quiet():
         form.model.to_empty(device="cpu")
         # A tensor each: the tracer merges inputs that are the same object.
-        inputs = tuple(torch.ones(shape, dtype=torch.int64) for _ in names)
+        inputs = tuple(torch.ones(*sizes.values(), dtype=torch.int64) for _ in names)
         program = torch.onnx.export(
             form.model,
             inputs,
@@ -69,12 +66,8 @@ def make_lazy(name: str, value: ir.Value, recipe: Recipe) -> ir.LazyTensor:
     """The tensor of an initializer of the traced graph, made by its recipe when it is written."""
     if value.const_value is None:
         raise RuntimeError(f"the traced graph has an initializer without a value: {name}")
-    return ir.LazyTensor(
-        partial(_evaluate, name, recipe),
-        dtype=value.const_value.dtype,
-        shape=ir.Shape(value.const_value.shape.numpy()),
-        name=name,
-    )
+    dtype, shape = value.const_value.dtype, ir.Shape(value.const_value.shape.numpy())
+    return ir.LazyTensor(partial(_evaluate, name, recipe), dtype=dtype, shape=shape, name=name)
 
 
 def _evaluate(name: str, recipe: Recipe) -> ir.TensorProtocol:

@@ -17,10 +17,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+Progress = Callable[[int, int], None]
+
 EXTERNAL_ABOVE = 1 << 30
 """Bytes of weights from which they go to a file beside the graph: protobuf ends at 2 GiB."""
 _ALIGNMENT = 4096  # lets a runtime map a tensor instead of copying it
-_EMBEDDED_BELOW = 1024  # small tensors stay in the graph, where shape inference reads them
+EMBEDDED_BELOW = 1024
+"""Bytes of a tensor that stays in the graph in any case, where shape inference reads it."""
 _LENGTH_DELIMITED = 2
 
 
@@ -38,14 +41,12 @@ def write_model(
     path: Path,
     *,
     external_data: bool | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> WrittenModel:
     """Write a model, evaluating each lazy initializer once and letting go of it.
 
     Args:
-        model: the graph; it is left as it is.
-        path: the file to write; weights outside go to `<path>.data`.
-        external_data: whether weights go there; by default, when they exceed 1 GiB.
+        external_data: whether weights go to `<path>.data`; by default, when they exceed 1 GiB.
         progress: called with the bytes written and the bytes there are.
 
     Raises:
@@ -54,7 +55,7 @@ def write_model(
     """
     data = path.with_name(path.name + ".data")
     try:
-        return _write(model, path, data, external_data, progress or (lambda done, total: None))
+        return _write(model, path, data, external_data, progress)
     except BaseException:
         # An interrupted file parses as far as it goes: nobody should find it.
         path.unlink(missing_ok=True)
@@ -67,25 +68,23 @@ def _write(
     path: Path,
     data: Path,
     external_data: bool | None,
-    report: Callable[[int, int], None],
+    progress: Progress | None,
 ) -> WrittenModel:
     tensors = [tensor_of(value) for value in model.graph.initializers.values()]
     total = sum(tensor.nbytes for tensor in tensors)
     outside = total > EXTERNAL_ABOVE if external_data is None else external_data
     skeleton = _skeleton(model)
     with path.open("wb") as stream:
-        if not outside:
-            _write_embedded(skeleton, tensors, stream, report, total)
-            files: tuple[Path, ...] = (path,)
-        else:
+        if outside:
             with data.open("wb") as data_stream:
-                headers = list(_write_external(tensors, data_stream, data.name, report, total))
+                headers = list(_write_external(tensors, data_stream, data.name, progress))
                 _flush(data_stream)
             skeleton.graph.initializer.extend(headers)
             stream.write(skeleton.SerializeToString())
-            files = (path, data)
+        else:
+            _write_embedded(skeleton, tensors, stream, progress)
         _flush(stream)
-    return WrittenModel(files, total)
+    return WrittenModel((path, data) if outside else (path,), total)
 
 
 def tensor_of(value: ir.Value) -> ir.TensorProtocol:
@@ -114,53 +113,40 @@ def _write_embedded(
     skeleton: onnx.ModelProto,
     tensors: list[ir.TensorProtocol],
     stream: IO[bytes],
-    report: Callable[[int, int], None],
-    total: int,
+    progress: Progress | None,
 ) -> None:
     graph = skeleton.graph.SerializeToString()
     skeleton.ClearField("graph")
-    headers = [_header(tensor) for tensor in tensors]
-    sizes = [
-        _embedded_size(header, tensor) for header, tensor in zip(headers, tensors, strict=True)
-    ]
-    tag = _tag(onnx.GraphProto, "initializer")
-    prefixes = [tag + varint(size) for size in sizes]
-    length = len(graph) + sum(map(len, prefixes)) + sum(sizes)
-
+    starts = [_embedded_start(tensor) for tensor in tensors]
+    length = len(graph) + sum(map(len, starts)) + sum(tensor.nbytes for tensor in tensors)
     stream.write(skeleton.SerializeToString())
     stream.write(_tag(onnx.ModelProto, "graph") + varint(length) + graph)
-    done = 0
-    for tensor, header, prefix in zip(tensors, headers, prefixes, strict=True):
-        raw = _tag(onnx.TensorProto, "raw_data") + varint(tensor.nbytes)
-        stream.write(prefix + header.SerializeToString() + raw)
+    for tensor, start in zip(_reported(tensors, progress), starts, strict=True):
+        stream.write(start)
         _write_bytes(tensor, stream)
-        done += tensor.nbytes
-        report(done, total)
+
+
+def _embedded_start(tensor: ir.TensorProtocol) -> bytes:
+    """A tensor's entry in the graph up to its bytes, which end it."""
+    start: bytes = _header(tensor).SerializeToString()
+    start += _tag(onnx.TensorProto, "raw_data") + varint(tensor.nbytes)
+    return _tag(onnx.GraphProto, "initializer") + varint(len(start) + tensor.nbytes) + start
 
 
 def _write_external(
-    tensors: list[ir.TensorProtocol],
-    stream: IO[bytes],
-    location: str,
-    report: Callable[[int, int], None],
-    total: int,
+    tensors: list[ir.TensorProtocol], stream: IO[bytes], location: str, progress: Progress | None
 ) -> Iterator[onnx.TensorProto]:
     """Write the data file and yield each tensor's entry in the graph."""
-    done = 0
-    for tensor in tensors:
+    for tensor in _reported(tensors, progress):
         header = _header(tensor)
-        if tensor.nbytes < _EMBEDDED_BELOW:
+        if tensor.nbytes < EMBEDDED_BELOW:
             header.raw_data = tensor.tobytes()
         else:
-            offset = math.ceil(stream.tell() / _ALIGNMENT) * _ALIGNMENT
-            stream.write(b"\0" * (offset - stream.tell()))
-            _write_bytes(tensor, stream)
+            offset = append_aligned(tensor, stream)
             header.data_location = onnx.TensorProto.EXTERNAL
             entries = {"location": location, "offset": str(offset), "length": str(tensor.nbytes)}
             for key, value in entries.items():
                 header.external_data.add(key=key, value=value)
-        done += tensor.nbytes
-        report(done, total)
         yield header
 
 
@@ -169,9 +155,24 @@ def _header(tensor: ir.TensorProtocol) -> onnx.TensorProto:
     return onnx.TensorProto(dims=dims, data_type=int(tensor.dtype), name=tensor.name)
 
 
-def _embedded_size(header: onnx.TensorProto, tensor: ir.TensorProtocol) -> int:
-    raw = _tag(onnx.TensorProto, "raw_data") + varint(tensor.nbytes)
-    return len(header.SerializeToString()) + len(raw) + tensor.nbytes
+def _reported(
+    tensors: list[ir.TensorProtocol], progress: Progress | None
+) -> Iterator[ir.TensorProtocol]:
+    """The tensors in order; `progress` is told when the next one is asked for."""
+    done, total = 0, sum(tensor.nbytes for tensor in tensors)
+    for tensor in tensors:
+        yield tensor
+        done += tensor.nbytes
+        if progress is not None:
+            progress(done, total)
+
+
+def append_aligned(tensor: ir.TensorProtocol, stream: IO[bytes]) -> int:
+    """Write a tensor's bytes where a runtime can map them, and return that offset."""
+    offset = math.ceil(stream.tell() / _ALIGNMENT) * _ALIGNMENT
+    stream.write(b"\0" * (offset - stream.tell()))
+    _write_bytes(tensor, stream)
+    return offset
 
 
 def _write_bytes(tensor: ir.TensorProtocol, stream: IO[bytes]) -> None:

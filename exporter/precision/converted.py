@@ -11,12 +11,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Converted:
-    """A graph in the precision asked for.
+    """A graph in the precision asked for, with what the step did, for the manifest.
 
-    Attributes:
-        summary: what the graph has now.
-        facts: what the step did, for the manifest.
-        problems: what fails whatever the parity check says, such as an accuracy budget.
+    `problems` fail whatever the parity check says, such as a missed accuracy budget.
     """
 
     summary: GraphSummary

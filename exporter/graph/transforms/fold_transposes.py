@@ -36,13 +36,9 @@ def fold_transposes(model: ir.Model) -> int:
         alone = len(source.uses()) == 1
         name = source.name if alone else f"{source.name}.transposed"
         shape = ir.Shape([tensor.shape.numpy()[axis] for axis in perm])
-        lazy = ir.LazyTensor(
-            partial(_transposed, tensor, tuple(perm), name),
-            dtype=tensor.dtype,
-            shape=shape,
-            name=name,
-        )
-        value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=lazy)
+        dtype, evaluate = tensor.dtype, partial(_transposed, tensor, tuple(perm), name)
+        lazy = ir.LazyTensor(evaluate, dtype=dtype, shape=shape, name=name)
+        value = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=lazy)
         output.replace_all_uses_with(value)
         graph.remove(node, safe=True)
         if alone:

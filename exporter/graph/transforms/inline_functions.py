@@ -15,12 +15,7 @@ from exporter.errors import InputError
 
 
 def inlined(path: Path) -> onnx.ModelProto:
-    """The graph of a file with its functions inlined; as it is when it has none.
-
-    External data stays outside, in the file's folder.
-
-    Args:
-        path: the .onnx file.
+    """The graph of a .onnx file with its functions inlined; external data stays outside.
 
     Raises:
         InputError: the file is missing or not an ONNX file.

@@ -22,10 +22,8 @@ def pays(source: Path) -> bool:
     """Whether this body is better for an engine than the graph's own; `docs/tensorrt.md` says why.
 
     It is where all terms of the scores are computed in half precision: one kernel takes the
-    operator, and reads one bias in place of two terms in fp32. In fp32 it is taken apart.
-
-    Args:
-        source: a graph of ours; of any other, the answer is no.
+    operator, and reads one bias in place of two terms in fp32. In fp32 it is taken apart. Of
+    a graph that is not ours the answer is no.
 
     Raises:
         InputError: not an ONNX file.
@@ -39,9 +37,7 @@ def pays(source: Path) -> bool:
 def swap_body(source: Path, target: Path) -> int:
     """Write the graph in `source` to `target`, its attention as the standard operator.
 
-    Args:
-        source: a graph of ours.
-        target: file to write; beside `source`, since weights in files of their own stay there.
+    `target` must be beside `source`, since weights in files of their own stay there.
 
     Returns:
         The number of attention nodes.

@@ -16,18 +16,11 @@ RANGE_TEXTS = 128
 
 
 def range_cases(
-    shape: ModelShape,
-    encoder: TextEncoder | None,
-    texts: Sequence[TextItem],
-    longest: int,
+    shape: ModelShape, encoder: TextEncoder | None, texts: Sequence[TextItem], longest: int
 ) -> tuple[ParityCase, ...]:
-    """Inputs to measure ranges on: the texts, and every kind of shape and padding.
+    """Inputs to measure ranges on: the first texts, and every kind of shape and padding.
 
-    Args:
-        shape: the model.
-        encoder: its tokenizer; without one the ids are random.
-        texts: the texts, of which the first are used.
-        longest: largest length in tokens.
+    `longest` is the largest length in tokens. Without a tokenizer the ids are random.
     """
     count = min(RANGE_TEXTS, len(texts))
     if encoder is None:

@@ -35,18 +35,14 @@ def calibrate(
     resume: Path | None = None,
     progress: Progress = silent,
 ) -> ScaleTable:
-    """Observe the inputs of sites on calibration text and make a recipe for each.
+    """Observe the inputs of sites of an exported fp32 graph and make a recipe for each.
 
     Args:
-        graph: an exported fp32 graph.
-        sites: what may be quantized.
-        batches: calibration text as inputs.
-        method: of the thresholds.
-        percentile: for that method.
+        batches: calibration text, int64 inputs by name.
+        percentile: for the method of that name.
         model_hash: identity of the graph and its weights.
         data_hash: identity of the text.
         resume: file that keeps what was observed, to go on after an interruption.
-        progress: told what is going on.
 
     Raises:
         CalibrationError: no text, an unknown method, NaN in an activation, or all inputs zero.
@@ -67,11 +63,7 @@ def calibrate(
             "check the checkpoint"
         )
     table = ScaleTable.from_statistics(
-        statistics,
-        model_hash=model_hash,
-        data_hash=data_hash,
-        method=method,
-        percentile=percentile,
+        statistics, model_hash=model_hash, data_hash=data_hash, method=method, percentile=percentile
     )
     model = ir.load(graph)
     entries = {}

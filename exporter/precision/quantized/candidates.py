@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
-import numpy as np
 import onnx_ir as ir
 
 from calibration.formats import NumberFormat
 from calibration.placement import Placement
 from calibration.recipes import Recipes
+from exporter.graph.write import EMBEDDED_BELOW, append_aligned
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.precision.quantized.passes import QuantizationReport, quantize_graph, solve_sites
@@ -25,20 +24,14 @@ from exporter.runtime.session import Floats
 
 _GRAPH = "candidate.onnx"
 _DATA = "candidate.onnx.data"
-_ALIGNMENT = 4096
-_EMBEDDED_BELOW = 1024
 
 
 class Candidates:
     """Makes and runs variants; a context manager that removes its files.
 
-    Args:
-        source: the fp32 graph, its weights in a data file beside it.
-        shape: the model.
-        placement: what may be quantized; a variant keeps more in float.
-        recipes: for every site that may be quantized.
-        number: the format of activations.
-        weights: the format of weights; None for the same.
+    The fp32 graph in `source` has its weights in a data file beside it. `placement` says what may
+    be quantized, with recipes for all of that; a variant keeps more in float. `number` is the
+    format of activations, and of weights that have none of their own.
     """
 
     def __init__(
@@ -63,12 +56,7 @@ class Candidates:
         self._file.touch()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stored.clear()
         self._file.unlink(missing_ok=True)
         self._graph.unlink(missing_ok=True)
@@ -84,7 +72,7 @@ class Candidates:
         with self._file.open("ab") as stream:
             for value in model.graph.initializers.values():
                 tensor = value.const_value
-                if isinstance(tensor, ir.LazyTensor) and tensor.nbytes >= _EMBEDDED_BELOW:
+                if isinstance(tensor, ir.LazyTensor) and tensor.nbytes >= EMBEDDED_BELOW:
                     value.const_value = self._store(value.name or "", tensor, stream)
         return model, report
 
@@ -101,16 +89,9 @@ class Candidates:
     def _store(self, name: str, tensor: ir.TensorProtocol, stream: BinaryIO) -> ir.ExternalTensor:
         """The tensor in the file; a name stands for the same numbers in every variant."""
         if name not in self._stored:
-            offset = -(-stream.tell() // _ALIGNMENT) * _ALIGNMENT
-            stream.write(b"\0" * (offset - stream.tell()))
-            stream.write(np.ascontiguousarray(tensor.numpy()).view(np.uint8).data)
+            offset, size = append_aligned(tensor, stream), tensor.nbytes
+            shape, folder = ir.Shape(tensor.shape.numpy()), self._file.parent
             self._stored[name] = ir.ExternalTensor(
-                location=_DATA,
-                offset=offset,
-                length=tensor.nbytes,
-                dtype=tensor.dtype,
-                shape=ir.Shape(tensor.shape.numpy()),
-                name=name,
-                base_dir=self._file.parent,
+                _DATA, offset, size, tensor.dtype, shape=shape, name=name, base_dir=folder
             )
         return self._stored[name]

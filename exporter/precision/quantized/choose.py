@@ -34,16 +34,9 @@ def fit_to_budget(
     budget: Budget,
     progress: Progress,
 ) -> SensitivityReport:
-    """Choose the sites that stay in float.
+    """Choose the sites of a placement that stay in float, by variants judged on held-back text.
 
-    Args:
-        source: the fp32 graph; its outputs are kept in a folder beside it on the way.
-        candidates: make the quantized variants.
-        placement: what may be quantized.
-        text: to judge by.
-        shape: the model.
-        budget: what may be lost.
-        progress: told what is going on.
+    `source` is the fp32 graph; its outputs are kept in a folder beside it on the way.
 
     Raises:
         InputError: labels that the model or the task does not have.
@@ -66,14 +59,9 @@ def fit_to_budget(
 class Judge:
     """Compares outputs for the batches of a text with those of the reference.
 
-    The reference's outputs are on disk: a masked LM's logits for a thousand texts are 15 GB.
-
-    Args:
-        shape: the model.
-        batches: the text.
-        reference: outputs of the fp32 graph by name, of each batch.
-        folder: an empty one, to keep them in.
-        labels: `(N,)`, class of each text; None judges by the reference's decisions.
+    The outputs of `reference`, by name for each batch, are kept in the empty `folder`: a masked
+    LM's logits for a thousand texts are 15 GB. `labels` `(N,)` are the class of each text; None
+    judges by the reference's decisions.
     """
 
     def __init__(
@@ -98,7 +86,7 @@ class Judge:
         self._scales = {name: total.scale() for name, total in sums.items()}
 
     def damage(self, outputs: Iterable[Outputs]) -> Damage:
-        """Damage of a graph, from its outputs for each batch."""
+        """Damage of a graph, from its outputs for each batch, by name."""
         totals: dict[str, Figures] = {}
         lost = 0
         for batch, given in enumerate(outputs):

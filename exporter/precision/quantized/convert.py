@@ -34,19 +34,14 @@ def convert_file(
     external_data: bool | None = None,
     progress: Progress = silent,
 ) -> Converted:
-    """Quantize the graph in `source` and write it to `target`, its scale table beside it.
+    """Quantize the graph in `source` and write it to `target`, its scale table to `table_file`.
 
     Args:
         source: an exported fp32 graph, with its weights in a data file.
-        target: the graph to write.
-        table_file: the scale table to write.
-        shape: the model.
-        given: options, texts, table.
         model_hash: see `model_hash_of`.
         previous: folder of an earlier build at the same place, whose scale table serves again. What
             was observed is kept beside it: an interruption removes the build.
         external_data: see `write_model`.
-        progress: told what is going on.
 
     Raises:
         InputError: a table of another model, a policy that fits no layer, or values that cannot be

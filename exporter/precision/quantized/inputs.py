@@ -18,14 +18,10 @@ from exporter.precision.quantized.texts import CalibrationText, label_indices, p
 
 @dataclass(frozen=True)
 class QuantizationInput:
-    """Options, texts and table of a quantized build.
+    """Options, texts and table of a quantized build in `precision`, "int8" or "fp8".
 
-    Attributes:
-        precision: "int8" or "fp8".
-        options: how to quantize.
-        texts: to calibrate with and to judge by.
-        text: the same, tokenized and divided.
-        table: a scale table that the user named.
+    `texts` are to calibrate with and to judge by, `text` is the same, tokenized and divided;
+    `table` is one that the user named.
     """
 
     precision: str
@@ -44,12 +40,7 @@ def quantization_input(
 ) -> QuantizationInput:
     """Read and check the options, the texts and the scale table of a build.
 
-    Args:
-        precision: "int8" or "fp8".
-        options: how to quantize.
-        data: calibration texts; None takes the demo's.
-        shape: the model.
-        encoder: its tokenizer.
+    `precision` is "int8" or "fp8"; None for `data` takes the demo's texts.
 
     Raises:
         InputError: any of them is unusable, or there is no tokenizer.

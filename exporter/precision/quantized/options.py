@@ -91,13 +91,9 @@ class QuantizationOptions:
         return PlacementPolicy(layers=layers, include=self.include, exclude=self.exclude)
 
     def check_layers(self, count: int) -> None:
-        """Refuse layers that a model of so many does not have.
-
-        Raises:
-            InputError: there is one.
-        """
-        beyond = [layer for layer in self.policy().layers or () if layer >= count]
-        if beyond:
-            raise InputError(
-                f"placement: no layer {beyond[0]}; the model has layers 0 to {count - 1}"
-            )
+        """Raise `InputError` for a layer that a model of so many does not have."""
+        for layer in self.policy().layers or ():
+            if layer >= count:
+                raise InputError(
+                    f"placement: no layer {layer}; the model has layers 0 to {count - 1}"
+                )

@@ -15,7 +15,7 @@ from calibration.placement import Placement, place
 from calibration.recipes import Recipes
 from calibration.sensitivity import Budget, SensitivityReport
 from calibration.sites import find_sites
-from calibration.table import Json, ScaleTable, SiteEntry
+from calibration.table import ScaleTable
 from exporter.graph.attention_nodes import attention_nodes
 from exporter.graph.finish import GraphSummary, finish
 from exporter.model.model_shape import ModelShape
@@ -34,12 +34,8 @@ SILENT = "its input is zero on all calibration text"
 class QuantizedFile:
     """How a quantized graph came about.
 
-    Attributes:
-        summary: what was written.
-        table: the scale table, with what fell back noted.
-        reused: whether the table was there before.
-        report: what the pass did.
-        sensitivity: what was measured; None without a budget.
+    `table` notes what fell back; `reused` says that it was there before. There is no `sensitivity`
+    without a budget.
     """
 
     summary: GraphSummary
@@ -63,22 +59,18 @@ def quantize_file(
     external_data: bool | None = None,
     progress: Progress = silent,
 ) -> QuantizedFile:
-    """Quantize a graph and write it.
+    """Quantize a graph and write it to `target`.
 
     Args:
         source: an exported fp32 graph, its weights in a data file beside it; files that are needed
             on the way are put there and removed.
-        target: the file to write.
-        shape: the model.
         text: to calibrate with and to judge by.
         number: the format of activations.
-        options: how.
         model_hash: identity of the graph and its weights.
         table: a scale table of this model to use in the place of a calibration.
         resume: file that keeps what was observed, so that an interrupted calibration goes on; it is
             removed in the end.
         external_data: see `write_model`.
-        progress: told what is going on.
 
     Raises:
         CalibrationError: a policy that fits no site, unusable text, or a broken table.
@@ -89,14 +81,16 @@ def quantize_file(
     placement = place(options.policy(), sites)
     reused = table is not None
     if table is None:
+        method, percentile = cast("Method", options.method), options.percentile
+        batches, data_hash = text.batches.feeds, text.batches.data_hash
         table = calibrate(
             source,
             sites,
-            text.batches.feeds,
-            method=cast("Method", options.method),
-            percentile=options.percentile,
+            batches,
+            method=method,
+            percentile=percentile,
             model_hash=model_hash,
-            data_hash=text.batches.data_hash,
+            data_hash=data_hash,
             resume=resume,
             progress=progress,
         )
@@ -109,14 +103,14 @@ def quantize_file(
     sensitivity = None
     with Candidates(source, shape, placement, recipes, number, weights) as candidates:
         if options.accuracy_budget is not None:
-            budget = Budget(options.accuracy_budget)
-            sensitivity = fit_to_budget(
-                source, candidates, placement, text, shape, budget, progress
-            )
+            share = Budget(options.accuracy_budget)
+            sensitivity = fit_to_budget(source, candidates, placement, text, shape, share, progress)
             placement = placement.keep(sensitivity.fallback, FALLBACK)
         model, report = candidates.make(placement)
         summary = finish(model, target, layers, external_data=external_data, progress=progress)
-    return QuantizedFile(summary, _noted(table, sensitivity, number), reused, report, sensitivity)
+    if sensitivity is not None:
+        table = _noted(table, sensitivity, number)
+    return QuantizedFile(summary, table, reused, report, sensitivity)
 
 
 def _without_silent(placement: Placement, recipes: Recipes) -> Placement:
@@ -130,15 +124,10 @@ def _without_silent(placement: Placement, recipes: Recipes) -> Placement:
     return placement
 
 
-def _noted(
-    table: ScaleTable, sensitivity: SensitivityReport | None, number: NumberFormat
-) -> ScaleTable:
+def _noted(table: ScaleTable, sensitivity: SensitivityReport, number: NumberFormat) -> ScaleTable:
     """The table with what each measured site costs in this format, and what fell back."""
-    if sensitivity is None:
-        return table
-    notes: dict[str, SiteEntry] = {}
+    key, notes = f"{number.value}_sensitivity", dict(table.sites)
     for unit in sensitivity.units:
         for site in unit.sites:
-            note: Json = {"cost": unit.cost, "fallback": unit.fallback}
-            notes[site] = {**table.sites[site], f"{number.value}_sensitivity": note}
+            notes[site] = {**notes[site], key: {"cost": unit.cost, "fallback": unit.fallback}}
     return table.with_sites(notes)

@@ -11,7 +11,6 @@ from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
 
 if TYPE_CHECKING:
     from calibration.sensitivity import Damage, SensitivityReport
-    from exporter.precision.quantized.passes import QuantizationReport
     from exporter.precision.quantized.quantize import QuantizedFile
 
 TABLE_FILE = "calibration.json"
@@ -20,11 +19,10 @@ TABLE_FILE = "calibration.json"
 def quantization_facts(made: QuantizedFile, data_hash: str) -> dict[str, Any]:
     """The quantization in a manifest; docs/manifest.md describes every field.
 
-    Args:
-        made: what was written.
-        data_hash: identity of the texts that the build had.
+    `data_hash` is the identity of the texts that the build had.
     """
     report = made.report
+    can_saturate = report.number.is_integer and report.weight_bits == 8
     facts: dict[str, Any] = {
         "format": report.number.value,
         "scale_table": TABLE_FILE,
@@ -39,7 +37,7 @@ def quantization_facts(made: QuantizedFile, data_hash: str) -> dict[str, Any]:
         "weight_bytes_before": report.insertion.float_bytes,
         "weight_bytes": report.insertion.stored_bytes,
         "layers": _layers(made),
-        "onnxruntime_session": dict(EXACT_INTEGERS) if _can_saturate(report) else {},
+        "onnxruntime_session": dict(EXACT_INTEGERS) if can_saturate else {},
     }
     if made.sensitivity is not None:
         facts["accuracy_budget"] = _sensitivity_facts(made.sensitivity)
@@ -57,19 +55,11 @@ def quantization_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         f"{before:.1f}, thresholds by {facts['method']}"
     )
     measured = any(layer["cost"] is not None for layer in layers)
-    unit = "cost" if measured else ""
-    rows = [("linear layer", "choice", "output error", unit, "")]
+    rows = [("linear layer", "choice", "output error", "cost" if measured else "", "")]
     for layer in layers:
-        error, cost = layer["output_error"], layer["cost"]
-        rows.append(
-            (
-                layer["name"],
-                layer["choice"],
-                "-" if error is None else f"{error:.1e}",
-                "" if cost is None else f"{cost:+.1e}",
-                layer["reason"] or "",
-            )
-        )
+        error = "-" if layer["output_error"] is None else f"{layer['output_error']:.1e}"
+        cost = "" if layer["cost"] is None else f"{layer['cost']:+.1e}"
+        rows.append((layer["name"], layer["choice"], error, cost, layer["reason"] or ""))
     yield from aligned(rows)
     for key, value in facts["onnxruntime_session"].items():
         yield f"ONNX Runtime on x86 without VNNI: set {key} to {value}, as deb-export's sessions do"
@@ -99,58 +89,43 @@ def budget_problems(report: SensitivityReport | None) -> tuple[str, ...]:
     )
 
 
-def _can_saturate(report: QuantizationReport) -> bool:
-    return report.number.is_integer and report.weight_bits == 8
-
-
 def _layers(made: QuantizedFile) -> list[dict[str, Any]]:
     """Every linear layer in order: what was chosen, why, and what is known of its cost."""
     report = made.report
-    quantized, kept = set(report.insertion.sites), dict(report.kept)
+    kept, unknown = dict(report.kept), (None, None)
     units = () if made.sensitivity is None else made.sensitivity.units
-    costs = {site: unit for unit in units for site in unit.sites}
-    found = []
-    for name, entry in made.table.sites.items():
-        unit = costs.get(name)
-        found.append(
-            {
-                "name": name,
-                "choice": report.number.value if name in quantized else "float",
-                "reason": kept.get(name),
-                "smoothing_strength": entry.get("strength"),
-                "output_error": entry.get("int8_error"),
-                "cost": None if unit is None else unit.cost,
-                "cost_unit": None if unit is None else unit.unit,
-            }
-        )
-    return found
+    costs = {site: (unit.cost, unit.unit) for unit in units for site in unit.sites}
+    return [
+        {
+            "name": name,
+            "choice": report.number.value if name in report.insertion.sites else "float",
+            "reason": kept.get(name),
+            "smoothing_strength": entry.get("strength"),
+            "output_error": entry.get("int8_error"),
+            "cost": costs.get(name, unknown)[0],
+            "cost_unit": costs.get(name, unknown)[1],
+        }
+        for name, entry in made.table.sites.items()
+    ]
 
 
 def _sensitivity_facts(report: SensitivityReport) -> dict[str, Any]:
     return {
         "budget": report.budget.share,
         "within": report.within,
-        "before": _damage_facts(report.before),
-        "after": _damage_facts(report.after),
+        "before": _damage(report.before),
+        "after": _damage(report.after),
         "models_run": report.measurements,
         "units": [
-            {
-                "name": unit.unit,
-                "cost": unit.cost,
-                "fallback": unit.fallback,
-                "without": _damage_facts(unit.without),
-            }
-            for unit in report.units
+            {"name": u.unit, "cost": u.cost, "fallback": u.fallback, "without": _damage(u.without)}
+            for u in report.units
         ],
     }
 
 
-def _damage_facts(damage: Damage) -> dict[str, Any]:
-    return {
-        **asdict(damage),
-        "disagreement": damage.disagreement,
-        "accuracy_loss": damage.accuracy_loss,
-    }
+def _damage(damage: Damage) -> dict[str, Any]:
+    shares = {"disagreement": damage.disagreement, "accuracy_loss": damage.accuracy_loss}
+    return {**asdict(damage), **shares}
 
 
 def _damage_text(damage: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -32,11 +33,9 @@ HELD_BACK_TEXTS = 1024
 class TextBatches:
     """Texts in padded batches, longest first.
 
-    Attributes:
-        feeds: int64 inputs by name, of each batch.
-        rows: numbers of the texts of each batch, in the order of its first axis.
-        data_hash: SHA-256 of all token ids in whatever order.
-        warnings: what the tokens say against the text, one sentence each.
+    Of each batch, `feeds` are the int64 inputs by name, `rows` the numbers of its texts.
+    `data_hash` is the SHA-256 of all token ids in whatever order; `warnings` say what the tokens
+    say against the text.
     """
 
     feeds: tuple[Mapping[str, Ids], ...]
@@ -47,13 +46,7 @@ class TextBatches:
 
 @dataclass(frozen=True, eq=False)
 class CalibrationText:
-    """Texts of the user, tokenized and divided.
-
-    Attributes:
-        batches: for calibration.
-        held_back: for judging the result.
-        held_back_texts: the same as texts.
-    """
+    """Texts of the user, tokenized and divided: for calibration, and held back to judge by."""
 
     batches: TextBatches
     held_back: TextBatches
@@ -85,22 +78,13 @@ def _spread(examples: tuple[TextItem, ...], limit: int) -> tuple[TextItem, ...]:
 
 
 def batch_texts(
-    encoder: TextEncoder,
-    shape: ModelShape,
-    texts: Sequence[TextItem],
-    lengths: Sequence[int] = (),
+    encoder: TextEncoder, shape: ModelShape, texts: Sequence[TextItem], lengths: Sequence[int] = ()
 ) -> TextBatches:
     """Tokenize texts and batch them.
 
     Single texts become what the task takes, as in the parity check: neighbours are a question's
-    context or a prompt's choices, and masked LM gets masks.
-
-    Args:
-        encoder: the tokenizer.
-        shape: the model.
-        texts: what to tokenize.
-        lengths: adds texts of exactly so many tokens, made of these; their numbers come after the
-            others'.
+    context or a prompt's choices, and masked LM gets masks. `lengths` adds texts of exactly so many
+    tokens, made of these; their numbers come after the others'.
 
     Raises:
         CalibrationError: no text has a token that the model knows.
@@ -109,23 +93,16 @@ def batch_texts(
     source = text_examples(encoder, texts)
     made = [source(index, None) for index in range(len(texts))]
     made += [source(index, length) for index, length in enumerate(lengths)]
-    sequences = [
-        TokenSequence(row.input_ids, row.token_type_ids) for item in made for row in item.rows
-    ]
-    tokenizer = encoder.tokenizer
-    special = {
-        token
-        for item in made
-        for row in item.rows
-        for token, is_special in zip(row.input_ids, row.special_tokens_mask, strict=True)
-        if is_special
-    }
-    batches = list(_batches(made))
+    rows = [row for item in made for row in item.rows]
+    sequences = [TokenSequence(row.input_ids, row.token_type_ids) for row in rows]
+    special = {token for row in rows for token in compress(row.input_ids, row.special_tokens_mask)}
+    unknown = encoder.tokenizer.unk_token_id
+    batches = tuple(_batches(made))
     return TextBatches(
-        feeds=tuple(collate([made[row] for row in rows], shape) for rows in batches),
-        rows=tuple(batches),
+        feeds=tuple(collate([made[number] for number in batch], shape) for batch in batches),
+        rows=batches,
         data_hash=data_hash(sequences),
-        warnings=token_warnings(sequences, unknown_id=tokenizer.unk_token_id, special_ids=special),
+        warnings=token_warnings(sequences, unknown_id=unknown, special_ids=special),
     )
 
 
