@@ -63,7 +63,8 @@ from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.precision.quantized.calibrate import calibrate, recipes_of
 from exporter.precision.quantized.candidates import Candidates
-from exporter.precision.quantized.texts import SHORT_TEXTS
+from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.texts import SHORT_TEXTS, TextBatches
 from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.providers.onnx_session import OnnxSession
 from exporter.runtime.providers.openvino_session import OpenVinoSession
@@ -175,7 +176,8 @@ def make_ours(checkpoint: Checkpoint, files: Mapping[str, Path]) -> None:
     sites = find_sites(ir.load(source))
     placement = place(PlacementPolicy(), sites)
     batches = [_feeds(4, length, seed=length) for length in CALIBRATION]
-    table = calibrate(source, sites, batches, model_hash="a" * 64, data_hash="b" * 64)
+    text = TextBatches(tuple(batches), (), data_hash="b" * 64, warnings=())
+    table = calibrate(source, sites, text, QuantizationOptions(), model_hash="a" * 64)
     recipes = recipes_of(table, placement.quantized)
     shape = checkpoint.shape
     for end in ("", SHORT):

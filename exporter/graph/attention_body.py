@@ -126,7 +126,13 @@ class _Body:
         self.inputs = {name: ir.Value(name=name) for name in contract.INPUTS}
 
     def function(self, context: ir.Value, opset: int) -> ir.Function:
-        _name_apart(self.tape)
+        # Names that no main graph has: TensorRT keeps those of an expanded function and those of
+        # the graph around it in one table.
+        for index, node in enumerate(self.tape.nodes):
+            node.name = f"{contract.OP_TYPE}.{node.op_type}.{index}"
+            for position, output in enumerate(node.outputs):
+                if output.name not in SCORE_TERMS:
+                    output.name = f"{node.name}.{position}"
         context.name = contract.OUTPUTS[0]
         inputs, name = list(self.inputs.values()), contract.OP_TYPE
         graph = ir.Graph(
@@ -141,7 +147,9 @@ class _Body:
 
     def portable_context(self) -> ir.Value:
         query, key, value = self.split()
-        scores = self.content_to_content(query, key)
+        name = CONTENT_TO_CONTENT
+        query_BHSD, key_BHDS = self.scaled_query(name, query), self.key_by_head(name, key)
+        scores = self.wide(self.term(name, query_BHSD, key_BHDS))
         for term in self.position_terms(query, key):
             scores = self.op("Add", scores, term)
         scores = self.op("Add", scores, self.mask_bias())
@@ -186,12 +194,6 @@ class _Body:
                 yield self.content_to_position(query, live, index_BHSS)
             if self.shape.p2c:
                 yield self.position_to_content(key, live, index_BHSS)
-
-    def content_to_content(self, query: ir.Value, key: ir.Value) -> ir.Value:
-        """`Q . K^T`, fp32."""
-        query_BHSD = self.scaled_query(CONTENT_TO_CONTENT, query)
-        key_BHDS = self.key_by_head(CONTENT_TO_CONTENT, key)
-        return self.wide(self.term(CONTENT_TO_CONTENT, query_BHSD, key_BHDS))
 
     def content_to_position(
         self, query: ir.Value, live: _LiveSlots | None, index_BHSS: ir.Value
@@ -252,8 +254,7 @@ class _Body:
         From element `S - 1` of the flat table on, rows of `2 S - 1` begin just there.
         """
         batch, length = self.sizes
-        one = self.ints([1])
-        furthest = self.op("Sub", length, one)
+        furthest = self.op("Sub", length, self.ints([1]))
         width = self.op("Add", length, furthest)
         end = self.op("Add", self.op("Mul", length, width), furthest)
         flat = self.op("Reshape", table, self.ints([0, 0, -1]))
@@ -382,15 +383,3 @@ class _Body:
 
     def ints(self, values: list[int]) -> ir.Value:
         return self.op("Constant", value=ir.tensor(np.array(values, dtype=np.int64)))
-
-
-def _name_apart(tape: Tape) -> None:
-    """Give nodes and values names that no main graph has.
-
-    TensorRT keeps the names of an expanded function and of the graph around it in one table.
-    """
-    for index, node in enumerate(tape.nodes):
-        node.name = f"{contract.OP_TYPE}.{node.op_type}.{index}"
-        for position, output in enumerate(node.outputs):
-            if output.name not in SCORE_TERMS:
-                output.name = f"{node.name}.{position}"

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from exporter.graph.attention_nodes import attention_nodes
-from exporter.graph.write import write_model
+from exporter.graph.write import skeleton, write_model
 from exporter.progress import Progress, silent
 
 
@@ -41,7 +41,7 @@ def finish(
         OSError: the file cannot be written.
     """
     check_graph(model, num_layers)
-    written = write_model(
+    files, weight_bytes = write_model(
         model,
         path,
         external_data=external_data,
@@ -52,8 +52,8 @@ def finish(
         nodes=sum(1 for _ in model.graph),
         attention_nodes=num_layers,
         initializers=len(model.graph.initializers),
-        weight_bytes=written.weight_bytes,
-        files=written.files,
+        weight_bytes=weight_bytes,
+        files=files,
     )
 
 
@@ -71,14 +71,6 @@ def check_graph(model: ir.Model, num_layers: int) -> None:
     found = len(attention_nodes(model))
     if found != num_layers:
         raise RuntimeError(f"the graph has {found} attention nodes for {num_layers} layers")
-    graph = model.graph
-    held, inputs = dict(graph.initializers), len(graph.inputs)
-    graph.initializers.clear()
-    graph.inputs.extend(held.values())
-    try:
-        proto = ir.to_proto(model)
-    finally:
-        del graph.inputs[inputs:]
-        for value in held.values():
-            graph.initializers.add(value)
+    proto = skeleton(model)
+    proto.graph.input.extend(ir.to_proto(value) for value in model.graph.initializers.values())
     onnx.checker.check_model(proto, full_check=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -27,64 +26,50 @@ EMBEDDED_BELOW = 1024
 _LENGTH_DELIMITED = 2
 
 
-@dataclass(frozen=True)
-class WrittenModel:
-    """What `write_model` put on disk."""
-
-    files: tuple[Path, ...]
-    """The graph, and its data file if there is one."""
-    weight_bytes: int
-
-
 def write_model(
     model: ir.Model,
     path: Path,
     *,
     external_data: bool | None = None,
     progress: Progress | None = None,
-) -> WrittenModel:
+) -> tuple[tuple[Path, ...], int]:
     """Write a model, evaluating each lazy initializer once and letting go of it.
 
     Args:
         external_data: whether weights go to `<path>.data`; by default, when they exceed 1 GiB.
         progress: called with the bytes written and the bytes there are.
 
+    Returns:
+        The files, and the bytes of all weights.
+
     Raises:
         InputError: an initializer's source is broken.
         OSError: the disk is full or not writable. No file is left behind.
     """
     data = path.with_name(path.name + ".data")
+    tensors = [tensor_of(value) for value in model.graph.initializers.values()]
+    total = sum(tensor.nbytes for tensor in tensors)
+    outside = total > EXTERNAL_ABOVE if external_data is None else external_data
+    proto = skeleton(model)
     try:
-        return _write(model, path, data, external_data, progress)
+        if outside:
+            with data.open("wb") as stream:
+                proto.graph.initializer.extend(
+                    _write_external(tensors, stream, data.name, progress)
+                )
+                _flush(stream)
+        with path.open("wb") as stream:
+            if outside:
+                stream.write(proto.SerializeToString())
+            else:
+                _write_embedded(proto, tensors, stream, progress)
+            _flush(stream)
     except BaseException:
         # An interrupted file parses as far as it goes: nobody should find it.
         path.unlink(missing_ok=True)
         data.unlink(missing_ok=True)
         raise
-
-
-def _write(
-    model: ir.Model,
-    path: Path,
-    data: Path,
-    external_data: bool | None,
-    progress: Progress | None,
-) -> WrittenModel:
-    tensors = [tensor_of(value) for value in model.graph.initializers.values()]
-    total = sum(tensor.nbytes for tensor in tensors)
-    outside = total > EXTERNAL_ABOVE if external_data is None else external_data
-    skeleton = _skeleton(model)
-    with path.open("wb") as stream:
-        if outside:
-            with data.open("wb") as data_stream:
-                headers = list(_write_external(tensors, data_stream, data.name, progress))
-                _flush(data_stream)
-            skeleton.graph.initializer.extend(headers)
-            stream.write(skeleton.SerializeToString())
-        else:
-            _write_embedded(skeleton, tensors, stream, progress)
-        _flush(stream)
-    return WrittenModel((path, data) if outside else (path,), total)
+    return (path, data) if outside else (path,), total
 
 
 def tensor_of(value: ir.Value) -> ir.TensorProtocol:
@@ -98,7 +83,7 @@ def tensor_of(value: ir.Value) -> ir.TensorProtocol:
     return value.const_value
 
 
-def _skeleton(model: ir.Model) -> onnx.ModelProto:
+def skeleton(model: ir.Model) -> onnx.ModelProto:
     """The model without its initializers."""
     held = dict(model.graph.initializers)
     model.graph.initializers.clear()
@@ -110,16 +95,16 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
 
 
 def _write_embedded(
-    skeleton: onnx.ModelProto,
+    proto: onnx.ModelProto,
     tensors: list[ir.TensorProtocol],
     stream: IO[bytes],
     progress: Progress | None,
 ) -> None:
-    graph = skeleton.graph.SerializeToString()
-    skeleton.ClearField("graph")
+    graph = proto.graph.SerializeToString()
+    proto.ClearField("graph")
     starts = [_embedded_start(tensor) for tensor in tensors]
     length = len(graph) + sum(map(len, starts)) + sum(tensor.nbytes for tensor in tensors)
-    stream.write(skeleton.SerializeToString())
+    stream.write(proto.SerializeToString())
     stream.write(_tag(onnx.ModelProto, "graph") + varint(length) + graph)
     for tensor, start in zip(_reported(tensors, progress), starts, strict=True):
         stream.write(start)

@@ -19,6 +19,8 @@ from exporter.graph.export import export_onnx
 from exporter.parity.runners import TorchRunner
 from exporter.precision.half.convert import convert_file
 from exporter.precision.quantized.calibrate import calibrate
+from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.texts import TextBatches
 from exporter.runtime import options
 from exporter.runtime.providers.torch_session import TorchSession
 
@@ -28,7 +30,8 @@ Feeds = dict[str, NDArray[np.int64]]
 
 
 def calibrated(folder: Path, graph: Path, feeds: Feeds) -> None:
-    calibrate(graph, find_sites(ir.load(graph)), [feeds], model_hash="", data_hash="")
+    text = TextBatches((feeds,), (), data_hash="", warnings=())
+    calibrate(graph, find_sites(ir.load(graph)), text, QuantizationOptions(), model_hash="")
 
 
 def halved(folder: Path, graph: Path, feeds: Feeds) -> None:

@@ -5,20 +5,20 @@ A table of the same model serves again: for another build, for fp8 after int8, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
 from calibration import initializers
 from calibration.errors import CalibrationError
-from calibration.methods import PERCENTILE, Method
 from calibration.observe import observe
 from calibration.recipes import SiteRecipe, make_recipe, sample_rows
 from calibration.resume import Resume
 from calibration.sites import Site
 from calibration.table import ScaleTable
-from exporter.model.feeds import Ids
+from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.texts import TextBatches
 from exporter.progress import Progress, silent
 from exporter.runtime.providers.onnx_session import open_fp32
 
@@ -26,23 +26,16 @@ from exporter.runtime.providers.onnx_session import open_fp32
 def calibrate(
     graph: Path,
     sites: Sequence[Site],
-    batches: Sequence[Mapping[str, Ids]],
-    *,
-    method: Method = "minmax",
-    percentile: float = PERCENTILE,
+    text: TextBatches,
+    options: QuantizationOptions,
     model_hash: str,
-    data_hash: str,
     resume: Path | None = None,
     progress: Progress = silent,
 ) -> ScaleTable:
     """Observe the inputs of sites of an exported fp32 graph and make a recipe for each.
 
-    Args:
-        batches: calibration text, int64 inputs by name.
-        percentile: for the method of that name.
-        model_hash: identity of the graph and its weights.
-        data_hash: identity of the text.
-        resume: file that keeps what was observed, to go on after an interruption.
+    `model_hash` is the identity of the graph and its weights. The file `resume` keeps what was
+    observed, to go on after an interruption.
 
     Raises:
         CalibrationError: no text, an unknown method, NaN in an activation, or all inputs zero.
@@ -50,7 +43,7 @@ def calibrate(
     seen = observe(
         graph,
         [site.activation for site in sites],
-        batches,
+        text.feeds,
         open_fp32,
         sample_rows=sample_rows(sites),
         resume=None if resume is None else Resume(resume, model_hash),
@@ -62,8 +55,13 @@ def calibrate(
             f"{graph.name}: the inputs of all linear layers are zero on the calibration text; "
             "check the checkpoint"
         )
+    method, percentile = options.method, options.percentile
     table = ScaleTable.from_statistics(
-        statistics, model_hash=model_hash, data_hash=data_hash, method=method, percentile=percentile
+        statistics,
+        model_hash=model_hash,
+        data_hash=text.data_hash,
+        method=method,
+        percentile=percentile,
     )
     model = ir.load(graph)
     entries = {}

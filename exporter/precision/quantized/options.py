@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calibration.errors import CalibrationError
-from calibration.methods import METHODS, PERCENTILE
+from calibration.methods import METHODS, PERCENTILE, Method
 from exporter.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class QuantizationOptions:
         InputError: a value is out of range, or layers or an expression are malformed.
     """
 
-    method: str = "minmax"
+    method: Method = "minmax"
     percentile: float = PERCENTILE
     layers: str | None = None
     include: tuple[str, ...] = ()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import onnx_ir as ir
 
 from calibration.errors import CalibrationError
 from calibration.formats import NumberFormat
-from calibration.methods import Method
 from calibration.placement import Placement, place
 from calibration.recipes import Recipes
 from calibration.sensitivity import Budget, SensitivityReport
@@ -81,19 +79,7 @@ def quantize_file(
     placement = place(options.policy(), sites)
     reused = table is not None
     if table is None:
-        method, percentile = cast("Method", options.method), options.percentile
-        batches, data_hash = text.batches.feeds, text.batches.data_hash
-        table = calibrate(
-            source,
-            sites,
-            batches,
-            method=method,
-            percentile=percentile,
-            model_hash=model_hash,
-            data_hash=data_hash,
-            resume=resume,
-            progress=progress,
-        )
+        table = calibrate(source, sites, text.batches, options, model_hash, resume, progress)
         if resume is not None:
             resume.unlink(missing_ok=True)
     recipes = recipes_of(table, placement.quantized)

@@ -280,13 +280,7 @@ def zero_of(model: ir.Model) -> ir.Value:
 
 def test_broken_entries_are_refused(case: Case) -> None:
     sites = find_sites(ir.load(case.graph))
-    table = calibrate(
-        case.graph,
-        sites,
-        case.text.batches.feeds,
-        model_hash="a" * 64,
-        data_hash=case.text.batches.data_hash,
-    )
+    table = calibrate(case.graph, sites, case.text.batches, QuantizationOptions(), "a" * 64)
     good = dict(table.sites[sites[0].name])
     for field, value in (
         ("mean", "no base64"),
