@@ -13,7 +13,7 @@ layer; `docs/tensorrt.md` compares them.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
 from typing import Literal, TypeAlias
@@ -67,10 +67,8 @@ class AttentionShape:
     scale: float
     c2p: bool
     p2c: bool
-    saturation: int
-    """`P`: the slot table has `2 * P + 1` entries."""
-    reading: Reading = "gather"
-    """How each pair reads its position terms. Both are right for every length."""
+    saturation: int  # `P`: the slot table has `2 * P + 1` entries
+    reading: Reading = "gather"  # of position terms; both are right for every length
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -110,19 +108,19 @@ def standard_attention_function(shape: AttentionShape, storage: Storage) -> ir.F
     return body.function(body.standard_context(), STANDARD_OPSET)
 
 
+@dataclass
 class _Body:
     """Builds the nodes in order, each method one part of the formula."""
 
-    def __init__(
-        self, shape: AttentionShape, storage: Storage, fp32_terms: Collection[str], standard: bool
-    ) -> None:
-        self.shape = shape
-        self.storage = storage
-        self.fp32_terms = fp32_terms
-        self.standard = standard
-        self.tape = Tape()
-        self.queries: dict[bool, ir.Value] = {}
-        self.keys: dict[bool, ir.Value] = {}
+    shape: AttentionShape
+    storage: Storage
+    fp32_terms: Collection[str]
+    standard: bool
+    tape: Tape = field(default_factory=Tape)
+    queries: dict[bool, ir.Value] = field(default_factory=dict)
+    keys: dict[bool, ir.Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         self.inputs = {name: ir.Value(name=name) for name in contract.INPUTS}
 
     def function(self, context: ir.Value, opset: int) -> ir.Function:

@@ -58,7 +58,6 @@ def _body(model: ir.Model) -> tuple[ir.Node, ...]:
 def _is_widened(value: ir.Value | None) -> bool:
     """Whether a factor comes from a cast, whatever its layout has been changed to since."""
     node = None if value is None else value.producer()
-    while node is not None and node.op_type in ("Transpose", "Reshape"):
-        value = node.inputs[0]
-        node = None if value is None else value.producer()
+    if node is not None and node.op_type in ("Transpose", "Reshape"):
+        return _is_widened(node.inputs[0])
     return node is not None and node.op_type == "Cast"

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 import onnx
 
-from exporter.graph.write import varint
+from exporter.graph.write import prefix
 
 EMBEDDINGS = "embeddings"
 _BIAS = re.compile(
     r"(?:.*\.)?(embeddings|encoder\.conv|encoder\.layer\.(\d+)\.output)\.LayerNorm\.(?:bias|beta)"
 )
 _CONVERSIONS = ("Cast", "Identity")
-_GRAPH_FIELD = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,17 @@ def find_hidden_states(model: onnx.ModelProto) -> HiddenStates:
             place = _place(sources[name]) if name in sources else None
             if place is not None and node.output:
                 found[place] = (node.output[0], types[name])
-    return _in_order(found)
+    convolution = found.pop("encoder.conv", None)
+    if convolution is not None and "layer 0" in found:
+        found["layer 0"] = convolution
+    names = layer_names(len(found) - 1)
+    if len(found) < 2 or set(names) != set(found):
+        missing = "no" if not found else "not every"
+        return HiddenStates(
+            reason=f"{missing} encoder.layer.N.output.LayerNorm.bias is an initializer of the graph"
+        )
+    ends = [found[name] for name in names]
+    return HiddenStates(names, tuple(end for end, _ in ends), tuple(dtype for _, dtype in ends))
 
 
 def _place(name: str) -> str | None:
@@ -72,20 +81,6 @@ def _place(name: str) -> str | None:
     if bias is None:
         return None
     return f"layer {int(bias[2])}" if bias[2] else bias[1]
-
-
-def _in_order(places: dict[str, tuple[str, int]]) -> HiddenStates:
-    convolution = places.pop("encoder.conv", None)
-    if convolution is not None and "layer 0" in places:
-        places["layer 0"] = convolution
-    names = layer_names(len(places) - 1)
-    if len(places) < 2 or set(names) != set(places):
-        missing = "no" if not places else "not every"
-        return HiddenStates(
-            reason=f"{missing} encoder.layer.N.output.LayerNorm.bias is an initializer of the graph"
-        )
-    values, types = zip(*(places[name] for name in names), strict=True)
-    return HiddenStates(names, values, types)
 
 
 def with_outputs(content: bytes, hidden: HiddenStates, outputs: Collection[str]) -> bytes:
@@ -102,4 +97,4 @@ def with_outputs(content: bytes, hidden: HiddenStates, outputs: Collection[str])
         if name not in outputs:
             graph.output.add(name=name).type.tensor_type.elem_type = dtype
     addition: bytes = graph.SerializeToString()
-    return content + bytes([_GRAPH_FIELD << 3 | 2]) + varint(len(addition)) + addition
+    return content + prefix(onnx.ModelProto, "graph", len(addition)) + addition

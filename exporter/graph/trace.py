@@ -19,17 +19,12 @@ from plugins.disentangled_attention import contract
 OPSET = 20
 """The first with Gelu; ONNX Runtime 1.17 and TensorRT 10.13 read it."""
 
-_DTYPES = {torch.float32: ir.DataType.FLOAT, torch.int32: ir.DataType.INT32}
-
 
 def trace(form: ExportForm, task: Task, type_vocab_size: int) -> ir.Model:
     """Trace a model into a graph with dynamic batch, length and number of choices.
 
     The task decides the names and ranks of inputs and outputs; with `type_vocab_size` above 0,
-    `token_type_ids` is an input. No weight is read.
-
-    Returns:
-        A graph whose initializers are lazy: each makes its tensor when it is written.
+    `token_type_ids` is an input. No weight is read: initializers make their tensors when written.
     """
     names = input_names(type_vocab_size)
     # Sizes that no other axis has, so that the tracer does not take two axes for one.
@@ -71,8 +66,7 @@ def make_lazy(name: str, value: ir.Value, recipe: Recipe) -> ir.LazyTensor:
 
 
 def _evaluate(name: str, recipe: Recipe) -> ir.TensorProtocol:
-    tensor = recipe()
-    return ir.Tensor(tensor.numpy(), dtype=_DTYPES[tensor.dtype], name=name)
+    return ir.Tensor(recipe().numpy(), name=name)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 import numpy as np
 import onnx
@@ -23,7 +23,6 @@ EXTERNAL_ABOVE = 1 << 30
 _ALIGNMENT = 4096  # lets a runtime map a tensor instead of copying it
 EMBEDDED_BELOW = 1024
 """Bytes of a tensor that stays in the graph in any case, where shape inference reads it."""
-_LENGTH_DELIMITED = 2
 
 
 def write_model(
@@ -35,12 +34,11 @@ def write_model(
 ) -> tuple[tuple[Path, ...], int]:
     """Write a model, evaluating each lazy initializer once and letting go of it.
 
+    Returns the files and the bytes of all weights.
+
     Args:
         external_data: whether weights go to `<path>.data`; by default, when they exceed 1 GiB.
         progress: called with the bytes written and the bytes there are.
-
-    Returns:
-        The files, and the bytes of all weights.
 
     Raises:
         InputError: an initializer's source is broken.
@@ -73,11 +71,7 @@ def write_model(
 
 
 def tensor_of(value: ir.Value) -> ir.TensorProtocol:
-    """The content of an initializer.
-
-    Raises:
-        ValueError: it has none.
-    """
+    """The content of an initializer, or `ValueError` where it has none."""
     if value.const_value is None:
         raise ValueError(f"initializer {value.name} has no value")
     return value.const_value
@@ -105,7 +99,7 @@ def _write_embedded(
     starts = [_embedded_start(tensor) for tensor in tensors]
     length = len(graph) + sum(map(len, starts)) + sum(tensor.nbytes for tensor in tensors)
     stream.write(proto.SerializeToString())
-    stream.write(_tag(onnx.ModelProto, "graph") + varint(length) + graph)
+    stream.write(prefix(onnx.ModelProto, "graph", length) + graph)
     for tensor, start in zip(_reported(tensors, progress), starts, strict=True):
         stream.write(start)
         _write_bytes(tensor, stream)
@@ -114,8 +108,8 @@ def _write_embedded(
 def _embedded_start(tensor: ir.TensorProtocol) -> bytes:
     """A tensor's entry in the graph up to its bytes, which end it."""
     start: bytes = _header(tensor).SerializeToString()
-    start += _tag(onnx.TensorProto, "raw_data") + varint(tensor.nbytes)
-    return _tag(onnx.GraphProto, "initializer") + varint(len(start) + tensor.nbytes) + start
+    start += prefix(onnx.TensorProto, "raw_data", tensor.nbytes)
+    return prefix(onnx.GraphProto, "initializer", len(start) + tensor.nbytes) + start
 
 
 def _write_external(
@@ -169,23 +163,23 @@ def _write_bytes(tensor: ir.TensorProtocol, stream: IO[bytes]) -> None:
     stream.write(array.reshape(-1).view(np.uint8).data)
 
 
-def varint(value: int) -> bytes:
-    """A whole number of at least 0 in base 128, least significant digit first.
+_Message: TypeAlias = onnx.ModelProto | onnx.GraphProto | onnx.TensorProto
 
-    The high bit is set in all digits but the last
-    (https://protobuf.dev/programming-guides/encoding/#varints).
+
+def prefix(message: type[_Message], name: str, length: int) -> bytes:
+    """What comes before the content of a field, such as a submessage, of `length` bytes.
+
+    The field's number and type, 2, and the length, each in base 128 with the least significant
+    digit first and the high bit set in all digits but the last
+    (https://protobuf.dev/programming-guides/encoding/#structure).
     """
     digits = bytearray()
-    while value >= 0x80:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    digits.append(value)
+    for value in (message.DESCRIPTOR.fields_by_name[name].number << 3 | 2, length):
+        while value >= 0x80:
+            digits.append(value & 0x7F | 0x80)
+            value >>= 7
+        digits.append(value)
     return bytes(digits)
-
-
-def _tag(message: type[onnx.ModelProto | onnx.GraphProto | onnx.TensorProto], name: str) -> bytes:
-    number: int = message.DESCRIPTOR.fields_by_name[name].number
-    return varint(number << 3 | _LENGTH_DELIMITED)
 
 
 def _flush(stream: IO[bytes]) -> None:

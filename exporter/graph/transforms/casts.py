@@ -6,11 +6,7 @@ import onnx_ir as ir
 
 
 def insert_cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
-    """Add a Cast of `value` to `dtype` right behind the node that gives it; nothing reads it yet.
-
-    Returns:
-        Its output, called `name`.
-    """
+    """`value` in another type, called `name`, by a Cast right behind the node that gives it."""
     node = ir.node("Cast", [value], {"to": dtype}, name=f"{name}.cast")
     output = node.outputs[0]
     output.name, output.shape, output.type = name, value.shape, ir.TensorType(dtype)

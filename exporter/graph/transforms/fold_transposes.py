@@ -13,13 +13,10 @@ import onnx_ir as ir
 
 
 def fold_transposes(model: ir.Model) -> int:
-    """Replace `Transpose(initializer)` by a transposed initializer of the same name.
+    """Replace `Transpose(initializer)` by a transposed initializer of its name, and count them.
 
     An initializer that is read in its own layout as well stays, and the transposed one is added
     beside it as `<name>.transposed`.
-
-    Returns:
-        The number of nodes removed.
     """
     graph = model.graph
     folded = 0
@@ -27,10 +24,8 @@ def fold_transposes(model: ir.Model) -> int:
         if node.op_type != "Transpose" or node.domain:
             continue
         source, output = node.inputs[0], node.outputs[0]
-        if source is None or source.name is None or source.name not in graph.initializers:
-            continue
-        tensor = source.const_value
-        if tensor is None:
+        tensor = None if source is None else source.const_value
+        if source is None or source.name is None or tensor is None or not source.is_initializer():
             continue
         perm = node.attributes["perm"].as_ints()
         alone = len(source.uses()) == 1

@@ -10,11 +10,7 @@ import onnx_ir as ir
 
 
 def write_residual_sums(model: ir.Model) -> int:
-    """Make `Sum` of every `Add` of two activations that only a LayerNorm reads.
-
-    Returns:
-        The number of nodes changed.
-    """
+    """Make `Sum` of every `Add` of two activations that only a LayerNorm reads; count them."""
     changed = 0
     for node in model.graph:
         if node.op_type == "Add" and not node.domain and _is_residual(node):

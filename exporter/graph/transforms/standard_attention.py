@@ -63,8 +63,7 @@ def swap_body(source: Path, target: Path) -> int:
     # Nodes that stay in fp32 in a graph of half take a body that follows their type.
     types = {value.dtype for node in nodes for value in node.inputs[1:3] if value is not None}
     halves = [name for dtype, name in _STORAGES.items() if dtype in types]
-    storage: Storage = halves[0] if halves else "fp32"
-    function = standard_attention_function(shape, storage)
+    function = standard_attention_function(shape, halves[0] if halves else "fp32")
     model.functions[function.identifier()] = function
     # Older operators of the main graph mean the same in opset 23.
     model.opset_imports[""] = max(model.opset_imports[""], STANDARD_OPSET)

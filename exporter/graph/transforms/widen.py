@@ -15,20 +15,14 @@ from exporter.graph.transforms.infer_types import infer_types
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _KEEPS_VALUES = frozenset(
-    {
-        *("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Flatten", "Identity"),
-        *("Gather", "GatherElements"),
-    }
+    "Transpose Reshape Squeeze Unsqueeze Slice Split Flatten Identity Gather GatherElements".split()
 )
 
 
 def widen(model: ir.Model) -> int:
-    """Replace half types by fp32 in place, rounding each value as half would.
+    """Replace half types by fp32 in place, rounding each value as half would; count the values.
 
     Local functions are expanded. Initializers stay as stored; a Cast behind each widens it.
-
-    Returns:
-        The number of values that are rounded.
 
     Raises:
         ValueError: the graph is not well typed.

@@ -14,12 +14,10 @@ from exporter.precision.half.types import HalfType
 
 
 def apply_plan(graph: ir.Graph, plan: HalfPlan, half: HalfType) -> int:
-    """Give the planned nodes their type in place; initializers are rounded when written.
+    """Give the planned nodes their type in place, and count the casts inserted.
 
-    Every value gets at most one Cast to each type. Outputs of the graph stay fp32.
-
-    Returns:
-        The number of casts inserted.
+    Initializers are rounded when written. Every value gets at most one Cast to each type. Outputs
+    of the graph stay fp32.
     """
     suffixes = {ir.DataType.FLOAT: "fp32", half.onnx: half.name}
 

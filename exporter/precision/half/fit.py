@@ -48,6 +48,7 @@ class Matrix:
     floor_loss: float
 
 
+@dataclass(frozen=True)
 class Fit:
     """Judges values by their ranges and matrices by their content, whether a half type fits.
 
@@ -55,21 +56,19 @@ class Fit:
     `safety_factor` times below the type's largest value.
     """
 
-    def __init__(
-        self, half: HalfType, ranges: Mapping[str, ValueRange] | None, safety_factor: float
-    ) -> None:
-        self.half = half
-        self.limit = half.largest / safety_factor
-        self._ranges = ranges
+    half: HalfType
+    ranges: Mapping[str, ValueRange] | None
+    safety_factor: float
 
     def absmax(self, value: ir.Value) -> float | None:
         """Largest magnitude measured of a value, if it was."""
-        found = (self._ranges or {}).get(value.name or "")
+        found = (self.ranges or {}).get(value.name or "")
         return None if found is None else found.absmax
 
     def judge_value(self, value: ir.Value) -> Kept | None:
         """Why a value must stay in fp32, if it must."""
-        return self._judge(value.name or "", module_of(value), self.limit)
+        limit = self.half.largest / self.safety_factor
+        return self._judge(value.name or "", module_of(value), limit)
 
     def judge_score(self, name: str, module: str) -> Kept | None:
         """Why a term of the attention's scores must stay in fp32, if it must.
@@ -79,9 +78,9 @@ class Fit:
         return self._judge(name, module, SCORE_ERROR / self.half.epsilon)
 
     def _judge(self, name: str, module: str, limit: float) -> Kept | None:
-        if self._ranges is None:
+        if self.ranges is None:
             return None
-        found = self._ranges.get(name)
+        found = self.ranges.get(name)
         if found is None:
             return Kept(name, module, "its range was not measured", None)
         if found.absmax <= limit:

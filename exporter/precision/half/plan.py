@@ -25,22 +25,15 @@ LARGE_SHARE = 0.01
 class Role(Enum):
     """Decides the types that a node may compute in."""
 
-    PRODUCT = "product"
-    """Activations times a stored matrix: what a GPU does in tensor cores, summing in fp32."""
-    TABLE = "table"
-    """Rows read from a stored table."""
-    ATTENTION = "attention"
-    """The operator, whose arithmetic is fp32 whatever its inputs are."""
-    LAYOUT = "layout"
-    """Moves values and leaves them as they are."""
-    ARITHMETIC = "arithmetic"
-    """All the rest: sums, LayerNorm, activations, quantization. Computes in fp32."""
+    PRODUCT = "product"  # activations times a stored matrix: tensor cores, which sum in fp32
+    TABLE = "table"  # rows read from a stored table
+    ATTENTION = "attention"  # the operator, whose arithmetic is fp32 whatever its inputs are
+    LAYOUT = "layout"  # moves values and leaves them as they are
+    ARITHMETIC = "arithmetic"  # all the rest, such as sums and LayerNorm; computes in fp32
 
 
 _PRODUCTS = frozenset({"MatMul", "Gemm", "Conv"})
-_LAYOUT = frozenset(
-    {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Flatten", "Identity", "Gather"}
-)
+_LAYOUT = frozenset("Transpose Reshape Squeeze Unsqueeze Slice Flatten Identity Gather".split())
 
 
 def role_of(node: ir.Node) -> Role:

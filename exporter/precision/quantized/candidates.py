@@ -7,6 +7,7 @@ graph, and one beside it to which every changed weight is written when it is fir
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +27,7 @@ _GRAPH = "candidate.onnx"
 _DATA = "candidate.onnx.data"
 
 
+@dataclass
 class Candidates:
     """Makes and runs variants; a context manager that removes its files.
 
@@ -34,22 +36,20 @@ class Candidates:
     format of activations, and of weights that have none of their own.
     """
 
-    def __init__(
-        self,
-        source: Path,
-        shape: ModelShape,
-        placement: Placement,
-        recipes: Recipes,
-        number: NumberFormat,
-        weights: NumberFormat | None = None,
-    ) -> None:
-        self._source = source
-        self._shape = shape
-        self._recipes = recipes
-        self._number = number
-        self._solved = solve_sites(ir.load(source), placement, recipes, number, weights)
-        self._graph = source.with_name(_GRAPH)
-        self._file = source.with_name(_DATA)
+    source: Path
+    shape: ModelShape
+    placement: Placement
+    recipes: Recipes
+    number: NumberFormat
+    weights: NumberFormat | None = None
+
+    def __post_init__(self) -> None:
+        exported = ir.load(self.source)
+        self._solved = solve_sites(
+            exported, self.placement, self.recipes, self.number, self.weights
+        )
+        self._graph = self.source.with_name(_GRAPH)
+        self._file = self.source.with_name(_DATA)
         self._stored: dict[str, ir.ExternalTensor] = {}
 
     def __enter__(self) -> Candidates:
@@ -67,8 +67,8 @@ class Candidates:
         Raises:
             OSError: the disk is full.
         """
-        model = ir.load(self._source)
-        report = quantize_graph(model, placement, self._recipes, self._solved, self._number)
+        model = ir.load(self.source)
+        report = quantize_graph(model, placement, self.recipes, self._solved, self.number)
         with self._file.open("ab") as stream:
             for value in model.graph.initializers.values():
                 tensor = value.const_value
@@ -82,7 +82,7 @@ class Candidates:
         """Outputs by name of the variant with the placement's sites quantized, batch by batch."""
         model, _ = self.make(placement)
         self._graph.write_bytes(ir.to_proto(model).SerializeToString())
-        with OnnxSession(self._graph, self._shape) as session:
+        with OnnxSession(self._graph, self.shape) as session:
             for feeds in batches:
                 yield session.run(**feeds)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,7 @@ def fit_to_budget(
         return fit_budget(units_of(placement.quantized), cost, budget, progress)
 
 
+@dataclass
 class Judge:
     """Compares outputs for the batches of a text with those of the reference.
 
@@ -64,24 +65,19 @@ class Judge:
     judges by the reference's decisions.
     """
 
-    def __init__(
-        self,
-        shape: ModelShape,
-        batches: TextBatches,
-        reference: Iterable[Outputs],
-        folder: Path,
-        labels: Ids | None = None,
-    ) -> None:
-        self._shape = shape
-        self._decision = decision_of(shape)
-        self._batches = batches
-        self._labels = labels
-        self._folder = folder
-        sums = {name: ScaleSum() for name in shape.outputs}
+    shape: ModelShape
+    batches: TextBatches
+    reference: InitVar[Iterable[Outputs]]
+    folder: Path
+    labels: Ids | None
+
+    def __post_init__(self, reference: Iterable[Outputs]) -> None:
+        self._decision = decision_of(self.shape)
+        sums = {name: ScaleSum() for name in self.shape.outputs}
         for batch, outputs in enumerate(reference):
-            for name in shape.outputs:
+            for name, total in sums.items():
                 rows = self._rows(name, outputs, batch)
-                sums[name].add(rows)
+                total.add(rows)
                 np.save(self._file(name, batch), rows.values)
         self._scales = {name: total.scale() for name, total in sums.items()}
 
@@ -90,34 +86,34 @@ class Judge:
         totals: dict[str, Figures] = {}
         lost = 0
         for batch, given in enumerate(outputs):
-            for name in self._shape.outputs:
+            for name in self.shape.outputs:
                 candidate = self._rows(name, given, batch)
                 kept = np.load(self._file(name, batch), mmap_mode="r")
                 reference = replace(candidate, values=kept)
                 scale = self._scales[name]
                 figures = measure(reference, candidate, scale, self._decision, tie=0.0)
                 totals[name] = add(totals[name], figures) if name in totals else figures
-                if self._labels is not None:  # of whole texts, by the one output
-                    numbers = np.array(self._batches.rows[batch])[candidate.example]
-                    wanted = self._labels[numbers]
+                if self.labels is not None:  # of whole texts, by the one output
+                    numbers = np.array(self.batches.rows[batch])[candidate.example]
+                    wanted = self.labels[numbers]
                     lost += _correct(kept, wanted) - _correct(candidate.values, wanted)
-        decisions = sum(figures.decisions for figures in totals.values())
-        broken = any(figures.non_finite for figures in totals.values())
-        error = max(figures.spread_relative for figures in totals.values())
+        found = totals.values()
+        decisions = sum(figures.decisions for figures in found)
+        broken = any(figures.non_finite for figures in found)
         return Damage(
             decisions=decisions,
-            changed=sum(figures.decisions - figures.agreed for figures in totals.values()),
-            kl=sum(figures.sum_kl for figures in totals.values()) / max(1, decisions),
-            error=float("inf") if broken else error,
-            lost=None if self._labels is None else lost,
+            changed=decisions - sum(figures.agreed for figures in found),
+            kl=sum(figures.sum_kl for figures in found) / max(1, decisions),
+            error=float("inf") if broken else max(figures.spread_relative for figures in found),
+            lost=None if self.labels is None else lost,
         )
 
     def _rows(self, name: str, outputs: Outputs, batch: int) -> Rows:
-        mask = self._batches.feeds[batch]["attention_mask"] != 0
-        return rows_of(self._shape.task, outputs[name], mask)
+        mask = self.batches.feeds[batch]["attention_mask"] != 0
+        return rows_of(self.shape.task, outputs[name], mask)
 
     def _file(self, name: str, batch: int) -> Path:
-        return self._folder / f"{name}.{batch}.npy"
+        return self.folder / f"{name}.{batch}.npy"
 
 
 def _correct(logits: Floats, labels: Ids) -> int:

@@ -24,19 +24,17 @@ WEIGHT_BITS = (8, 7)
 class QuantizationOptions:
     """How a graph is quantized.
 
+    `include` and `exclude` are regular expressions: where any of the first is given, only linear
+    layers whose name contains a match are quantized, and any match of the second stays in float.
+
     Attributes:
-        method: one of `METHODS`.
         percentile: of that method: the share of values, in percent, that is not clipped.
         layers: encoder layers to quantize, as in `0-5,8`; None for all.
-        include: regular expressions; where any is given, only linear layers whose name contains a
-            match are quantized.
-        exclude: regular expressions; linear layers whose name contains a match stay in float.
         accuracy_budget: share of the decisions that may change; what harms most falls back to
             float. None quantizes all that is selected.
         labels: whether each calibration text has a label, so that the budget is one of accuracy.
         scale_table: `calibration.json` of an earlier build of the same model, to use as it is.
         rest: precision of what is not quantized, one of `RESTS`.
-        weight_bits: of int8 weights, one of `WEIGHT_BITS`.
 
     Raises:
         InputError: a value is out of range, or layers or an expression are malformed.

@@ -9,8 +9,7 @@ import onnx_ir as ir
 
 from calibration.errors import CalibrationError
 from calibration.formats import NumberFormat
-from calibration.placement import Placement, place
-from calibration.recipes import Recipes
+from calibration.placement import place
 from calibration.sensitivity import Budget, SensitivityReport
 from calibration.sites import find_sites
 from calibration.table import ScaleTable
@@ -83,7 +82,13 @@ def quantize_file(
         if resume is not None:
             resume.unlink(missing_ok=True)
     recipes = recipes_of(table, placement.quantized)
-    placement = _without_silent(placement, recipes)
+    # Of what calibration saw nothing any scale would be a guess.
+    placement = placement.keep([n for n, recipe in recipes.items() if recipe.all_zero], SILENT)
+    if not placement.quantized:
+        raise CalibrationError(
+            "the inputs of all linear layers to quantize are zero on the calibration text; "
+            "check the checkpoint"
+        )
     progress("clipping weights")
     weights = NumberFormat.INT7 if options.weight_bits == 7 else None
     sensitivity = None
@@ -97,17 +102,6 @@ def quantize_file(
     if sensitivity is not None:
         table = _noted(table, sensitivity, number)
     return QuantizedFile(summary, table, reused, report, sensitivity)
-
-
-def _without_silent(placement: Placement, recipes: Recipes) -> Placement:
-    """Keep in float what calibration saw nothing of: any scale would be a guess."""
-    placement = placement.keep([n for n, recipe in recipes.items() if recipe.all_zero], SILENT)
-    if not placement.quantized:
-        raise CalibrationError(
-            "the inputs of all linear layers to quantize are zero on the calibration text; "
-            "check the checkpoint"
-        )
-    return placement
 
 
 def _noted(table: ScaleTable, sensitivity: SensitivityReport, number: NumberFormat) -> ScaleTable:
