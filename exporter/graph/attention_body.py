@@ -359,7 +359,6 @@ class _Body:
         return term if self.standard else self.wide(term)
 
     def wide(self, value: ir.Value) -> ir.Value:
-        """A value in fp32."""
         return value if self.storage == "fp32" else self.op("Cast", value, to=ir.DataType.FLOAT)
 
     def stored(self, value: ir.Value) -> ir.Value:

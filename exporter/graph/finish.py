@@ -63,10 +63,9 @@ def check_graph(model: ir.Model, num_layers: int) -> None:
     `onnx.checker` runs in full, with shape inference, on the graph with its initializers declared
     as inputs: their types and shapes count, their bytes would only fill memory.
 
-    Raises:
-        RuntimeError: the number of attention nodes is not the number of layers, which is a defect
-            of the export.
-        onnx.checker.ValidationError: the graph is not valid ONNX, likewise.
+    Raises, for defects of the export:
+        RuntimeError: the number of attention nodes is not the number of layers.
+        onnx.checker.ValidationError: the graph is not valid ONNX.
     """
     found = len(attention_nodes(model))
     if found != num_layers:

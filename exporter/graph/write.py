@@ -26,11 +26,7 @@ EMBEDDED_BELOW = 1024
 
 
 def write_model(
-    model: ir.Model,
-    path: Path,
-    *,
-    external_data: bool | None = None,
-    progress: Progress | None = None,
+    model: ir.Model, path: Path, external_data: bool | None = None, progress: Progress | None = None
 ) -> tuple[tuple[Path, ...], int]:
     """Write a model, evaluating each lazy initializer once and letting go of it.
 

@@ -23,9 +23,6 @@ from exporter.precision.quantized.passes import QuantizationReport, quantize_gra
 from exporter.runtime.providers.onnx_session import OnnxSession
 from exporter.runtime.session import Floats
 
-_GRAPH = "candidate.onnx"
-_DATA = "candidate.onnx.data"
-
 
 @dataclass
 class Candidates:
@@ -48,8 +45,8 @@ class Candidates:
         self._solved = solve_sites(
             exported, self.placement, self.recipes, self.number, self.weights
         )
-        self._graph = self.source.with_name(_GRAPH)
-        self._file = self.source.with_name(_DATA)
+        self._graph = self.source.with_name("candidate.onnx")
+        self._file = self.source.with_name("candidate.onnx.data")
         self._stored: dict[str, ir.ExternalTensor] = {}
 
     def __enter__(self) -> Candidates:
@@ -92,6 +89,6 @@ class Candidates:
             offset, size = append_aligned(tensor, stream), tensor.nbytes
             shape, folder = ir.Shape(tensor.shape.numpy()), self._file.parent
             self._stored[name] = ir.ExternalTensor(
-                _DATA, offset, size, tensor.dtype, shape=shape, name=name, base_dir=folder
+                self._file.name, offset, size, tensor.dtype, shape=shape, name=name, base_dir=folder
             )
         return self._stored[name]

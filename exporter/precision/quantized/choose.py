@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.placement import Placement
 from calibration.sensitivity import Budget, Damage, SensitivityReport, fit_budget, units_of
 from exporter.metrics.decisions import decision_of
 from exporter.metrics.figures import Figures, Floats, Rows, ScaleSum, add, measure, rows_of
@@ -26,22 +25,17 @@ Outputs = Mapping[str, Floats]
 
 
 def fit_to_budget(
-    source: Path,
-    candidates: Candidates,
-    placement: Placement,
-    text: CalibrationText,
-    shape: ModelShape,
-    budget: Budget,
-    progress: Progress,
+    candidates: Candidates, text: CalibrationText, budget: Budget, progress: Progress
 ) -> SensitivityReport:
-    """Choose the sites of a placement that stay in float, by variants judged on held-back text.
+    """Choose the sites that stay in float, by variants judged on held-back text.
 
-    `source` is the fp32 graph; its outputs are kept in a folder beside it on the way.
+    The outputs of the fp32 graph are kept in a folder beside it on the way.
 
     Raises:
         InputError: labels that the model or the task does not have.
         OSError: the disk is full.
     """
+    source, shape, placement = candidates.source, candidates.shape, candidates.placement
     labels = label_indices(shape, text.held_back_texts)
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         progress("running the fp32 graph on held-back text")

@@ -57,7 +57,13 @@ def quantization_input(
     options.check_layers(shape.num_hidden_layers)
     with calibration_errors():
         texts = calibration_texts(data, shape, labels=options.labels)
-        table = _named_table(options)
+        # The thresholds of --scale-table are used as they are.
+        table = None if options.scale_table is None else ScaleTable.load(options.scale_table)
+        if table is not None and options.method not in (QuantizationOptions().method, table.method):
+            raise InputError(
+                f"--calibration-method {options.method}: the scale table {options.scale_table} was "
+                f"made with {table.method}; leave one of the two out"
+            )
         if options.labels:
             label_indices(shape, texts)
         else:  # labels that nobody asked for make no budget of accuracy
@@ -66,16 +72,3 @@ def quantization_input(
     for warning in text.batches.warnings:
         warnings.warn(warning, stacklevel=2)
     return QuantizationInput(precision, options, texts, text, table)
-
-
-def _named_table(options: QuantizationOptions) -> ScaleTable | None:
-    """The table of --scale-table, whose thresholds are used as they are."""
-    if options.scale_table is None:
-        return None
-    table = ScaleTable.load(options.scale_table)
-    if options.method not in (QuantizationOptions().method, table.method):
-        raise InputError(
-            f"--calibration-method {options.method}: the scale table {options.scale_table} was "
-            f"made with {table.method}; leave one of the two out"
-        )
-    return table

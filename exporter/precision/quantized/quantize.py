@@ -65,9 +65,7 @@ def quantize_file(
         number: the format of activations.
         model_hash: identity of the graph and its weights.
         table: a scale table of this model to use in the place of a calibration.
-        resume: file that keeps what was observed, so that an interrupted calibration goes on; it is
-            removed in the end.
-        external_data: see `write_model`.
+        resume: file that keeps what was observed until an interrupted calibration has ended.
 
     Raises:
         CalibrationError: a policy that fits no site, unusable text, or a broken table.
@@ -94,8 +92,8 @@ def quantize_file(
     sensitivity = None
     with Candidates(source, shape, placement, recipes, number, weights) as candidates:
         if options.accuracy_budget is not None:
-            share = Budget(options.accuracy_budget)
-            sensitivity = fit_to_budget(source, candidates, placement, text, shape, share, progress)
+            budget = Budget(options.accuracy_budget)
+            sensitivity = fit_to_budget(candidates, text, budget, progress)
             placement = placement.keep(sensitivity.fallback, FALLBACK)
         model, report = candidates.make(placement)
         summary = finish(model, target, layers, external_data=external_data, progress=progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from support.checkpoints import write_checkpoint
 from calibration.placement import Placement
 from calibration.sensitivity import Budget
 from exporter.deberta.checkpoint import open_checkpoint
+from exporter.model.model_shape import ModelShape
 from exporter.precision.quantized import choose
 from exporter.precision.quantized.texts import CalibrationText, TextBatches
 from exporter.progress import silent
@@ -44,8 +46,13 @@ class Session:
         return outputs(self.seed)
 
 
+@dataclass
 class Exact:
     """Candidates that compute what the fp32 graph does, with one batch off by a little."""
+
+    source: Path
+    shape: ModelShape
+    placement: Placement
 
     def run(
         self, placement: Placement, batches: tuple[Mapping[str, np.ndarray], ...]
@@ -67,18 +74,10 @@ def test_a_masked_lm_keeps_one_batch_in_memory(
     text = CalibrationText(batches, batches, (SimpleNamespace(label=None),))  # type: ignore[arg-type]
     monkeypatch.setattr(choose, "OnnxSession", Session)
     monkeypatch.setattr(choose, "units_of", lambda sites: {})
-    source = tmp_path / "fp32.onnx"
+    exact = Exact(tmp_path / "fp32.onnx", shape, Placement((), ()))
     tracemalloc.start()
     try:
-        report = choose.fit_to_budget(
-            source,
-            Exact(),  # type: ignore[arg-type]
-            Placement((), ()),
-            text,
-            shape,
-            Budget(0.5),
-            silent,
-        )
+        report = choose.fit_to_budget(exact, text, Budget(0.5), silent)  # type: ignore[arg-type]
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
