@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 Progress = Callable[[int, int], None]
+Tensors = list[ir.TensorProtocol]
 
 EXTERNAL_ABOVE = 1 << 30
 """Bytes of weights from which they go to a file beside the graph: protobuf ends at 2 GiB."""
@@ -48,9 +49,8 @@ def write_model(
     try:
         if outside:
             with data.open("wb") as stream:
-                proto.graph.initializer.extend(
-                    _write_external(tensors, stream, data.name, progress)
-                )
+                entries = _write_external(tensors, stream, data.name, progress)
+                proto.graph.initializer.extend(entries)
                 _flush(stream)
         with path.open("wb") as stream:
             if outside:
@@ -85,10 +85,7 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
 
 
 def _write_embedded(
-    proto: onnx.ModelProto,
-    tensors: list[ir.TensorProtocol],
-    stream: IO[bytes],
-    progress: Progress | None,
+    proto: onnx.ModelProto, tensors: Tensors, stream: IO[bytes], progress: Progress | None
 ) -> None:
     graph = proto.graph.SerializeToString()
     proto.ClearField("graph")
@@ -109,7 +106,7 @@ def _embedded_start(tensor: ir.TensorProtocol) -> bytes:
 
 
 def _write_external(
-    tensors: list[ir.TensorProtocol], stream: IO[bytes], location: str, progress: Progress | None
+    tensors: Tensors, stream: IO[bytes], location: str, progress: Progress | None
 ) -> Iterator[onnx.TensorProto]:
     """Write the data file and yield each tensor's entry in the graph."""
     for tensor in _reported(tensors, progress):
@@ -130,9 +127,7 @@ def _header(tensor: ir.TensorProtocol) -> onnx.TensorProto:
     return onnx.TensorProto(dims=dims, data_type=int(tensor.dtype), name=tensor.name)
 
 
-def _reported(
-    tensors: list[ir.TensorProtocol], progress: Progress | None
-) -> Iterator[ir.TensorProtocol]:
+def _reported(tensors: Tensors, progress: Progress | None) -> Iterator[ir.TensorProtocol]:
     """The tensors in order; `progress` is told when the next one is asked for."""
     done, total = 0, sum(tensor.nbytes for tensor in tensors)
     for tensor in tensors:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from exporter.graph.transforms.casts import insert_cast
 from exporter.graph.transforms.infer_types import infer_types
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
@@ -48,6 +47,19 @@ def widen(model: ir.Model) -> int:
                 _insert(graph, _insert(graph, output, half), ir.DataType.FLOAT)
                 rounded += 1
     return rounded
+
+
+def insert_cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
+    """`value` in another type, called `name`, by a Cast right behind the node that gives it."""
+    node = ir.node("Cast", [value], {"to": dtype}, name=f"{name}.cast")
+    output = node.outputs[0]
+    output.name, output.shape, output.type = name, value.shape, ir.TensorType(dtype)
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(producer, node)
+    return output
 
 
 def _insert(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:

@@ -7,7 +7,7 @@ from functools import cache, partial
 import numpy as np
 import onnx_ir as ir
 
-from exporter.graph.transforms.casts import insert_cast
+from exporter.graph.transforms.widen import insert_cast
 from exporter.graph.write import tensor_of
 from exporter.precision.half.plan import HalfPlan
 from exporter.precision.half.types import HalfType

@@ -104,12 +104,8 @@ def plan_half(graph: ir.Graph, half: HalfType, fit: Fit | None) -> HalfPlan:
     stored = {value for node in nodes for value in float_inputs(node) if is_stored(value)}
     large = _large(graph, last)
     stored |= {matrix for matrix in large if fit is None or fit.judge_stored(matrix) is None}
-    return HalfPlan(
-        nodes=frozenset(nodes),
-        stored=frozenset(stored),
-        kept=tuple(kept.values()),
-        kept_share=kept_weights / max(1, sum(weights.values())),
-    )
+    share = kept_weights / max(1, sum(weights.values()))
+    return HalfPlan(frozenset(nodes), frozenset(stored), tuple(kept.values()), share)
 
 
 def _verdicts(

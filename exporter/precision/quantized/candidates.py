@@ -41,10 +41,9 @@ class Candidates:
     weights: NumberFormat | None = None
 
     def __post_init__(self) -> None:
+        number, weights = self.number, self.weights
         exported = ir.load(self.source)
-        self._solved = solve_sites(
-            exported, self.placement, self.recipes, self.number, self.weights
-        )
+        self._solved = solve_sites(exported, self.placement, self.recipes, number, weights)
         self._graph = self.source.with_name("candidate.onnx")
         self._file = self.source.with_name("candidate.onnx.data")
         self._stored: dict[str, ir.ExternalTensor] = {}

@@ -90,7 +90,8 @@ class Judge:
                 if self.labels is not None:  # of whole texts, by the one output
                     numbers = np.array(self.batches.rows[batch])[candidate.example]
                     wanted = self.labels[numbers]
-                    lost += _correct(kept, wanted) - _correct(candidate.values, wanted)
+                    for sign, logits in ((1, kept), (-1, candidate.values)):
+                        lost += sign * int((np.argmax(logits, axis=1) == wanted).sum())
         found = totals.values()
         decisions = sum(figures.decisions for figures in found)
         broken = any(figures.non_finite for figures in found)
@@ -108,7 +109,3 @@ class Judge:
 
     def _file(self, name: str, batch: int) -> Path:
         return self.folder / f"{name}.{batch}.npy"
-
-
-def _correct(logits: Floats, labels: Ids) -> int:
-    return int((np.argmax(logits, axis=1) == labels).sum())

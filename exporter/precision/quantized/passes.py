@@ -129,11 +129,9 @@ def _solve(
     clipped = clip_weight(weight, recipe.mean_square, weights)
     # fp8 keeps the range of the input, so its rounding has no preferred direction.
     error = recipe.mean_error if number.is_integer else np.zeros_like(recipe.mean)
-    return SolvedSite(
-        scales=SiteScales(site, recipe.threshold_for(number), clipped.thresholds, weights),
-        shift=bias_shift(weight, clipped.thresholds, recipe.mean, error, weights),
-        clipped=clipped.clipped,
-    )
+    scales = SiteScales(site, recipe.threshold_for(number), clipped.thresholds, weights)
+    shift = bias_shift(weight, clipped.thresholds, recipe.mean, error, weights)
+    return SolvedSite(scales, shift, clipped.clipped)
 
 
 def _plan(

@@ -64,11 +64,8 @@ def prepare_text(
     """
     used, held_back = split_texts(examples)
     used, held_back = _spread(used, CALIBRATION_TEXTS), _spread(held_back, HELD_BACK_TEXTS)
-    return CalibrationText(
-        batches=batch_texts(encoder, shape, used, SHORT_TEXTS),
-        held_back=batch_texts(encoder, shape, held_back),
-        held_back_texts=held_back,
-    )
+    batches = batch_texts(encoder, shape, used, SHORT_TEXTS)
+    return CalibrationText(batches, batch_texts(encoder, shape, held_back), held_back)
 
 
 def _spread(examples: tuple[TextItem, ...], limit: int) -> tuple[TextItem, ...]:
