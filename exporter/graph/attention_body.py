@@ -5,7 +5,7 @@ Names carry the layout: `query_BHSD` is (batch, heads, sequence, head size), `R`
 nothing else, so a runtime that merges common subexpressions computes it once for all layers.
 `docs/cpu-performance.md` has the figures behind the form.
 
-The portable body computes scores and softmax itself. The other hands them to ONNX's `Attention`
+The portable body computes scores and softmax itself. The other leaves them to ONNX's `Attention`
 (opset 23), position terms and mask as its additive bias, which TensorRT maps to its own attention
 layer; `docs/tensorrt.md` compares them.
 """

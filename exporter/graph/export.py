@@ -22,10 +22,8 @@ from exporter.progress import Progress, silent
 IR_VERSION = 10
 """Read by ONNX Runtime 1.20 and newer, and by onnx 1.16."""
 
-_MATRICES = 4
-"""Matrices of a layer that `torch` stores transposed: packed projections, three dense ones."""
-_SUMS = 2
-"""Residual sums of a layer: behind the attention and at its end."""
+_MATRICES = 4  # of a layer that `torch` stores transposed: packed projections, three dense ones
+_SUMS = 2  # residual ones of a layer: behind the attention and at its end
 
 
 def export_onnx(

@@ -47,14 +47,8 @@ def finish(
         external_data=external_data,
         progress=lambda done, total: progress(f"writing {100 * done // max(total, 1)} %"),
     )
-    return GraphSummary(
-        opset=model.opset_imports[""],
-        nodes=sum(1 for _ in model.graph),
-        attention_nodes=num_layers,
-        initializers=len(model.graph.initializers),
-        weight_bytes=weight_bytes,
-        files=files,
-    )
+    opset, nodes, initializers = model.opset_imports[""], len(model.graph), model.graph.initializers
+    return GraphSummary(opset, nodes, num_layers, len(initializers), weight_bytes, files)
 
 
 def check_graph(model: ir.Model, num_layers: int) -> None:

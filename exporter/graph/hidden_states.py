@@ -59,8 +59,9 @@ def find_hidden_states(model: onnx.ModelProto) -> HiddenStates:
             types[node.output[0]] = to[0] if to else types[node.input[0]]
             continue
         for name in node.input:
-            place = _place(sources[name]) if name in sources else None
-            if place is not None and node.output:
+            bias = _BIAS.fullmatch(sources.get(name, ""))
+            if bias is not None and node.output:
+                place = f"layer {int(bias[2])}" if bias[2] else bias[1]
                 found[place] = (node.output[0], types[name])
     convolution = found.pop("encoder.conv", None)
     if convolution is not None and "layer 0" in found:
@@ -73,14 +74,6 @@ def find_hidden_states(model: onnx.ModelProto) -> HiddenStates:
         )
     ends = [found[name] for name in names]
     return HiddenStates(names, tuple(end for end, _ in ends), tuple(dtype for _, dtype in ends))
-
-
-def _place(name: str) -> str | None:
-    """What a bias of this name ends."""
-    bias = _BIAS.fullmatch(name)
-    if bias is None:
-        return None
-    return f"layer {int(bias[2])}" if bias[2] else bias[1]
 
 
 def with_outputs(content: bytes, hidden: HiddenStates, outputs: Collection[str]) -> bytes:

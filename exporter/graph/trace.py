@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import onnx_ir as ir
 import torch
@@ -61,12 +60,12 @@ def make_lazy(name: str, value: ir.Value, recipe: Recipe) -> ir.LazyTensor:
     """The tensor of an initializer of the traced graph, made by its recipe when it is written."""
     if value.const_value is None:
         raise RuntimeError(f"the traced graph has an initializer without a value: {name}")
+
+    def evaluate() -> ir.TensorProtocol:
+        return ir.Tensor(recipe().numpy(), name=name)
+
     dtype, shape = value.const_value.dtype, ir.Shape(value.const_value.shape.numpy())
-    return ir.LazyTensor(partial(_evaluate, name, recipe), dtype=dtype, shape=shape, name=name)
-
-
-def _evaluate(name: str, recipe: Recipe) -> ir.TensorProtocol:
-    return ir.Tensor(recipe().numpy(), name=name)
+    return ir.LazyTensor(evaluate, dtype=dtype, shape=shape, name=name)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import onnx_ir as ir
@@ -46,11 +46,10 @@ def apply_plan(graph: ir.Graph, plan: HalfPlan, half: HalfType) -> int:
 
 def _rounded(tensor: ir.TensorProtocol, half: HalfType) -> ir.LazyTensor:
     """The fp32 `tensor` rounded to nearest even; evaluated when it is written, and let go of."""
+
+    def evaluate() -> ir.TensorProtocol:
+        with np.errstate(over="ignore"):  # what does not fit was judged before
+            return ir.Tensor(tensor.numpy().astype(half.numpy), dtype=half.onnx, name=tensor.name)
+
     shape = ir.Shape(tensor.shape.numpy())
-    evaluate = partial(_round, tensor, half)
     return ir.LazyTensor(evaluate, dtype=half.onnx, shape=shape, name=tensor.name)
-
-
-def _round(tensor: ir.TensorProtocol, half: HalfType) -> ir.TensorProtocol:
-    with np.errstate(over="ignore"):  # what does not fit was judged before
-        return ir.Tensor(tensor.numpy().astype(half.numpy), dtype=half.onnx, name=tensor.name)

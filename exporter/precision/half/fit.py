@@ -118,18 +118,19 @@ class Fit:
         reason = f"{self.half.name} would round small weights, which inputs of {reach:.6g} multiply"
         return _kept(matrix.value, reason, matrix.absmax)
 
-    def loses_inputs(self, matrix: Matrix, product: ir.Value) -> bool:
-        """Whether rounding small inputs changes a product more than rounding the product does."""
+    def judge_inputs(
+        self, carriers: Iterable[ir.Value], matrix: Matrix, product: ir.Value
+    ) -> Iterator[tuple[ir.Value, Kept]]:
+        """What carries a product's input, and why it must stay, if rounding small inputs changes
+        the product more than rounding the product does."""
         size = self.absmax(product)
         # Below the normal range the error of rounding is no longer relative.
         floor = self.half.smallest_normal * self.half.epsilon
-        return size is not None and floor * matrix.largest_norm > self.half.epsilon * size
-
-    def small_elements(self, value: ir.Value, matrix: Matrix) -> Kept:
-        """A value that stays because of `loses_inputs`."""
-        reason = f"{self.half.name} would round small elements, which weights of "
-        reason += f"{matrix.absmax:.6g} in {matrix.value.name} multiply"
-        return _kept(value, reason, self.absmax(value))
+        if size is not None and floor * matrix.largest_norm > self.half.epsilon * size:
+            reason = f"{self.half.name} would round small elements, which weights of "
+            reason += f"{matrix.absmax:.6g} in {matrix.value.name} multiply"
+            for value in carriers:
+                yield value, _kept(value, reason, self.absmax(value))
 
 
 def walk_back(

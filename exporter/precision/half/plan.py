@@ -126,9 +126,7 @@ def _verdicts(
             figures = fit.matrix(matrix, _output_axis(node))
             yield matrix, fit.judge_stored(matrix, figures.absmax)
             yield matrix, fit.judge_weights(source, figures, product)
-            if fit.loses_inputs(figures, product):
-                for value in _carriers(source, roles):
-                    yield value, fit.small_elements(value, figures)
+            yield from fit.judge_inputs(_carriers(source, roles), figures, product)
 
 
 def _carriers(value: ir.Value, roles: Mapping[ir.Node, Role]) -> Iterator[ir.Value]:

@@ -93,12 +93,10 @@ def _earlier_table(
     options: QuantizationOptions, model_hash: str, data_hash: str, path: Path
 ) -> ScaleTable | None:
     """The table of an earlier build, if that was of this model, these texts and this method."""
-    if not path.is_file():
-        return None
     try:
         table = ScaleTable.load(path)
     except CalibrationError:
-        return None  # it is to be replaced anyway
+        return None  # there is none, or one that is to be replaced anyway
     wanted = (options.method, options.percentile if options.method == "percentile" else None)
     same = table.matches(model_hash, data_hash) and (table.method, table.percentile) == wanted
     return table if same else None
