@@ -22,8 +22,7 @@ class EngineOptions:
     """How engines are built; None leaves a choice to TensorRT.
 
     Attributes:
-        compute_capabilities: GPUs that a TensorRT-RTX engine is for, as 89 for SM 8.9; empty is
-            every one that TensorRT-RTX builds for by default.
+        compute_capabilities: GPUs of a TensorRT-RTX engine, as 89 for SM 8.9; empty is its default.
         workspace_mib: limit of the scratch memory that a kernel may ask for, in MiB.
         optimization_level: TensorRT's, 0 (fastest to build) up to 5.
         timing_cache: file that TensorRT's measurements are kept in between builds; TensorRT only.
@@ -93,10 +92,8 @@ NOT_JUDGED = "not judged"
 class EngineParity:
     """Whether an engine was within its limits when the artifact was built.
 
-    Attributes:
-        status: "passed", "failed" or "not judged".
-        reason: why nothing ran it, where it is not judged.
-        failures: a line for each thing that fails.
+    `status` is "passed", "failed" or "not judged", with the `reason` why nothing ran it; `failures`
+    has a line for each thing that fails.
     """
 
     status: str = NOT_JUDGED

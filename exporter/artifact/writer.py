@@ -1,8 +1,4 @@
-"""The only writer of artifact folders.
-
-A folder is written beside its place under a hidden name and renamed when whole, so what carries
-the final name is always complete.
-"""
+"""The only writer of artifact folders: what carries the final name is always complete."""
 
 from __future__ import annotations
 

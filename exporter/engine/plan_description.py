@@ -68,10 +68,7 @@ def describe_plan(path: Path) -> PlanDescription:
 
 
 def _kernels_on_gpu(path: Path, header: PlanHeader) -> tuple[Kernel, ...]:
-    """The kernels of an engine that can be loaded here; none where it cannot be.
-
-    CI has no GPU: there, a stand-in is loaded.
-    """
+    """The kernels of an engine that can be loaded here, else none; CI loads a stand-in."""
     if not gpus():
         return ()
     try:

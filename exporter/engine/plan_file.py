@@ -112,19 +112,15 @@ def _make_log(trt: ModuleType) -> Any:
 
 def _refused(backend: Backend, path: Path, errors: list[str]) -> Exception:
     """Why an engine could not be loaded, in the user's terms."""
-    text = "\n".join(errors)
+    text, title = "\n".join(errors), backend.title
     rules: tuple[tuple[str, Callable[[str], Exception], str], ...] = (
         ("driver version is insufficient", MissingDependencyError, "no driver, or one too old"),
         ("out of memory", MissingDependencyError, "the GPU's memory is too small"),
         ("incompatible device", OtherMachineError, "built for another GPU; build it again here"),
-        (
-            "ersion tag",
-            OtherMachineError,
-            f"built by another version of {backend.title}; build it again",
-        ),
+        ("ersion tag", OtherMachineError, f"built by another version of {title}; build it again"),
     )
     for sign, kind, reason in rules:
         if sign in text:
             return kind(f"{path}: {reason}")
     first = errors[0].splitlines()[0][:300] if errors else "no reason given"
-    return InputError(f"{path}: {backend.title} cannot load it ({first}); build it again")
+    return InputError(f"{path}: {title} cannot load it ({first}); build it again")

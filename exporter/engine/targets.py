@@ -20,10 +20,7 @@ from exporter.progress import Progress
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """The builders of a build's engines, and whether they were asked for by name.
-
-    `skipped` is why the default leaves a target out, by its name.
-    """
+    """The builders of a build, whether they were named, and why others are left out, by target."""
 
     backends: tuple[Backend, ...]
     named: bool

@@ -186,10 +186,7 @@ def _check_inputs(network: Any, wanted: Sequence[str]) -> None:
 
 
 def _register_plugin(options: EngineOptions) -> None:
-    """Make the attention plugin known, compiled for the GPU that the engine is for.
-
-    CI does not execute this: the GPU is asked.
-    """
+    """Make the attention plugin known, compiled for the engine's GPU, which CI does not have."""
     from exporter.engine.cuda import find_gpu
     from plugins.disentangled_attention.tensorrt_plugin import register_plugin
 
