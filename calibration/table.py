@@ -29,7 +29,7 @@ MUCH_SATURATED = 0.01
 """A threshold that clips a larger share of the values than this is pointed out."""
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
-SiteEntry: TypeAlias = "Mapping[str, Json]"
+SiteEntry: TypeAlias = Mapping[str, Json]
 """A site's recipe, see `calibration.recipes`, and what its fallback to float would cost."""
 
 T = TypeVar("T", str, int, float, dict[str, Any])
