@@ -113,7 +113,9 @@ class Fit:
         """Why a matrix must stay, if rounding its small weights changes a product more than
         rounding the product does."""
         reach, size = self.absmax(source), self.absmax(product)
-        if reach is None or size is None or reach * matrix.floor_loss <= self.half.epsilon * size:
+        if reach is None or size is None:
+            return None
+        if not reach * matrix.floor_loss > self.half.epsilon * size:  # nor where it is NaN
             return None
         reason = f"{self.half.name} would round small weights, which inputs of {reach:.6g} multiply"
         return _kept(matrix.value, reason, matrix.absmax)
