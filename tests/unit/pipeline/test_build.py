@@ -15,10 +15,12 @@ import pytest
 from exporter import BuildConfig, Range, build, load
 from exporter.artifact.files import verify_files
 from exporter.artifact.manifest import read_manifest
+from exporter.cli import main
 from exporter.errors import InputError, MissingDependencyError
 from exporter.graph import export as export_module
 from exporter.model.task import Task
 from exporter.parity.limits import Limits, Metric, limits_for
+from exporter.parity.runners import TorchRunner
 from exporter.pipeline import build as pipeline_module
 
 MakeCheckpoint = Callable[..., Path]
@@ -154,6 +156,45 @@ def test_a_wrong_graph_is_kept_with_the_verdict(
     assert report["failures"] == list(manifest.parity.failures)
     with pytest.warns(UserWarning, match="outside its parity limits"):
         load(tmp_path / "out").close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_fault_of_the_export_does_not_hide_behind_the_precision(
+    precision: str,
+    config: BuildConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tampered(monkeypatch, swap_two_slots)
+    runs: list[int] = []
+    observe = TorchRunner.observe
+
+    def counted(self: TorchRunner, feeds: Any, layers: bool) -> Any:
+        runs.append(len(feeds))
+        return observe(self, feeds, layers)
+
+    monkeypatch.setattr(TorchRunner, "observe", counted)
+    given = (config.model, "--output", config.output, "--data", config.data)
+    options = ("--precision", precision, "--target", "onnx")
+    assert main([str(item) for item in ("build", *given, *options)]) == 1
+    report = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert len(runs) == len(report["cases"])  # the reference runs once for both graphs
+    found = report if precision == "fp32" else report["export"]
+    first = "first layer outside its limits: layer 0: "
+    assert any(line.startswith(first) for line in found["failures"])
+    assert (found["limits"]["precision"], found["passed"]) == ("fp32", False)
+    assert found["data_sets"][0]["layers"]["layer 0"]["rms_relative"] > 0
+    assert report["first_fault"]["subject"] == "layer 0"
+    out = capsys.readouterr().out
+    if precision == "fp32":
+        assert report["export"] is None and "export in fp32" not in out
+        return
+    assert report["failures"][0].startswith(f"export in fp32: {first}")
+    assert read_manifest(tmp_path / "out").parity.failures == tuple(report["failures"])
+    assert "export in fp32: FAIL, onnxruntime cpu, " in out
+    assert f"FAIL export in fp32: {first}" in out
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == set()
 
 
 def test_a_correct_rewrite_of_the_graph_passes(

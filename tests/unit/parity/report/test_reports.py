@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,6 +20,7 @@ from exporter.parity.report.json import to_json
 from exporter.parity.report.junit import to_junit
 from exporter.parity.report.report_files import ReportFiles
 from exporter.parity.report.text import to_markdown, to_table
+from exporter.parity.result import EngineResult
 from exporter.parity.runners import Layers
 
 
@@ -151,6 +153,30 @@ def test_problems_fail_every_report(tmp_path: Path) -> None:
     assert "FAIL model.onnx changed" in to_table(result)
     assert "- model.onnx changed" in to_markdown(result)
     assert "<li>model.onnx changed</li>" in to_html(result)
+
+
+def test_the_export_and_the_engines_are_in_every_report(tmp_path: Path) -> None:
+    own = compared(tmp_path / "right")
+    export = compared(tmp_path / "wrong", Arrays(shape_of(), output_noise=0.5))
+    engines = (EngineResult("a.plan", own), EngineResult("b.plan", None, "no GPU"))
+    result = replace(own, export=export, engines=engines)
+    assert own and not result and replace(own, engines=engines)
+    lines = (
+        "export in fp32: FAIL, arrays, ",
+        "engine a.plan: pass, arrays, ",
+        "engine b.plan: not judged: no GPU",
+    )
+    for make in (to_table, to_markdown, to_html):
+        assert all(line in make(result) for line in lines)
+    cases = {item.get("name"): item for item in ElementTree.fromstring(to_junit(result)).iter()}
+    assert cases["export in fp32"].find("failure") is not None
+    assert list(cases["a.plan"]) == []
+    skipped = cases["b.plan"].find("skipped")
+    assert skipped is not None and skipped.get("message") == "not judged: no GPU"
+    data = to_json(result)
+    assert [item["status"] for item in data["engines"]] == ["passed", "not judged"]
+    assert (data["passed"], data["export"]["passed"]) == (False, False)
+    assert result.failures == tuple(f"export in fp32: {line}" for line in export.failures)
 
 
 def test_nan_fails_and_is_null(tmp_path: Path) -> None:
