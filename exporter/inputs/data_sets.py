@@ -69,21 +69,21 @@ def make_data_sets(
     if texts and encoder is None:
         raise InputError(f"{next(iter(texts))}: texts, but no tokenizer; give token ids as .npz")
     own = model_texts(demo_texts(), shape, False)
+
+    def maker(items: Sequence[TextItem]) -> CaseMaker:
+        return CaseMaker(shape, examples_of(shape, encoder, items, longest), longest)
+
     sets: list[DataSet] = []
     if options.lengths is None or options.lengths:
-        source = examples_of(shape, encoder, next(iter(texts.values()), own), longest)
-        sets.append(CaseMaker(shape, source, longest).shapes(options.lengths))
+        sets.append(maker(next(iter(texts.values()), own)).shapes(options.lengths))
     for path in options.files:
         if path in texts:
-            source = examples_of(shape, encoder, texts[path], longest)
-            maker = CaseMaker(shape, source, longest)
-            sets.append(maker.texts(path.name, len(texts[path])))
+            sets.append(maker(texts[path]).texts(path.name, len(texts[path])))
         else:
             sets.append(_saved_ids(path, shape, bound))
     if not options.files:
         name = "random ids" if encoder is None else demo_texts().name
-        source = examples_of(shape, encoder, own, longest)
-        sets.append(CaseMaker(shape, source, longest).texts(name, min(DEFAULT_TEXTS, len(own))))
+        sets.append(maker(own).texts(name, min(DEFAULT_TEXTS, len(own))))
     names = [item.name for item in sets]
     if len(set(names)) < len(names):
         raise InputError(f"--data: two files named {max(names, key=names.count)}; rename one")

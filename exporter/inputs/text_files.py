@@ -34,9 +34,8 @@ def model_texts(path: Path, shape: ModelShape, labels: bool | None = None) -> tu
     elif shape.task is Task.SEQUENCE_CLASSIFICATION and decision_of(shape) is Decision.ARGMAX:
         classes = Classes(shape.id2label)
     elif labels:
-        raise InputError(
-            f"{path}: labels, but {shape.task} has not one class for each text; leave out --labels"
-        )
+        labelled = f"labels, but {shape.task} has not one class for each text"
+        raise InputError(f"{path}: {labelled}; leave out --labels")
     with calibration_errors():
         return read_texts(path, classes, labels)
 

@@ -41,9 +41,8 @@ class KernelSpec:
         if self.num_heads < 1:
             raise ValueError(f"num_heads is {self.num_heads}; it must be at least 1")
         if not 1 <= self.head_size <= MAX_HEAD_SIZE:
-            raise ValueError(
-                f"head size is {self.head_size}; the kernel takes 1 to {MAX_HEAD_SIZE}"
-            )
+            size, most = self.head_size, MAX_HEAD_SIZE
+            raise ValueError(f"head size is {size}; the kernel takes 1 to {most}")
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"scale is {self.scale}; it must be positive")
 

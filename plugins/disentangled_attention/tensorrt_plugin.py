@@ -64,16 +64,14 @@ def register_plugin(capability: int) -> None:
     if capability < 80:
         raise ValueError(f"compute capability {capability / 10:.1f}: the kernel needs 8.0 or newer")
     attention = AttentionPlugin(trt, trtp, capability)
-    tensor = trtp.TensorDesc
+    tensor, name = trtp.TensorDesc, contract.QUALIFIED_NAME
     outputs = {"outputs": tuple[trtp.TensorDesc]}
     tactics = list[trtp.AutoTuneCombination]
     made = tuple[str, str, trtp.KernelLaunchParams, trtp.SymExprs]
-    describe = _function(attention.describe, tensor, {}, tensor)
-    autotune = _function(attention.autotune, tensor, outputs, tactics)
-    implement = _function(attention.implement, tensor, {**outputs, "tactic": int}, made)
-    trtp.register(contract.QUALIFIED_NAME)(describe)
-    trtp.autotune(contract.QUALIFIED_NAME)(autotune)
-    trtp.aot_impl(contract.QUALIFIED_NAME)(implement)
+    trtp.register(name)(_function(attention.describe, tensor, {}, tensor))
+    trtp.autotune(name)(_function(attention.autotune, tensor, outputs, tactics))
+    more = {**outputs, "tactic": int}
+    trtp.aot_impl(name)(_function(attention.implement, tensor, more, made))
 
 
 def _function(
@@ -86,10 +84,8 @@ def _function(
     """
     types = {**dict.fromkeys(contract.INPUTS, tensor), **ATTRIBUTE_TYPES, **more}
     kind = Parameter.POSITIONAL_OR_KEYWORD
-    signature = Signature(
-        [Parameter(name, kind, annotation=annotation) for name, annotation in types.items()],
-        return_annotation=result,
-    )
+    parameters = [Parameter(name, kind, annotation=known) for name, known in types.items()]
+    signature = Signature(parameters, return_annotation=result)
 
     def function(*values: Any, **named: Any) -> Any:
         given = signature.bind(*values, **named).arguments

@@ -130,6 +130,5 @@ def launch(
 
 @lru_cache
 def _capability(device: int) -> int:
-    """Compute capability times ten."""
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
