@@ -14,6 +14,7 @@ from exporter.commands.options.shared import (
     FILE,
     FILE_OR_STDOUT,
     artifact_argument,
+    config_options,
     debug_option,
     write_json,
 )
@@ -23,20 +24,14 @@ from exporter.progress import ProgressLine
 
 @click.command()
 @artifact_argument
-@click.option(
-    "--against",
-    multiple=True,
-    type=FILE,
-    metavar="FILE.onnx",
-    help="Another graph of the same model; may be repeated.",
-)
-@click.option(
-    "--provider",
-    "providers",
-    multiple=True,
-    default=BenchConfig.providers,
-    help="Runtime: cpu, openvino, cuda, ort-tensorrt, tensorrt, tensorrt-rtx or torch; may be "
-    "repeated. The artifact on the first is what all others are compared with.",
+@config_options(
+    BenchConfig,
+    {
+        "--against FILE.onnx": "Another graph of the same model; may be repeated.",
+        "--provider providers": "Runtime: cpu, openvino, cuda, ort-tensorrt, tensorrt, "
+        "tensorrt-rtx or torch; may be repeated. The artifact on the first is what all others are "
+        "compared with.",
+    },
 )
 @click.option(
     "--shape",
@@ -45,18 +40,16 @@ from exporter.progress import ProgressLine
     metavar="BATCHxLENGTH",
     help="Inputs to time; may be repeated.  [default: 1x128 and 8x128, none with --data]",
 )
-@click.option(
-    "--data",
-    type=FILE,
-    help="Texts to time as they come, from text to prediction: a line each, or JSONL.",
-)
-@click.option("--texts", default=BenchConfig.texts, help="Texts of the file, from the first.")
-@click.option("--rounds", default=BenchConfig.rounds, help="Runs of each contender, in turn.")
-@click.option("--warmup", default=BenchConfig.warmup, help="Runs of each before, not counted.")
-@click.option(
-    "--limits",
-    metavar="PRECISION",
-    help="Whose limits the outputs are held to.  [default: the artifact's precision]",
+@config_options(
+    BenchConfig,
+    {
+        "--data": "Texts to time as they come, from text to prediction: a line each, or JSONL.",
+        "--texts": "Texts of the file, from the first.",
+        "--rounds": "Runs of each contender, in turn.",
+        "--warmup": "Runs of each before, not counted.",
+        "--limits PRECISION": "Whose limits the outputs are held to.  [default: the artifact's "
+        "precision]",
+    },
 )
 @click.option(
     "--json",

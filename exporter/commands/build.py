@@ -9,7 +9,7 @@ import click
 from exporter.artifact.engine_record import NOT_JUDGED
 from exporter.commands.options.engine import engine_options, take_engine_options
 from exporter.commands.options.quantization import quantization_options, take_quantization_options
-from exporter.commands.options.shared import FILE, debug_option
+from exporter.commands.options.shared import FILE, config_options, debug_option
 from exporter.console import size_text
 from exporter.model.profile import Range
 from exporter.model.task import Task
@@ -19,58 +19,27 @@ from exporter.progress import ProgressLine
 
 @click.command()
 @click.argument("model", required=False, type=FILE)
-@click.option(
-    "--output", type=FILE, help="Folder to write.  [default: artifacts/<model>-<precision>]"
+@config_options(
+    BuildConfig,
+    {
+        "--output": "Folder to write.  [default: artifacts/<model>-<precision>]",
+        f"--precision {'|'.join(PRECISIONS)}": "Storage and arithmetic of the graph.",
+        f"--target targets {'|'.join(TARGETS)}": "What to build; may be repeated.  [default: the "
+        "graph, and engines where they can be built]",
+        "--task TASK": f"Head to export: {', '.join(task.value for task in Task)}.  "
+        "[default: as config.json says]",
+        "--batch MIN,OPT,MAX": "Batch sizes that the artifact is meant for.",
+        "--seq MIN,OPT,MAX": "Lengths in tokens; longer texts are cut.  [default: up to the "
+        "model's maximum]",
+        "--data": "Texts for the parity check, with labels or without: a line each, a tab between "
+        "the parts of a pair, or JSONL.  [default: the demo's]",
+        "--calibration-data": "Texts that int8 takes its scales from, and fp16 its ranges: text or "
+        "JSONL.  [default: the demo's]",
+        "--external-data/--no-external-data": "Weights in a file beside the graph.  [default: "
+        "above 1 GiB]",
+        "--force": "Replace an existing artifact folder.",
+    },
 )
-@click.option(
-    "--precision",
-    default=BuildConfig.precision,
-    metavar="|".join(PRECISIONS),
-    help="Storage and arithmetic of the graph.",
-)
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    metavar="|".join(TARGETS),
-    help="What to build; may be repeated.  [default: the graph, and engines where they can be "
-    "built]",
-)
-@click.option(
-    "--task",
-    metavar="TASK",
-    help=f"Head to export: {', '.join(task.value for task in Task)}.  "
-    "[default: as config.json says]",
-)
-@click.option(
-    "--batch",
-    default=str(BuildConfig.batch),
-    metavar="MIN,OPT,MAX",
-    help="Batch sizes that the artifact is meant for.",
-)
-@click.option(
-    "--seq",
-    metavar="MIN,OPT,MAX",
-    help="Lengths in tokens; longer texts are cut.  [default: up to the model's maximum]",
-)
-@click.option(
-    "--data",
-    type=FILE,
-    help="Texts for the parity check, with labels or without: a line each, a tab between the parts "
-    "of a pair, or JSONL.  [default: the demo's]",
-)
-@click.option(
-    "--calibration-data",
-    type=FILE,
-    help="Texts that int8 takes its scales from, and fp16 its ranges: text or JSONL.  "
-    "[default: the demo's]",
-)
-@click.option(
-    "--external-data/--no-external-data",
-    default=BuildConfig.external_data,
-    help="Weights in a file beside the graph.  [default: above 1 GiB]",
-)
-@click.option("--force", is_flag=True, help="Replace an existing artifact folder.")
 @quantization_options
 @engine_options
 @debug_option

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from exporter.artifact.manifest import read_manifest
-from exporter.commands.options.shared import FILE, artifact_argument, debug_option
+from exporter.commands.options.shared import FILE, artifact_argument, config_options, debug_option
 from exporter.errors import InputError
 from exporter.packaging.triton import TritonOptions, package_triton
 
@@ -22,21 +22,15 @@ from exporter.packaging.triton import TritonOptions, package_triton
     metavar="DIR",
     help="Add the models to this model repository of Triton Inference Server.",
 )
-@click.option("--name", help="Name of the models.  [default: the artifact's folder]")
-@click.option("--version", type=int, default=TritonOptions.version, help="Version to write.")
-@click.option(
-    "--instances",
-    type=int,
-    default=TritonOptions.instances,
-    help="Copies that run at the same time.",
-)
-@click.option(
-    "--queue-delay",
-    "queue_microseconds",
-    type=int,
-    default=TritonOptions.queue_microseconds,
-    metavar="MICROSECONDS",
-    help="How long a request may wait for others to share a batch with.",
+@config_options(
+    TritonOptions,
+    {
+        "--name": "Name of the models.  [default: the artifact's folder]",
+        "--version": "Version to write.",
+        "--instances": "Copies that run at the same time.",
+        "--queue-delay queue_microseconds MICROSECONDS": "How long a request may wait for others "
+        "to share a batch with.",
+    },
 )
 @debug_option
 def package(artifact: Path, repository: Path | None, **given: Any) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from exporter.artifact.engine_record import ATTENTIONS, EngineOptions
-from exporter.commands.options.shared import FILE, option_group, take
+from exporter.commands.options.shared import config_options, option_group, take
 from exporter.model.profile import ShapeProfile
 
 engine_options = option_group(
@@ -25,35 +25,22 @@ engine_options = option_group(
         metavar="89,120",
         help="GPUs that the TensorRT-RTX engine is for.  [default: those that it builds for]",
     ),
-    click.option(
-        "--workspace",
-        "workspace_mib",
-        type=int,
-        metavar="MIB",
-        help="Limit of a kernel's scratch memory.  [default: the GPU's memory]",
+    config_options(
+        EngineOptions,
+        {
+            "--workspace workspace_mib MIB": "Limit of a kernel's scratch memory.  [default: the "
+            "GPU's memory]",
+            "--optimization-level 0-5": "How long to look for fast kernels.  [default: the "
+            "builder's choice]",
+            "--timing-cache": "File that measured kernels are kept in between builds (tensorrt).",
+            "--version-compatible": "For newer versions too (tensorrt).",
+            "--hardware-compatible": "For GPUs from Ampere on (tensorrt).",
+            "--refittable": "Weights of the engine can be replaced.",
+            "--strip-weights": "Leave the weights out of the engine.",
+            f"--attention {'|'.join(ATTENTIONS)}": "How the attention gets into the engine.",
+            "--tf32": "fp32 products may round their factors to 10 bits.",
+        },
     ),
-    click.option(
-        "--optimization-level",
-        type=int,
-        metavar="0-5",
-        help="How long to look for fast kernels.  [default: the builder's choice]",
-    ),
-    click.option(
-        "--timing-cache",
-        type=FILE,
-        help="File that measured kernels are kept in between builds (tensorrt).",
-    ),
-    click.option("--version-compatible", is_flag=True, help="For newer versions too (tensorrt)."),
-    click.option("--hardware-compatible", is_flag=True, help="For GPUs from Ampere on (tensorrt)."),
-    click.option("--refittable", is_flag=True, help="Weights of the engine can be replaced."),
-    click.option("--strip-weights", is_flag=True, help="Leave the weights out of the engine."),
-    click.option(
-        "--attention",
-        default=EngineOptions.attention,
-        metavar="|".join(ATTENTIONS),
-        help="How the attention gets into the engine.",
-    ),
-    click.option("--tf32", is_flag=True, help="fp32 products may round their factors to 10 bits."),
 )
 
 

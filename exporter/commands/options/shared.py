@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 import click
 
 from exporter.artifact.files import write_output
+from exporter.model.profile import Range
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path)
 FILE_OR_STDOUT = click.Path(path_type=Path, allow_dash=True)
+_TYPES = {"int": int, "float": float, "Path": FILE}
 
 artifact_argument = click.argument("artifact", type=FILE)
 
@@ -30,15 +32,37 @@ def option_group(*options: Callable[[Any], Any]) -> Callable[[Command], Command]
     return add
 
 
-def take(
-    config: type, given: dict[str, Any], names: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """The fields of a configuration among a command's parameters, which are taken out of `given`.
+def config_options(config: type, helps: Mapping[str, str]) -> Callable[[Command], Command]:
+    """Options for fields of a configuration, whose types and defaults they take.
 
-    `names` has parameters that are not named as the field is, by the field.
+    `helps` has the help by the option as it is written, with the name of the field where that is
+    another one, and the word for its value: `--workspace workspace_mib MIB`.
     """
-    names = names or {}
-    return {item.name: given.pop(names.get(item.name, item.name)) for item in fields(config)}
+    known = {item.name: item for item in fields(config)}
+    options = []
+    for words, text in helps.items():
+        flags, *rest = words.split()
+        name = flags.partition("/")[0].removeprefix("--").replace("-", "_")
+        if rest and rest[0] in known:
+            name = rest.pop(0)
+        kind, default = str(known[name].type), known[name].default
+        option = click.option(
+            flags,
+            name,
+            type=next((found for word, found in _TYPES.items() if word in kind), None),
+            multiple="tuple" in kind,
+            is_flag=True if kind == "bool" else None,
+            default=str(default) if isinstance(default, Range) else default,
+            metavar=rest[0] if rest else None,
+            help=text,
+        )
+        options.append(option)
+    return option_group(*options)
+
+
+def take(config: type, given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration among a command's parameters, taken out of `given`."""
+    return {item.name: given.pop(item.name) for item in fields(config)}
 
 
 @dataclass
