@@ -15,7 +15,6 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 
 import click
 
@@ -120,8 +119,7 @@ def _say(message: str, code: int) -> int:
 def _short_warnings() -> Iterator[None]:
     """Show our own warnings as one line on stderr."""
 
-    def show(message: Warning | str, *where: object, **more: object) -> None:
-        del where, more
+    def show(message: Warning | str, *_: object, **__: object) -> None:
         clear = CLEAR_LINE if sys.stderr.isatty() else ""
         click.echo(f"{clear}warning: {message}", err=True)
 
@@ -135,8 +133,7 @@ def _short_warnings() -> Iterator[None]:
 def _terminable() -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into an exception, so that nothing half-written is left."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
+    def stop(*_: object) -> None:
         raise SystemExit(TERMINATED)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]

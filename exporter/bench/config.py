@@ -26,10 +26,8 @@ class BenchConfig:
         against: other ONNX files of the same model, on every provider that runs graphs.
         providers: runtimes; the artifact on the first of them is what the others are compared with.
         shapes: batch and length in tokens of the timed inputs.
-        data: text file, one text a line, that is timed as it comes, from texts to predictions.
-        texts: how many of its texts, from the first.
-        rounds: how often each contender runs a shape; they take turns.
-        warmup: runs of each before the first round, not counted.
+        data, texts: file of texts that are timed as they come, to predictions, and how many.
+        rounds, warmup: runs of each contender, in turn, and of each before, not counted.
         limits: precision whose limits the outputs are held to; by default the artifact's, or that
             of OpenVINO's arithmetic where it is the coarser one.
         options: threads, batches and so on, for every provider that has them.

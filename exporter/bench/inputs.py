@@ -25,8 +25,7 @@ class Workload:
 
     Attributes:
         name: such as `8x128` or `texts`.
-        sentences: examples in it.
-        tokens: valid tokens in it.
+        sentences, tokens: examples and valid tokens in it.
         feeds: a batch by input name; None for texts.
         texts: from texts to predictions; empty for a batch.
     """

@@ -37,10 +37,7 @@ class Timing:
     """Times of one contender on one workload.
 
     Attributes:
-        workload: name of the workload.
-        sentences: examples in one run.
-        tokens: valid tokens in one run.
-        contender: name of the contender.
+        sentences, tokens: examples and valid tokens in one run.
         seconds: one for each round.
         ratio: median over the rounds of its time over that of the first contender.
     """

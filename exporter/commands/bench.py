@@ -9,17 +9,19 @@ import click
 
 from exporter.artifact.files import write_output
 from exporter.bench.config import BenchConfig, parse_shape
-from exporter.commands.options.runtime import runtime_options, take_runtime_options
+from exporter.commands.options.runtime import runtime_options
 from exporter.commands.options.shared import (
     FILE,
     FILE_OR_STDOUT,
     artifact_argument,
     config_options,
     debug_option,
+    take,
     write_json,
 )
 from exporter.errors import InputError
 from exporter.progress import ProgressLine
+from exporter.runtime.options import RuntimeOptions
 
 
 @click.command()
@@ -73,7 +75,7 @@ def bench(artifact: Path, json_file: Path | None, plot: Path | None, **given: An
     for file in (json_file, plot):
         if file is not None and str(file) != "-" and not file.absolute().parent.is_dir():
             raise InputError(f"{file}: its folder does not exist")
-    options = take_runtime_options(given)
+    options = take(RuntimeOptions, given)
     shapes = tuple(parse_shape(text) for text in given.pop("shapes"))
     if not shapes and given["data"] is None:
         shapes = BenchConfig.shapes

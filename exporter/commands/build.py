@@ -8,12 +8,13 @@ import click
 
 from exporter.artifact.engine_record import NOT_JUDGED
 from exporter.commands.options.engine import engine_options, take_engine_options
-from exporter.commands.options.quantization import quantization_options, take_quantization_options
-from exporter.commands.options.shared import FILE, config_options, debug_option
+from exporter.commands.options.quantization import quantization_options
+from exporter.commands.options.shared import FILE, config_options, debug_option, take
 from exporter.console import size_text
 from exporter.model.profile import Range
 from exporter.model.task import Task
 from exporter.pipeline.config import PRECISIONS, TARGETS, BuildConfig
+from exporter.precision.quantized.options import QuantizationOptions
 from exporter.progress import ProgressLine
 
 
@@ -53,7 +54,7 @@ def build(
     """
     engine, profiles = take_engine_options(options)
     config = BuildConfig(
-        quantization=take_quantization_options(options),
+        quantization=take(QuantizationOptions, options),
         engine=engine,
         profiles=profiles,
         targets=targets or None,

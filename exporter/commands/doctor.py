@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -141,6 +141,7 @@ def _providers() -> Iterator[str]:
     """What sessions can ask for: ONNX Runtime's execution providers, and OpenVINO."""
     from exporter.runtime.load import OPENVINO
     from exporter.runtime.providers.onnx_providers import NAMES
+    from exporter.runtime.providers.openvino_session import CAPABILITIES, DEVICE, INSTALL
 
     try:
         from onnxruntime import get_available_providers
@@ -152,20 +153,15 @@ def _providers() -> Iterator[str]:
         ready = provider in available
         detail = provider if ready else f"no {provider} in this ONNX Runtime: {_INSTALL_GPU}"
         yield _state("provider", name, ready, detail)
-    yield _state("provider", OPENVINO, *_openvino())
-
-
-def _openvino() -> tuple[bool, str]:
-    """Whether OpenVINO runs, and the arithmetic that it has instructions for here."""
-    from exporter.runtime.providers.openvino_session import CAPABILITIES, DEVICE, INSTALL
-
+    able: Sequence[str] = ()
     try:
         from openvino import Core
 
         able = Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+        names = [name for name, capability in CAPABILITIES.items() if capability in able]
+        detail = f"computes in {', '.join(names)} on this processor"
     except ImportError:
-        return False, f"OpenVINO is not installed: {INSTALL}"
+        detail = f"OpenVINO is not installed: {INSTALL}"
     except Exception as error:  # a broken binary can raise anything
-        return False, f"OpenVINO does not start ({error})"
-    names = [name for name, capability in CAPABILITIES.items() if capability in able]
-    return True, f"computes in {', '.join(names)} on this processor"
+        detail = f"OpenVINO does not start ({error})"
+    yield _state("provider", OPENVINO, bool(able), detail)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.commands.options.runtime import runtime_options, take_runtime_options
-from exporter.commands.options.shared import artifact_argument, debug_option
+from exporter.commands.options.runtime import runtime_options
+from exporter.commands.options.shared import artifact_argument, debug_option, take
 from exporter.errors import InputError
+from exporter.runtime.options import RuntimeOptions
 
 if TYPE_CHECKING:
     from exporter.inputs.encode import TextInput
-    from exporter.runtime.predictions import Prediction
 
 
 @click.command()
@@ -60,13 +60,15 @@ def run(
     from exporter.runtime.load import load
     from exporter.runtime.render import render
 
-    with load(artifact, provider, options=take_runtime_options(given)) as session:
-        several = session.shape.rank == 3
+    with load(artifact, provider, options=take(RuntimeOptions, given)) as session:
         items: Iterable[TextInput] = piped_texts(sys.stdin.buffer)
         if texts:
-            items = _join(texts, pairs, several)
+            items = _join(texts, pairs, session.shape.rank == 3)
         for prediction in session.stream(items):
-            click.echo(_json_line(prediction) if as_json else render(prediction))
+            if as_json:
+                click.echo(json.dumps(asdict(prediction), ensure_ascii=False))
+            else:
+                click.echo(render(prediction))
     return 0
 
 
@@ -81,7 +83,3 @@ def _join(texts: Sequence[str], pairs: Sequence[str], several: bool) -> list[Tex
     if len(texts) != len(pairs):
         raise InputError(f"{len(texts)} texts and {len(pairs)} --pair; give one for each text")
     return list(zip(texts, pairs, strict=True))
-
-
-def _json_line(prediction: Prediction) -> str:
-    return json.dumps(asdict(prediction), ensure_ascii=False)

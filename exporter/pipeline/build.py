@@ -128,10 +128,7 @@ def _export(
     only_graph: bool,
     progress: Progress,
 ) -> Converted:
-    """Write the fp32 graph, with the hash of the vocabulary that its ids belong to.
-
-    `only_graph` says that no engine is to be made of it.
-    """
+    """Write the fp32 graph, with the hash of the vocabulary that its ids belong to."""
     from exporter.graph.attention_body import SKEW_UP_TO
     from exporter.graph.export import export_onnx
 

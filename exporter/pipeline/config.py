@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from exporter.artifact.engine_record import EngineOptions
 from exporter.errors import InputError
-from exporter.model.profile import Range
+from exporter.model.profile import Range, ShapeProfile
 from exporter.model.task import Task
 from exporter.precision.quantized.options import QuantizationOptions
-
-if TYPE_CHECKING:
-    from exporter.model.profile import ShapeProfile
 
 QUANTIZED_PRECISIONS = ("int8", "fp8")
 
@@ -106,7 +103,12 @@ class BuildConfig:
     profiles: tuple[ShapeProfile, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_choice("--precision", self.precision, PRECISIONS)
+        chosen: list[tuple[str, str, tuple[str, ...]]]
+        chosen = [("--precision", self.precision, PRECISIONS)]
+        chosen += [("--target", target, TARGETS) for target in self.targets or ()]
+        for option, value, choices in chosen:
+            if value not in choices:
+                raise InputError(f"{option} {value!r}: unknown; choose from {', '.join(choices)}")
         if self.calibration_data is not None and self.precision == "fp32":
             raise InputError("--calibration-data: fp32 has no use for it; give another --precision")
         if self.quantization != QuantizationOptions() and not self.quantized:
@@ -116,8 +118,6 @@ class BuildConfig:
             )
         if self.targets is not None and not self.targets:
             raise InputError("--target: give at least one target, as in --target onnx")
-        for target in self.targets or ():
-            _check_choice("--target", target, TARGETS)
         options = (*self.engine.given(), *(("--profile",) if self.profiles else ()))
         if options and self.targets is not None and set(self.targets) == {"onnx"}:
             raise InputError(f"{options[0]}: --target onnx builds no engine; leave one of them out")
@@ -134,9 +134,3 @@ class BuildConfig:
             return self.output.absolute()
         name = "demo" if self.model is None else self.model.resolve().name or "model"
         return Path.cwd() / "artifacts" / f"{name}-{self.precision}"
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise an `InputError` that names the choices unless `value` is one of them."""
-    if value not in choices:
-        raise InputError(f"{option} {value!r}: unknown; choose from {', '.join(choices)}")

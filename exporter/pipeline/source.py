@@ -35,12 +35,11 @@ class BuildSource:
     """The model that is built.
 
     Attributes:
-        folder: of the checkpoint.
-        demo: whether it is the built-in one.
+        folder, demo: of the checkpoint, and whether it is the built-in one.
         checkpoint: its configuration and its weights, which are not loaded.
         seq: lengths in tokens that the artifact is for.
-        encoder: its tokenizer, which cuts to `seq.max`; None where there is none.
-        tokenizer_files: what the tokenizer was read from.
+        encoder, tokenizer_files: its tokenizer, which cuts to `seq.max`, None where there is none,
+            and what it was read from.
     """
 
     folder: Path
@@ -62,12 +61,9 @@ class BuildSource:
 
 @dataclass(frozen=True)
 class BuildTexts:
-    """The texts of a build.
+    """The texts of a build: for the parity check, and those that show the values in the model.
 
-    Attributes:
-        data_sets: inputs of the parity check.
-        calibration: texts that show the values in the model.
-        quantization: options, texts and table of an int8 or fp8 build; None for the others.
+    `quantization` has options, texts and table of an int8 or fp8 build; None for the others.
     """
 
     data_sets: tuple[DataSet, ...]

@@ -86,11 +86,7 @@ def load(
 
 
 def check_options(options: RuntimeOptions, *providers: str) -> None:
-    """Refuse an option that none of the providers has.
-
-    Raises:
-        InputError: names the option and who has it.
-    """
+    """Raise an InputError that names an option that none of the providers has, and who has it."""
     for name in options.given():
         where = _ONLY.get(name, PROVIDERS)
         if not set(providers) & set(where):
@@ -168,11 +164,7 @@ def open_session(
 
 
 def artifact_shape(folder: Path, manifest: Manifest) -> ModelShape:
-    """Configuration and task of an artifact.
-
-    Raises:
-        InputError: `config.json` is missing or broken, or the manifest's task is unknown.
-    """
+    """Configuration and task of an artifact; an InputError where either is missing or unknown."""
     try:
         task = Task(manifest.task)
     except ValueError:
@@ -188,11 +180,7 @@ def text_encoder(folder: Path, task: Task, max_length: int) -> TextEncoder | Non
 
 
 def source_folder(manifest: Manifest) -> Path:
-    """The checkpoint that an artifact was built from.
-
-    Raises:
-        InputError: it is not there any more.
-    """
+    """The checkpoint that an artifact was built from; an InputError where it is there no more."""
     if manifest.source.demo:
         from exporter.demo import checkpoint_folder
 

@@ -25,7 +25,7 @@ class RuntimeOptions:
     """Options of a session. None takes the environment variable's, else what suits the machine.
 
     Attributes:
-        threads: threads that compute one batch, on a CPU.
+        threads: that compute one batch, on a CPU.
         tokens: tokens in a batch of `session(texts)`, padding counted; one text may have more.
         batch: texts in a batch of `session(texts)`.
         window: texts that are sorted by length together; no more of them are in memory at once.

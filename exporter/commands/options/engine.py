@@ -45,13 +45,9 @@ engine_options = option_group(
 
 
 def take_engine_options(options: dict[str, Any]) -> tuple[EngineOptions, tuple[ShapeProfile, ...]]:
-    """Take the options of engine builds out of a command's options.
-
-    Raises:
-        InputError: one of them cannot be read or is out of range.
-    """
+    """Take the options out of a command's parameters; an InputError for one out of range."""
     profiles = tuple(ShapeProfile.parse(text) for text in options.pop("profiles"))
-    values = take(EngineOptions, options)
-    numbers = values.pop("compute_capabilities")
+    numbers = options["compute_capabilities"]
     numbers = () if numbers is None else EngineOptions.parse_capabilities(numbers)
-    return EngineOptions(compute_capabilities=numbers, **values), profiles
+    options["compute_capabilities"] = numbers
+    return take(EngineOptions, options), profiles

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from calibration.methods import METHODS
-from exporter.commands.options.shared import config_options, take
+from exporter.commands.options.shared import config_options
 from exporter.precision.quantized.options import RESTS, WEIGHT_BITS, QuantizationOptions
 
 quantization_options = config_options(
@@ -29,8 +27,3 @@ quantization_options = config_options(
         "coarsely.",
     },
 )
-
-
-def take_quantization_options(options: dict[str, Any]) -> QuantizationOptions:
-    """Take the options out of a command's parameters; an InputError for one out of range."""
-    return QuantizationOptions(**take(QuantizationOptions, options))

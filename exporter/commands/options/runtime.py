@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from exporter.commands.options.shared import config_options, take
+from exporter.commands.options.shared import config_options
 from exporter.runtime.options import HINTS, PRECISIONS, RuntimeOptions
 
 runtime_options = config_options(
@@ -26,8 +24,3 @@ runtime_options = config_options(
         "--openvino-cache cache": "Folder where OpenVINO keeps compiled models.  [default: none]",
     },
 )
-
-
-def take_runtime_options(given: dict[str, Any]) -> RuntimeOptions:
-    """Take the options out of a command's parameters; an InputError for a value out of range."""
-    return RuntimeOptions(**take(RuntimeOptions, given))

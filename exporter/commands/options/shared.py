@@ -15,6 +15,7 @@ from exporter.artifact.files import write_output
 from exporter.model.profile import Range
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Config = TypeVar("Config")
 
 FILE = click.Path(path_type=Path)
 FILE_OR_STDOUT = click.Path(path_type=Path, allow_dash=True)
@@ -60,9 +61,13 @@ def config_options(config: type, helps: Mapping[str, str]) -> Callable[[Command]
     return option_group(*options)
 
 
-def take(config: type, given: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a configuration among a command's parameters, taken out of `given`."""
-    return {item.name: given.pop(item.name) for item in fields(config)}
+def take(config: type[Config], given: dict[str, Any]) -> Config:
+    """The configuration whose fields are among a command's parameters, taken out of `given`.
+
+    Raises:
+        InputError: a value that it refuses.
+    """
+    return config(**{item.name: given.pop(item.name) for item in fields(config)})  # type: ignore[arg-type]
 
 
 @dataclass
@@ -88,9 +93,5 @@ debug_option = click.option(
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write `content` as JSON to a file, or to stdout for `-`.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write `content` as JSON to a file, or to stdout for `-`; an InputError if it cannot be."""
     write_output(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

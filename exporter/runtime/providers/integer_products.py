@@ -69,13 +69,8 @@ def quantized_product(weight: NDArray[np.int8]) -> bytes:
         node("DequantizeLinear", ["weight", "ones", "zeros"], ["factor"], axis=1),
         node("MatMul", ["restored", "factor"], ["y"]),
     ]
-    constants = {
-        "one": np.float32(1),
-        "zero": np.int8(0),
-        "weight": weight,
-        "ones": np.ones(columns, np.float32),
-        "zeros": np.zeros(columns, np.int8),
-    }
+    constants = {"one": np.float32(1), "ones": np.ones(columns, np.float32), "weight": weight}
+    constants |= {"zero": np.int8(0), "zeros": np.zeros(columns, np.int8)}
     sides = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", size])
         for name, size in (("x", channels), ("y", columns))

@@ -26,11 +26,8 @@ def make_providers(
 ) -> list[Provider]:
     """The providers to give to ONNX Runtime, the one asked for first, then what it falls back to.
 
-    Args:
-        name: one of `NAMES`.
-        inputs: names of the graph's inputs, which all have the same shape.
-        profile: shapes that TensorRT's engines are built for.
-        cache: folder that TensorRT's engines are kept in; made if it is missing.
+    The names of the graph's inputs, which all have the same shape, and the profile are what
+    TensorRT's engines are built for; they are kept in `cache`, a folder that is made.
 
     Raises:
         InputError: the cache cannot be written.

@@ -45,12 +45,8 @@ class Weight:
 def detach(model: onnx.ModelProto, folder: Path) -> dict[str, Weight]:
     """Make inputs of a graph's large weights, and load the small ones that lie outside the file.
 
-    Args:
-        model: changed in place.
-        folder: where its external data lies.
-
-    Returns:
-        the weights by name; their bytes are those of the model or of the mapped file.
+    The model is changed in place; `folder` is where its external data lies. The bytes of the
+    weights, by name, are those of the model or of the mapped file.
 
     Raises:
         InputError: external data is missing, too short, or outside the folder.
@@ -77,12 +73,9 @@ def detach(model: onnx.ModelProto, folder: Path) -> dict[str, Weight]:
 
 
 def attach(model: Any, weights: Mapping[str, Weight]) -> None:
-    """Put constants in the place of the inputs that `detach` made.
+    """Put constants in the place of the inputs that `detach` made of an `openvino.Model`.
 
-    Args:
-        model: an `openvino.Model`; it and what is compiled from it refer to the bytes of `weights`,
-            which must outlive them.
-        weights: by name.
+    It and what is compiled from it refer to the bytes of `weights`, which must outlive them.
     """
     import openvino
 

@@ -32,8 +32,7 @@ def open_rounded(
 def widened_content(path: Path) -> bytes:
     """The graph in fp32 with half's rounding, serialized; weights outside stay where they are.
 
-    Raises:
-        InputError: the file is missing or broken.
+    An InputError where the file is missing or broken.
     """
     import onnx_ir as ir
 

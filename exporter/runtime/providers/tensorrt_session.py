@@ -50,8 +50,7 @@ class TensorRtSession(Session):
     Not safe to share between threads: runs use the same buffers.
 
     Args:
-        path: the plan.
-        record: the engine as the manifest records it.
+        path, record: the plan, and the engine as the manifest records it.
         shape, text: the model and its tokenizer.
         cuda_graphs: capture a shape's kernels when it comes for the second time.
         device: where to run; the first GPU by default.
@@ -145,11 +144,17 @@ class TensorRtSession(Session):
                 padding = self.shape.pad_token_id if name == "input_ids" else 0
                 ids = fill(feeds[name], shape, padding).ravel()
                 self._inputs[name][: ids.size].copy_(torch.from_numpy(ids))
-        self._launch(prepared)
+        # As it is for the first time, then as a graph.
+        prepared.runs += 1
+        if prepared.replay is None and self._cuda_graphs and prepared.runs > 1:
+            prepared.replay = self._device.capture(lambda: self._enqueue(prepared.context))
+        if prepared.replay is not None:
+            prepared.replay()
         with self._device.queue():
-            values = {
-                name: tensor.to("cpu", torch.float32) for name, tensor in prepared.outputs.items()
-            }
+            if prepared.replay is None:
+                self._enqueue(prepared.context)
+            buffers = prepared.outputs.items()
+            values = {name: tensor.to("cpu", torch.float32) for name, tensor in buffers}
         self._device.synchronize()
         asked = tuple(slice(size) for size in self.shape.output_shape(given))
         # A tensor that was in memory already is a view of the buffer, which the next run reuses.
@@ -260,17 +265,6 @@ class TensorRtSession(Session):
         ]
         return min(fitting, key=prod, default=shape)
 
-    def _launch(self, prepared: _Prepared) -> None:
-        """Queue one run: as it is for the first time, then as a graph."""
-        prepared.runs += 1
-        if prepared.replay is None and self._cuda_graphs and prepared.runs > 1:
-            prepared.replay = self._device.capture(lambda: self._enqueue(prepared.context))
-        if prepared.replay is not None:
-            prepared.replay()
-            return
-        with self._device.queue():
-            self._enqueue(prepared.context)
-
     def _enqueue(self, context: Any) -> None:
         if not context.execute_async_v3(self._device.stream):
             raise RunError(self._path, "the engine could not be queued")
@@ -293,10 +287,7 @@ def _recent(
 def fill(ids: Ids, shape: tuple[int, ...], padding: int) -> Ids:
     """`ids` in a larger shape: tokens of `padding` at the end, and copies of the last row.
 
-    Args:
-        ids: `(B, S)` or `(B, C, S)`.
-        shape: as many sizes, none smaller.
-        padding: what stands at the positions added; 0 for a mask.
+    They are `(B, S)` or `(B, C, S)`; `shape` has as many sizes, none smaller.
     """
     *rows, length = ((0, more - size) for size, more in zip(ids.shape, shape, strict=True))
     longer = np.pad(ids, [*((0, 0) for _ in rows), length], constant_values=padding)
