@@ -16,8 +16,7 @@ Progress: TypeAlias = Callable[[str], None]
 CLEAR_LINE = "\r\x1b[K"
 """What a terminal needs before a line that is to stay may be printed over the progress."""
 
-_REFRESH_SECONDS = 0.5
-_REPEAT_SECONDS = 10.0
+_REFRESH_SECONDS, _REPEAT_SECONDS = 0.5, 10.0
 _NUMBER = re.compile(r"\d+")
 
 

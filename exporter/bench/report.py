@@ -9,8 +9,7 @@ from exporter.bench.measure import BenchResult, Timing
 from exporter.console import aligned
 from exporter.environment import environment
 
-FORMAT = "deb-export-bench"
-SCHEMA = 1
+FORMAT, SCHEMA = "deb-export-bench", 1
 _FIGURES = (
     "workload contender sentences tokens latency_ms tokens_per_second sentences_per_second ratio "
     "seconds"

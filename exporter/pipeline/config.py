@@ -1,7 +1,4 @@
-"""What to build: one frozen configuration, validated where it is made.
-
-Every option has its one default here; the command line reads it from `BuildConfig`.
-"""
+"""What to build: one frozen configuration, checked where it is made; it has all defaults."""
 
 from __future__ import annotations
 

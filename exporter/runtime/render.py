@@ -14,8 +14,7 @@ from exporter.runtime.predictions import (
     VectorPrediction,
 )
 
-_SHOWN_LABELS = 5
-_SHOWN_VALUES = 4
+_SHOWN_LABELS, _SHOWN_VALUES = 5, 4
 
 
 def render(prediction: Prediction) -> str:

@@ -24,7 +24,6 @@ from exporter.runtime.providers.openvino_weights import Weight, attach, detach
 from exporter.runtime.session import Floats, Session
 
 INSTALL = 'pip install "deb-export[openvino]"'
-
 DEVICE = "CPU"
 
 _NATIVE = {None: "f32", "fp16": "f16", "bf16": "bf16"}
@@ -51,8 +50,7 @@ class OpenVinoSession(Session):
         path: the .onnx file; external data lies beside it.
         shape, text: the artifact's model and its tokenizer.
         options: threads, batches, arithmetic, hint and cache.
-        half: "fp16" or "bf16" where the graph has values of that type.
-        weight_bits: that int8 weights use: 8, or 7.
+        half, weight_bits: of the graph: "fp16", "bf16" or None; of int8 weights, 8 or 7.
 
     Raises:
         InputError: the file is missing, broken, has something that OpenVINO cannot run, or has
