@@ -37,10 +37,7 @@ class Names:
 
 
 def row(ids: list[int], offsets: list[tuple[int, int]], sequences: list[int | None]) -> Encoding:
-    size = len(ids)
-    return Encoding(
-        tuple(ids), (0,) * size, (1,) * size, (0,) * size, tuple(offsets), tuple(sequences), False
-    )
+    return Encoding(tuple(ids), (0,) * len(ids), tuple(offsets), tuple(sequences), False)
 
 
 def run(task: Task, example: Example, outputs: dict[str, Any], **changes: Any) -> Prediction:
