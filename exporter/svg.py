@@ -16,7 +16,7 @@ def element(tag: str, *content: str, **attributes: object) -> str:
     parts = [f"<{tag}"]
     for name, value in attributes.items():
         name = "class" if name == "kind" else name.replace("_", "-")
-        shown = f"{round(value, 2)}" if isinstance(value, float) else escape(str(value))
+        shown = round(value, 2) if isinstance(value, float) else escape(str(value))
         parts.append(f' {name}="{shown}"')
     inner = "".join(content)
     return "".join(parts) + (f">{inner}</{tag}>" if inner else "/>")
@@ -34,14 +34,7 @@ def tip(text: str) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis.
-
-    Attributes:
-        title: what it shows.
-        low: value at its beginning.
-        high: value at its end; above `low`.
-        log: decimal logarithms of the values are even.
-    """
+    """One axis from `low` to `high`, above it; with `log`, decimal logarithms are even."""
 
     title: str
     low: float
@@ -68,10 +61,9 @@ class Axis:
             return tuple(10.0**power for power in range(first, last + 1, step))
         raw = (self.high - self.low) / 5
         power = 10.0 ** floor(log10(raw))
-        step_size = next(f * power for f in (1, 2, 5, 10) if f * power >= raw * 0.999)
-        count = floor(self.high / step_size + 1e-9)
-        start = ceil(self.low / step_size - 1e-9)
-        return tuple(index * step_size for index in range(start, count + 1))
+        size = next(f * power for f in (1, 2, 5, 10) if f * power >= raw * 0.999)
+        first, last = ceil(self.low / size - 1e-9), floor(self.high / size + 1e-9)
+        return tuple(index * size for index in range(first, last + 1))
 
 
 def log_axis(title: str, values: Iterable[float]) -> Axis:
@@ -83,24 +75,13 @@ def log_axis(title: str, values: Iterable[float]) -> Axis:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A point: where, which class of the style sheet, and what shows when one points at it."""
-
-    x: float
-    y: float
-    kind: str
-    title: str = ""
-
-
-@dataclass(frozen=True)
 class Plot:
-    """A plot in the making; `svg` ends it.
+    """A plot in the making; `svg` ends it. Kinds are classes of the style sheet.
 
     Attributes:
         label: what it shows, for those who do not see it.
-        x: horizontal axis.
+        x: horizontal axis, with `names` in the place of its numbers where there are any.
         y: vertical axis.
-        names: names in the place of the numbers of the horizontal axis.
     """
 
     label: str
@@ -109,13 +90,11 @@ class Plot:
     names: Sequence[str] = ()
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Position in the drawing."""
         across = LEFT + self.x.place(x) * (WIDTH - LEFT - RIGHT)
         down = HEIGHT - BOTTOM - self.y.place(y) * (HEIGHT - TOP - BOTTOM)
         return round(across, 2), round(down, 2)
 
     def line(self, points: Sequence[tuple[float, float]], kind: str) -> str:
-        """A line through points."""
         path = " ".join(f"{x},{y}" for x, y in (self.at(*point) for point in points))
         return element("polyline", kind=f"line {kind}", points=path)
 
@@ -128,20 +107,14 @@ class Plot:
     def limit_at(self, value: float, text: str) -> str:
         """A line down the plot with its name at the top."""
         (x, bottom), (_, top) = self.at(value, self.y.low), self.at(value, self.y.high)
-        place: dict[str, object] = {"x": x + 5, "text_anchor": "start"}
-        if x > WIDTH - RIGHT - 90:
-            place = {"x": x - 5, "text_anchor": "end"}
-        name = words(text, kind="level-name bad", y=top + 11, **place)
+        shift, anchor = (-5, "end") if x > WIDTH - RIGHT - 90 else (5, "start")
+        name = words(text, kind="level-name bad", y=top + 11, x=x + shift, text_anchor=anchor)
         return element("line", kind="level bad", x1=x, x2=x, y1=bottom, y2=top) + name
 
-    def marks(self, marks: Iterable[Mark], radius: float = 3.0) -> str:
-        """Points."""
-        parts = []
-        for mark in marks:
-            x, y = self.at(mark.x, mark.y)
-            kind = f"mark {mark.kind}"
-            parts.append(element("circle", tip(mark.title), kind=kind, cx=x, cy=y, r=radius))
-        return "".join(parts)
+    def mark(self, x: float, y: float, kind: str, radius: float, title: str = "") -> str:
+        """A point; the title shows when one points at it."""
+        across, down = self.at(x, y)
+        return element("circle", tip(title), kind=f"mark {kind}", cx=across, cy=down, r=radius)
 
     def bar(self, low: float, high: float, value: float, kind: str, title: str) -> str:
         """A bar from the bottom."""
@@ -151,36 +124,30 @@ class Plot:
 
     def svg(self, *content: str) -> str:
         """The drawing with its axes below the content."""
-        box = f"0 0 {WIDTH} {HEIGHT}"
-        grid = self._grid()
-        return element("svg", *grid, *content, viewBox=box, role="img", aria_label=self.label)
+        attributes = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria_label": self.label}
+        return element("svg", *self._grid(), *content, **attributes)
 
     def _grid(self) -> Iterator[str]:
         bottom = HEIGHT - BOTTOM
         for value in self.y.ticks:
             (left, y), (right, _) = self.at(self.x.low, value), self.at(self.x.high, value)
             yield element("line", kind="grid", x1=left, x2=right, y1=y, y2=y)
-            yield _tick(left - 7, y + 4, "end", _number(value, self.y.log))
-        for value, name in self._across():
+            name = _number(value, self.y.log)
+            yield words(name, kind="tick", x=left - 7, y=y + 4, text_anchor="end")
+        ticks: Sequence[tuple[float, str]] = [
+            (value, _number(value, self.x.log)) for value in self.x.ticks
+        ]
+        if self.names:
+            ticks = list(enumerate(self.names))[:: ceil(len(self.names) / 14)]
+        for value, name in ticks:
             x, _ = self.at(value, self.y.low)
             yield element("line", kind="grid", x1=x, x2=x, y1=bottom, y2=bottom + 4)
-            yield _tick(x, bottom + 17, "middle", name)
+            yield words(name, kind="tick", x=x, y=bottom + 17, text_anchor="middle")
         yield element("line", kind="axis", x1=LEFT, x2=WIDTH - RIGHT, y1=bottom, y2=bottom)
         title: dict[str, object] = {"kind": "title", "text_anchor": "middle"}
-        middle = (LEFT + WIDTH - RIGHT) / 2
-        yield words(self.x.title, x=middle, y=HEIGHT - 6, **title)
+        yield words(self.x.title, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 6, **title)
         turned = f"translate(13 {(TOP + bottom) / 2}) rotate(-90)"
         yield words(self.y.title, transform=turned, **title)
-
-    def _across(self) -> list[tuple[float, str]]:
-        if not self.names:
-            return [(value, _number(value, self.x.log)) for value in self.x.ticks]
-        step = max(1, ceil(len(self.names) / 14))
-        return [(float(i), name) for i, name in enumerate(self.names) if i % step == 0]
-
-
-def _tick(x: float, y: float, anchor: str, text: str) -> str:
-    return words(text, kind="tick", x=x, y=y, text_anchor=anchor)
 
 
 def _number(value: float, log: bool) -> str:

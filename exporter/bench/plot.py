@@ -29,22 +29,17 @@ def to_svg(result: BenchResult) -> str:
             top += _BAR + 6
         top += _GAP - 6
     page = element("rect", width=_WIDTH, height=top, fill="white")
-    picture: dict[str, object] = {"xmlns": "http://www.w3.org/2000/svg", "width": _WIDTH}
-    picture |= {"height": top, "viewBox": f"0 0 {_WIDTH} {top}"}
-    picture |= {"font_family": "sans-serif", "font_size": 13}
-    return element("svg", tip(title), page, *body, **picture) + "\n"
+    size = {"width": _WIDTH, "height": top, "viewBox": f"0 0 {_WIDTH} {top}", "font_size": 13}
+    name = {"xmlns": "http://www.w3.org/2000/svg", "font_family": "sans-serif"}
+    return element("svg", tip(title), page, *body, **name, **size) + "\n"
 
 
 def _bar(timing: Timing, top: float, scale: float, colour: str) -> str:
     low, high = (_LEFT + scale * value for value in timing.spread_ms)
     width, middle = scale * timing.latency_ms, top + _BAR / 2
+    name = words(timing.contender, x=_LEFT - 8, y=middle + 5, text_anchor="end")
+    bar = element("rect", x=_LEFT, y=top, width=width, height=_BAR, fill=colour)
+    whisker = element("line", x1=low, x2=high, y1=middle, y2=middle, stroke="black")
     value = f"{timing.latency_ms:.4g} ms, {timing.sentences_per_second:.4g}/s"
     end = max(high, _LEFT + width) + 8
-    return "".join(
-        (
-            words(timing.contender, x=_LEFT - 8, y=middle + 5, text_anchor="end"),
-            element("rect", x=_LEFT, y=top, width=width, height=_BAR, fill=colour),
-            element("line", x1=low, x2=high, y1=middle, y2=middle, stroke="black"),
-            words(value, x=end, y=middle + 5),
-        )
-    )
+    return name + bar + whisker + words(value, x=end, y=middle + 5)

@@ -178,11 +178,7 @@ class PlannedAttention(nn.Module):
         self.pos_key, self.pos_query = (self.round(item) for item in positions)
 
     def forward(
-        self,
-        hidden: torch.Tensor,
-        relative: torch.Tensor,
-        slots: torch.Tensor,
-        mask: torch.Tensor,
+        self, hidden: torch.Tensor, relative: torch.Tensor, slots: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
         """`hidden` `(B, S, E)`, `slots`, `mask` `(B, S)` -> `(B, S, H*D)`."""
         config = self.config

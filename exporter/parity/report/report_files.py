@@ -22,14 +22,8 @@ from exporter.parity.runners import Observation
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """Where reports go; `-` is stdout, for one of them.
-
-    Attributes:
-        json: all figures.
-        junit: XML for a CI viewer.
-        markdown: for a comment.
-        html: a page for people.
-    """
+    """Where reports go; `-` is stdout, for one of them. JSON has all figures, JUnit XML is for a
+    CI viewer, Markdown for a comment, HTML a page for people."""
 
     json: Path | None = None
     junit: Path | None = None
@@ -66,15 +60,10 @@ class ReportFiles:
         from exporter.parity.report.junit import to_junit
         from exporter.parity.report.text import to_markdown
 
-        def to_json_text(result: ParityResult) -> str:
+        def text_of_json(result: ParityResult) -> str:
             return json.dumps(to_json(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
-        makers = {
-            "json": to_json_text,
-            "junit": to_junit,
-            "markdown": to_markdown,
-            "html": to_html,
-        }
+        makers = {"json": to_json_text, "junit": to_junit, "markdown": to_markdown, "html": to_html}
         texts = [(path, makers[name](result)) for name, path in self._given().items()]
         for path, text in texts:
             write_output(path, text)
