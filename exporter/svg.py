@@ -134,12 +134,9 @@ class Plot:
             yield element("line", kind="grid", x1=left, x2=right, y1=y, y2=y)
             name = _number(value, self.y.log)
             yield words(name, kind="tick", x=left - 7, y=y + 4, text_anchor="end")
-        ticks: Sequence[tuple[float, str]] = [
-            (value, _number(value, self.x.log)) for value in self.x.ticks
-        ]
-        if self.names:
-            ticks = list(enumerate(self.names))[:: ceil(len(self.names) / 14)]
-        for value, name in ticks:
+        step = ceil(len(self.names) / 14)
+        names = [(float(i), name) for i, name in enumerate(self.names) if i % step == 0]
+        for value, name in names or [(v, _number(v, self.x.log)) for v in self.x.ticks]:
             x, _ = self.at(value, self.y.low)
             yield element("line", kind="grid", x1=x, x2=x, y1=bottom, y2=bottom + 4)
             yield words(name, kind="tick", x=x, y=bottom + 17, text_anchor="middle")

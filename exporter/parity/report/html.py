@@ -164,17 +164,17 @@ def _figure(title: str, about: str, drawing: str, **key: str) -> str:
 def _tables(result: ParityResult, lines: Sequence[Line]) -> Iterator[str]:
     found = text.all_flips(result)
     if found:
-        titles = ("text", "reference", "candidate", "label", "")
+        titles = ["text", "reference", "candidate", "label", ""]
         left = len(found) - _FLIPS
         more = f'<p class="muted">{left} more are in parity.json.</p>\n' if left > 0 else ""
         yield _table("Flipped decisions", titles, map(_flip, found[:_FLIPS]), more)
     rows = [decision_cells(item, name) for item in result.data_sets for name in item.tallies]
     if rows:
-        titles = ("data set", "output", "decisions", "agreement", "mean KL, nats", "accuracy")
-        titles += ("calibration error", "mean confidence")
+        titles = ["data set", "output", "decisions", "agreement", "mean KL, nats", "accuracy"]
+        titles += ["calibration error", "mean confidence"]
         cells = ([escape(cell or "no labels") for cell in row] for row in rows)
         yield _table("Decisions by data set", titles, cells)
-    titles = ("output", "metric", "value", "permitted", "of the limit", "", "reason")
+    titles = ["output", "metric", "value", "permitted", "of the limit", "", "reason"]
     yield _table("Limits", titles, map(_limit, lines))
 
 

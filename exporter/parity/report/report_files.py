@@ -63,7 +63,7 @@ class ReportFiles:
         def text_of_json(result: ParityResult) -> str:
             return json.dumps(to_json(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
-        makers = {"json": to_json_text, "junit": to_junit, "markdown": to_markdown, "html": to_html}
+        makers = {"json": text_of_json, "junit": to_junit, "markdown": to_markdown, "html": to_html}
         texts = [(path, makers[name](result)) for name, path in self._given().items()]
         for path, text in texts:
             write_output(path, text)
