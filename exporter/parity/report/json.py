@@ -8,24 +8,22 @@ from math import isfinite
 from typing import Any
 
 from exporter.environment import tool_name
+from exporter.metrics.error_spread import Errors
 from exporter.metrics.figures import Figures
 from exporter.metrics.tally import Flip, Tally
 from exporter.parity.limits import HIGHER_IS_BETTER, Limits
 from exporter.parity.report.text import choice_name
-from exporter.parity.result import CaseResult, Check, DataSetResult, ParityResult
+from exporter.parity.result import CaseResult, Check, DataSetResult, EngineResult, ParityResult
 
 SCHEMA = 2
 FORMAT = "deb-export-parity"
 
-_FIGURES = (
-    "elements rows non_finite max_abs mean_abs rms_abs max_relative rms_relative spread_relative "
-    "min_cosine"
-)
+_FIGURES = "elements rows non_finite max_abs mean_abs rms_abs max_relative rms_relative"
 
 
 def to_json(result: ParityResult) -> dict[str, Any]:
     """The content of parity.json. What was not measured is null; so is an infinite ratio."""
-    shape = result.shape
+    shape, export = result.shape, result.export
     content = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -41,31 +39,27 @@ def to_json(result: ParityResult) -> dict[str, Any]:
         },
         **_judged(result),
         "stages": [{**asdict(s), "limit": s.limit, "passed": not s.failure} for s in result.stages],
-        "export": None if result.export is None else _judged(result.export),
-        "engines": [
-            {
-                "file": engine.file,
-                "status": engine.parity.status,
-                "reason": engine.reason or None,
-                **({} if engine.result is None else _judged(engine.result)),
-            }
-            for engine in result.engines
-        ],
+        "export": None if export is None else _judged(export),
+        "engines": [_engine(engine) for engine in result.engines],
         "cases": [_case(case) for case in result.cases],
-        "errors": {
-            name: {
-                "log10_edges": [round(float(edge), 6) for edge in found.edges],
-                "counts": found.counts.tolist(),
-                "exact": found.exact,
-            }
-            for name, found in result.errors.items()
-        },
+        "errors": {name: _errors(found) for name, found in result.errors.items()},
         "cached_batches": result.cached,
         "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
         "environment": result.environment,
     }
     plain: dict[str, Any] = _plain(content)
     return plain
+
+
+def _engine(engine: EngineResult) -> dict[str, Any]:
+    judged = {} if engine.result is None else _judged(engine.result)
+    status = {"status": engine.parity.status, "reason": engine.reason or None}
+    return {"file": engine.file, **status, **judged}
+
+
+def _errors(found: Errors) -> dict[str, Any]:
+    edges = [round(float(edge), 6) for edge in found.edges]
+    return {"log10_edges": edges, "counts": found.counts.tolist(), "exact": found.exact}
 
 
 def _judged(result: ParityResult) -> dict[str, Any]:
@@ -132,10 +126,7 @@ def _data_set(item: DataSetResult, result: ParityResult) -> dict[str, Any]:
         **_fields(item, "name inputs layer_inputs"),
         "outputs": {name: _figures(total) for name, total in item.outputs.items()},
         "layers": {name: _figures(total) for name, total in item.layers.items()},
-        "decisions": {
-            name: _decisions(tally, item.outputs[name], result)
-            for name, tally in item.tallies.items()
-        },
+        "decisions": {n: _decisions(t, item.outputs[n], result) for n, t in item.tallies.items()},
     }
 
 
@@ -172,35 +163,32 @@ def _flip(flip: Flip, result: ParityResult) -> dict[str, Any]:
 
 
 def _case(case: CaseResult) -> dict[str, Any]:
-    def part(figures: dict[str, Any], name: str) -> dict[str, Any]:
-        return {**figures, "worst_text": case.worst_texts.get(name)}
-
+    outputs = {name: _figures(found) for name, found in case.outputs.items()}
+    relative = "rms_relative max_relative"
+    layers = {name: _fields(found, relative) for name, found in case.layers.items()}
+    for name, figures in (*outputs.items(), *layers.items()):
+        figures["worst_text"] = case.worst_texts.get(name)
     return {
         **_fields(case, "name data_set shape"),
         "padding": round(case.padding, 6),
         "problem": case.problem,
         "seconds": {name: round(value, 6) for name, value in case.seconds.items()},
-        "outputs": {name: part(_figures(found), name) for name, found in case.outputs.items()},
-        "layers": {
-            name: part(_fields(found, "rms_relative max_relative"), name)
-            for name, found in case.layers.items()
-        },
+        "outputs": outputs,
+        "layers": layers,
     }
 
 
 def _figures(figures: Figures) -> dict[str, Any]:
-    worst = figures.worst
+    worst, place = figures.worst, None
+    if worst is not None:
+        values = _fields(worst, "reference candidate")
+        place = {"example": worst.example, "token": _token(worst.position), **values}
     return {
-        **_fields(figures, _FIGURES),
+        **_fields(figures, f"{_FIGURES} spread_relative min_cosine"),
         "reference_max": figures.scale.max,
         "reference_rms": figures.scale.rms,
         "reference_spread": figures.scale.spread,
-        "worst": worst
-        and {
-            "example": worst.example,
-            "token": _token(worst.position),
-            **_fields(worst, "reference candidate"),
-        },
+        "worst": place,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exporter.console import aligned
@@ -23,10 +23,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#@!])")
 class Line:
     """The check that is nearest its limit, or furthest outside, of those it stands for.
 
-    Attributes:
-        subject: an output, or "layers" with the layer that is worst.
-        check: the worst.
-        passed: whether all of them pass.
+    `subject` is an output, or "layers" with the worst one; `passed`, whether all of them pass.
     """
 
     subject: str
@@ -47,9 +44,7 @@ def summary(result: ParityResult) -> list[Line]:
     a head, is left out.
     """
     groups: dict[tuple[bool, str, str], list[Check]] = {}
-    for check in result.checks:
-        if check.value is None:
-            continue
+    for check in (check for check in result.checks if check.value is not None):
         layer = check.level is Level.LAYER
         subject = "layers" if layer else check.subject
         groups.setdefault((layer, subject, check.limit.metric.value), []).append(check)
@@ -131,18 +126,15 @@ def _verdict(result: ParityResult) -> str:
 
 def choice_name(shape: ModelShape, index: int, column: int = -1) -> str:
     """How a decision is called: by its label where the model has one for it."""
-    classified = shape.task.value.endswith("-classification")
-    labels: Mapping[int, str] = shape.id2label if classified else {}
+    labels = shape.id2label if shape.task.value.endswith("-classification") else {}
     if column >= 0:
         return f"{labels.get(column, str(column))}: {'yes' if index else 'no'}"
     return labels.get(index, str(index))
 
 
 def flip_cells(result: ParityResult, data_set: str, flip: Flip) -> tuple[str, ...]:
-    """A flipped decision: text or else its place, token, both choices, label, whether it is tied.
-
-    A choice ends with its probability.
-    """
+    """A flipped decision: text or else its place, token, both choices with their probabilities,
+    label, whether it is tied."""
     choices = ((flip.reference, flip.reference_score), (flip.candidate, flip.candidate_score))
     return (
         flip.text or f"{data_set}{flip.case}, example {flip.example}",
@@ -172,17 +164,10 @@ def decision_cells(item: DataSetResult, name: str) -> tuple[str, ...]:
     if before.accuracy is not None:
         accuracy = f"{percent(before.accuracy)} → {percent(after.accuracy)}"
         error = f"{before.error or 0:.4f} → {after.error or 0:.4f}"
-    confidence = (tally.reference_confidence / count, tally.candidate_confidence / count)
-    return (
-        item.name,
-        name,
-        str(tally.decisions),
-        percent(figures.agreement),
-        f"{figures.mean_kl or 0.0:.2g}",
-        accuracy,
-        error,
-        f"{confidence[0]:.4f} → {confidence[1]:.4f}",
-    )
+    first, second = tally.reference_confidence / count, tally.candidate_confidence / count
+    agreed, kl = percent(figures.agreement), f"{figures.mean_kl or 0.0:.2g}"
+    place, confidence = (item.name, name, str(tally.decisions)), f"{first:.4f} → {second:.4f}"
+    return (*place, agreed, kl, accuracy, error, confidence)
 
 
 def to_table(result: ParityResult) -> str:
@@ -191,10 +176,9 @@ def to_table(result: ParityResult) -> str:
     rows += [(*line.cells, "ok" if line.passed else "FAIL") for line in summary(result)]
     lines = [*aligned(rows), compared(result), layer_line(result), stage_line(result)]
     lines += [*also_judged(result), *_decisions(result)]
-    lines.extend(f"note: {note}" for note in result.notes)
-    lines.extend(f"FAIL {line}" for line in result.failures)
-    lines.append("parity: pass" if result else "parity: FAIL")
-    return "\n".join(lines)
+    lines += [f"note: {note}" for note in result.notes]
+    lines += [f"FAIL {line}" for line in result.failures]
+    return "\n".join((*lines, "parity: pass" if result else "parity: FAIL"))
 
 
 def _decisions(result: ParityResult) -> Iterator[str]:
@@ -224,63 +208,50 @@ def to_markdown(result: ParityResult) -> str:
 
 
 def _markdown(result: ParityResult) -> Iterator[str]:
-    yield f"## Parity: {'pass' if result else '**FAIL**'}"
-    yield ""
+    yield f"## Parity: {'pass' if result else '**FAIL**'}\n"
     yield f"`{_code(result.candidate.name)}` against `{_code(result.reference.name)}`  "
     yield f"{_escape(compared(result))}  "
     more = (layer_line(result), stage_line(result), *also_judged(result))
-    yield "  \n".join(map(_escape, more))
-    yield ""
+    yield "  \n".join(map(_escape, more)) + "\n"
     if not result:
         yield from _markdown_failures(result)
     lines = summary(result)
     if lines:
-        yield _row("output", "metric", "value", "permitted", "")
-        yield "|---|---|---:|---:|---|"
+        yield "| output | metric | value | permitted |  |\n|---|---|---:|---:|---|"
     for line in lines:
         subject, metric, value, bound = line.cells
-        verdict = "ok" if line.passed else "**FAIL**"
-        yield _row(_escape(subject), f"`{metric}`", value, _escape(bound), verdict)
+        mark = "ok" if line.passed else "**FAIL**"
+        yield _row(_escape(subject), f"`{metric}`", value, _escape(bound), mark)
     if any(item.tallies for item in result.data_sets):
         yield from _markdown_decisions(result)
-    for note in result.notes:
-        yield ""
-        yield f"Note: {_escape(note)}"
+    yield from (f"\nNote: {_escape(note)}" for note in result.notes)
 
 
 def _markdown_failures(result: ParityResult) -> Iterator[str]:
     fault = result.first_fault
     if fault is not None:
         text = f", worst text: {_escape(_short(fault.text))}" if fault.text else ""
-        yield f"**First layer outside its limits: {fault.subject}**{text}"
-        yield ""
-    for line in result.failures[:_MARKDOWN_FAILURES]:
-        yield f"- {_escape(line)}"
+        yield f"**First layer outside its limits: {fault.subject}**{text}\n"
+    yield from (f"- {_escape(line)}" for line in result.failures[:_MARKDOWN_FAILURES])
     if len(result.failures) > _MARKDOWN_FAILURES:
         yield f"- and {len(result.failures) - _MARKDOWN_FAILURES} more"
     yield ""
 
 
 def _markdown_decisions(result: ParityResult) -> Iterator[str]:
-    yield ""
-    yield _row("data set", "output", "decisions", "agreement", "accuracy", "ECE", "confidence")
+    yield "\n| data set | output | decisions | agreement | accuracy | ECE | confidence |"
     yield "|---|---|---:|---:|---:|---:|---:|"
     for item in result.data_sets:
         for name in item.tallies:
             data_set, output, count, agreement, _, *rest = decision_cells(item, name)
             yield _row(_escape(data_set), _escape(output), count, agreement, *rest)
     flips = all_flips(result)
-    if not flips:
-        return
-    yield ""
-    yield f"<details><summary>{result.flipped} flipped decisions</summary>"
-    yield ""
-    yield _row("text", "reference", "candidate", "label", "")
-    yield "|---|---|---|---|---|"
-    for where, token, *rest in flips[:_MARKDOWN_FLIPS]:
-        yield _row(_escape(_short(where)) + (token and f" ({token})"), *map(_escape, rest))
-    yield ""
-    yield "</details>"
+    if flips:
+        yield f"\n<details><summary>{result.flipped} flipped decisions</summary>\n"
+        yield "| text | reference | candidate | label |  |\n|---|---|---|---|---|"
+        for where, token, *rest in flips[:_MARKDOWN_FLIPS]:
+            yield _row(_escape(_short(where)) + (token and f" ({token})"), *map(_escape, rest))
+        yield "\n</details>"
 
 
 def _row(*cells: str) -> str:
@@ -292,7 +263,7 @@ def _short(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text as it is: nothing in it is markup, a mention or a new cell."""
+    """Nothing in the text is markup, a mention or a new cell."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
