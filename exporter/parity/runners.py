@@ -1,4 +1,5 @@
-"""What a parity check runs: outputs, hidden states of the layers, and the time of it.
+"""What a parity check runs: a graph, a session, saved outputs; each gives outputs, and a graph and
+the reference hidden states as well.
 
 `B` batch, `C` choices, `S` sequence, `E` hidden size.
 """
@@ -13,12 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from exporter.artifact.onnx_file import open_onnx
 from exporter.errors import InputError, RunError
-from exporter.graph.hidden_states import layer_names
+from exporter.graph.hidden_states import find_hidden_states, layer_names, with_outputs
 from exporter.inputs.polygraphy_json import Iteration, read_outputs
 from exporter.metrics.figures import Floats
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
+from exporter.runtime.options import RuntimeOptions
+from exporter.runtime.providers.onnx_session import open_graph, run_graph
 from exporter.runtime.session import Session
 
 
@@ -199,3 +203,181 @@ class SavedRunner:
     def close(self) -> None:
         """Let go of the outputs."""
         self._iterations = []
+
+
+_TYPES = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+}
+
+
+@dataclass(frozen=True)
+class _Signature:
+    """How a graph wants its inputs and names its outputs.
+
+    Attributes:
+        inputs: type of each input by name.
+        outputs: name in the graph of each output of the model, in the model's order.
+        fixed: sizes of the inputs that are fixed, None where they are not.
+    """
+
+    inputs: Mapping[str, type[np.generic]]
+    outputs: tuple[str, ...]
+    fixed: tuple[int | None, ...]
+
+
+class GraphRunner:
+    """A graph on ONNX Runtime's CPU provider, ours or another exporter's.
+
+    What others do differently is taken as it is: types of inputs, names of outputs, a fixed batch
+    or length, which inputs are padded to.
+
+    Args:
+        path: the .onnx file; external data lies beside it.
+        shape: the model that it should be.
+        rounded: run it with half's rounding in every half value, see
+            `exporter.runtime.providers.rounded_session`.
+
+    Raises:
+        InputError: the file is missing or broken, or is not a graph of such a model.
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+
+    def __init__(self, path: Path, shape: ModelShape, *, rounded: bool = False) -> None:
+        self._path, self._shape = path, shape
+        self.name = "onnxruntime cpu, rounded as half" if rounded else "onnxruntime cpu"
+        content = _content(path, rounded)
+        model = open_onnx(path, content)
+        hidden = find_hidden_states(model)
+        own = [item.name for item in model.graph.output]
+        del model
+        self.layers = Layers(hidden.names, hidden.reason)
+        self._hidden = hidden.values
+        content = with_outputs(content, hidden, own)
+        self._session: Any = open_graph(path, RuntimeOptions().resolved(), content=content)
+        added = [name for name in hidden.values if name not in own]
+        self._signature = _signature(path, self._session, shape, added)
+
+    def observe(self, feeds: Mapping[str, Ids], layers: bool) -> Observation:
+        """Run one batch; with `layers`, give the hidden states as well."""
+        batch, size = self._signature.fixed[0], feeds["input_ids"].shape[0]
+        if batch is None:
+            return self._run(feeds, layers)
+        parts = []
+        for start in range(0, size, batch):
+            rows = np.minimum(np.arange(start, start + batch), size - 1)
+            parts.append(self._run({name: array[rows] for name, array in feeds.items()}, layers))
+        choices = feeds["input_ids"][0].size // feeds["input_ids"].shape[-1]
+        return Observation(
+            {
+                name: np.concatenate([part.outputs[name] for part in parts])[:size]
+                for name in self._shape.outputs
+            },
+            [
+                np.concatenate([part.layers[index] for part in parts])[: size * choices]
+                for index in range(len(parts[0].layers))
+            ],
+            sum(part.seconds for part in parts),
+        )
+
+    def _run(self, feeds: Mapping[str, Ids], layers: bool) -> Observation:
+        signature, length = self._signature, feeds["input_ids"].shape[-1]
+        given = {
+            name: _padded(name, feeds, signature.fixed[-1], self._shape).astype(dtype)
+            for name, dtype in signature.inputs.items()
+        }
+        wanted = [*signature.outputs, *(self._hidden if layers else ())]
+        start = perf_counter()
+        values = run_graph(self._path, self._session, wanted, given)
+        seconds = perf_counter() - start
+        found = [np.asarray(value, np.float32) for value in values]
+        count = len(signature.outputs)
+        expected = self._shape.output_shape(feeds["input_ids"].shape)
+        outputs = {
+            name: _cut(value, expected)
+            for name, value in zip(self._shape.outputs, found[:count], strict=True)
+        }
+        return Observation(outputs, [value[:, :length] for value in found[count:]], seconds)
+
+    def close(self) -> None:
+        """Free the graph and its weights."""
+        self._session = None
+
+
+def _content(path: Path, rounded: bool) -> bytes:
+    if rounded:
+        from exporter.runtime.providers.rounded_session import widened_content
+
+        return widened_content(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _signature(path: Path, session: Any, shape: ModelShape, added: Sequence[str]) -> _Signature:
+    """What the graph takes and gives, if it is one of such a model."""
+    inputs = {}
+    fixed: tuple[int | None, ...] = (None,) * shape.rank
+    given = session.get_inputs()
+    names = [item.name for item in given]
+    if "input_ids" not in names:
+        raise InputError(f"{path}: inputs are {names}; {shape.task} has input_ids")
+    if not set(names) <= {"input_ids", "attention_mask", "token_type_ids"}:
+        raise InputError(f"{path}: inputs are {names}; {shape.task} has {list(shape.inputs)}")
+    for item in given:
+        if item.type not in _TYPES or len(item.shape) != shape.rank:
+            raise InputError(
+                f"{path}: input {item.name} is {item.type} of shape {item.shape}; "
+                f"{shape.task} takes whole numbers in {shape.rank} dimensions"
+            )
+        inputs[item.name] = _TYPES[item.type]
+        fixed = tuple(size if isinstance(size, int) else None for size in item.shape)
+    found = {item.name: item for item in session.get_outputs() if item.name not in added}
+    # Others' names are taken in the model's order.
+    chosen = shape.outputs if set(shape.outputs) <= set(found) else tuple(found)
+    if len(chosen) != len(shape.outputs):
+        raise InputError(
+            f"{path}: outputs are {list(found)}; {shape.task} has {list(shape.outputs)}"
+        )
+    for name in chosen:
+        _check_sizes(path, name, found[name].shape, shape)
+    return _Signature(inputs, chosen, fixed)
+
+
+def _check_sizes(path: Path, name: str, found: Sequence[Any], shape: ModelShape) -> None:
+    """Refuse an output whose fixed sizes are not those of the model."""
+    expected = shape.output_shape((2,) * shape.rank)
+    # The last dimension is the model's own, unless it is the length or the choices.
+    own = len(expected) == 3 or expected[1:] == (shape.num_labels,)
+    last = found[-1] if found else None
+    wrong = own and isinstance(last, int) and last != expected[-1]
+    if len(found) not in (0, len(expected)) or wrong:
+        raise InputError(
+            f"{path}: output {name} has shape {found}; the model's {shape.task} has "
+            f"{len(expected)} dimensions, the last of size {expected[-1]}"
+        )
+
+
+def _padded(name: str, feeds: Mapping[str, Ids], length: int | None, shape: ModelShape) -> Ids:
+    """An input, on the right padded to a fixed length; token types that nobody gave are 0."""
+    array = feeds.get(name)
+    if array is None:
+        array = np.zeros_like(feeds["input_ids"])
+    if length is None or array.shape[-1] == length:
+        return array
+    if array.shape[-1] > length:
+        raise InputError(f"inputs of {array.shape[-1]} tokens; the graph is fixed to {length}")
+    fill = shape.pad_token_id if name == "input_ids" else 0
+    widths = [(0, 0)] * (array.ndim - 1) + [(0, length - array.shape[-1])]
+    return np.pad(array, widths, constant_values=fill)
+
+
+def _cut(value: Floats, expected: tuple[int, ...]) -> Floats:
+    """An output without the padding to a fixed length; another number of dimensions stays."""
+    if value.ndim != len(expected):
+        return value
+    return value[tuple(slice(0, size) for size in expected)]

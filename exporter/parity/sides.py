@@ -27,7 +27,14 @@ from exporter.model.model_shape import ModelShape
 from exporter.model.task import ARCHITECTURES, Task
 from exporter.parity.limits import PRECISIONS, widest
 from exporter.parity.result import SideInfo
-from exporter.parity.runners import EngineRunner, Layers, Runner, SavedRunner, TorchRunner
+from exporter.parity.runners import (
+    EngineRunner,
+    GraphRunner,
+    Layers,
+    Runner,
+    SavedRunner,
+    TorchRunner,
+)
 from exporter.parity.side import Open, Side, vocabulary_files
 from exporter.precision.plan import PrecisionPlan, decode_plan
 from exporter.runtime.load import artifact_shape, require_torch, source_folder
@@ -166,8 +173,6 @@ def graph_opens(path: Path, half: str | None) -> tuple[Open, ...]:
     """
 
     def runner(shape: ModelShape, *, rounded: bool) -> Runner:
-        from exporter.parity.graph_runner import GraphRunner
-
         return GraphRunner(path, shape, rounded=rounded)
 
     native: Open = partial(runner, rounded=False)
