@@ -117,7 +117,8 @@ class _Sums:
 
     def add(self, expected: Floats, actual: Floats) -> None:
         """Add tokens, `(tokens, W)` each."""
-        error = np.abs(actual - expected)
+        with np.errstate(invalid="ignore"):  # a plan may overflow as its graph does: both are wrong
+            error = np.abs(actual - expected)
         error[~np.isfinite(error)] = np.inf
         squares = float(np.square(expected, dtype=np.float64).sum())
         self.tokens += len(expected)

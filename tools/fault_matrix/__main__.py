@@ -9,6 +9,7 @@ code is 1 where a fault passes.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,7 @@ PASSES = "**passes**"
 
 def main() -> int:
     """Print the table."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         judged = {

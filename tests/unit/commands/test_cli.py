@@ -146,7 +146,7 @@ def test_a_build_outside_its_limits_is_exit_code_1(
 
     class Manifest:
         passed = False
-        files = skipped = ()
+        files = skipped = engines = ()
         task = precision = "x"
         graph: ClassVar[dict[str, object]] = {}
 

@@ -30,10 +30,8 @@ def shape(task: Task = Task.SEQUENCE_CLASSIFICATION, vocabulary: int = 1000) -> 
 
 
 def example(length: int, rows: int = 1) -> Example:
-    row = Encoding(
-        (1,) * length, (0,) * length, (1,) * length, (0,) * length, ((0, 0),) * length,
-        (0,) * length, False,
-    )  # fmt: skip
+    zeros = (0,) * length
+    row = Encoding((1,) * length, zeros, ((0, 0),) * length, zeros, truncated=False)
     return Example("", (), (row,) * rows)
 
 

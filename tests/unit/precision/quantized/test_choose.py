@@ -74,7 +74,7 @@ def test_a_masked_lm_keeps_one_batch_in_memory(
     text = CalibrationText(batches, batches, (SimpleNamespace(label=None),))  # type: ignore[arg-type]
     monkeypatch.setattr(choose, "OnnxSession", Session)
     monkeypatch.setattr(choose, "units_of", lambda sites: {})
-    exact = Exact(tmp_path / "fp32.onnx", shape, Placement((), ()))
+    exact = Exact(tmp_path / "fp32.onnx", shape, Placement((), {}))
     tracemalloc.start()
     try:
         report = choose.fit_to_budget(exact, text, Budget(0.5), silent)  # type: ignore[arg-type]
