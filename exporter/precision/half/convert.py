@@ -101,7 +101,8 @@ def convert_file(
             "the limits of fp16; --precision bf16 halves all of them",
             stacklevel=2,
         )
-    return Converted(summary, {"half": asdict(report)})
+    facts = asdict(report)
+    return Converted(summary, {"half": {**facts, "kept_fp32": list(facts["kept_fp32"])}})
 
 
 def convert_to_half(
