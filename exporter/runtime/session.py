@@ -60,7 +60,7 @@ class Session(ABC):
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _check_names(self, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
