@@ -44,17 +44,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the reference gave; the arrays are in the store.
+    """What the reference gave; the arrays are in the store, under the key of each batch.
 
-    Attributes:
-        name: the runtime that computed it.
-        shape: the model.
-        layers: the hidden states it gave.
-        batches: what it ran on.
-        keys: of the entry of each batch.
-        store: has the entries.
-        scales: of each output and layer over all batches.
-        cached: batches that did not run again.
+    `name` is the runtime that computed it, `scales` are of each output and layer over all batches,
+    and `cached` batches did not run again.
     """
 
     name: str
@@ -69,14 +62,7 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What was measured.
-
-    Attributes:
-        name: the runtime of the candidate.
-        cases: figures of each batch, in order.
-        layers: the hidden states compared, or why there are none.
-        errors: how errors are spread, by output.
-    """
+    """What was measured: figures of each batch, in order, and how errors are spread, by output."""
 
     name: str
     cases: tuple[CaseResult, ...]
@@ -136,16 +122,9 @@ def run_reference(
     finally:
         if runner is not None:
             runner.close()
-    return Reference(
-        name=side.info.runtime,
-        shape=shape,
-        layers=layers,
-        batches=tuple(batches),
-        keys=tuple(keys),
-        store=store,
-        scales={name: found.scale() for name, found in scales.items()},
-        cached=cached,
-    )
+    found = {name: scale.scale() for name, scale in scales.items()}
+    ran, name = (tuple(batches), tuple(keys)), side.info.runtime
+    return Reference(name, shape, layers, *ran, store=store, scales=found, cached=cached)
 
 
 def compare(
@@ -157,14 +136,9 @@ def compare(
 ) -> Comparison:
     """Run the candidate on the batches of the reference, and measure.
 
-    Args:
-        reference: outputs for the batches.
-        candidate: has the same outputs.
-        tie: permitted `max_relative`: decisions closer than twice that are tied.
-        progress: told about each batch.
-        observe: given what both sides gave for each batch.
-
     A batch that the candidate fails on is a case with a problem; the others count all the same.
+    Decisions closer than twice `tie`, the permitted `max_relative`, are tied. `observe` is given
+    what both sides gave for each batch.
 
     Raises:
         InputError: the candidate refuses an input.
@@ -177,13 +151,13 @@ def compare(
         progress(f"parity: candidate, batch {index + 1} of {len(reference.batches)}")
         expected = reference.store.get(reference.keys[index])
         if expected is None:
-            raise InputError(
-                f"{reference.store.folder}: an entry of the reference is gone; run again"
-            )
+            folder = reference.store.folder
+            raise InputError(f"{folder}: an entry of the reference is gone; run again")
         try:
             actual = candidate.observe(batch.case.feeds, batch.layers and bool(layers.names))
         except RunError as error:
-            cases.append(_failed(batch, expected, error.message))
+            seconds = {"reference": expected.seconds, "candidate": 0.0}
+            cases.append(CaseResult(*_place(batch), {}, {}, {}, {}, seconds, error.message))
             continue
         if observe is not None:
             observe(batch, expected, actual)
@@ -192,21 +166,9 @@ def compare(
     return Comparison(candidate.name, tuple(cases), layers, errors)
 
 
-def _failed(batch: Batch, expected: Observation, problem: str) -> CaseResult:
-    """A batch that the candidate gave nothing for."""
-    case, seconds = batch.case, {"reference": expected.seconds, "candidate": 0.0}
-    return CaseResult(
-        name=case.name,
-        data_set=batch.data_set,
-        shape=case.shape,
-        padding=case.padding,
-        outputs={},
-        layers={},
-        tallies={},
-        worst_texts={},
-        seconds=seconds,
-        problem=problem,
-    )
+def _place(batch: Batch) -> tuple[str, str, tuple[int, ...], float]:
+    """What the result of a batch begins with."""
+    return batch.case.name, batch.data_set, batch.case.shape, batch.case.padding
 
 
 def _common_layers(reference: Layers, candidate: Layers) -> Layers:
@@ -239,19 +201,15 @@ def _names(entry: Observation) -> tuple[str, ...]:
     return layer_names(len(entry.layers) - 1) if entry.layers else ()
 
 
-def _layer_rows(case: ParityCase, values: Floats) -> Rows:
-    """Valid tokens of a hidden state `(tokens, E)` as rows that know their example."""
-    row, position = np.nonzero(_token_mask(case))
-    return Rows(values, None, row // (len(_token_mask(case)) // case.shape[0]), position)
-
-
 def _rows(shape: ModelShape, case: ParityCase, entry: Observation) -> Iterator[tuple[str, Rows]]:
-    """What counts of an entry, by the name of the output or layer."""
+    """What counts of an entry, by the name of the output or layer; rows know their example."""
     for name, values in entry.outputs.items():
         if values.shape == shape.output_shape(case.shape):
             yield name, rows_of(shape.task, values, case.mask)
+    mask = _token_mask(case)
+    row, position = np.nonzero(mask)
     for name, values in zip(_names(entry), entry.layers, strict=True):
-        yield name, _layer_rows(case, values)
+        yield name, Rows(values, None, row // (len(mask) // case.shape[0]), position)
 
 
 @dataclass(frozen=True)
@@ -266,13 +224,12 @@ class _Measurer:
 
     def case(self, batch: Batch, expected: Observation, actual: Observation) -> CaseResult:
         """The figures of one batch; nothing of its arrays is kept."""
-        case = batch.case
+        case, shape, problem = batch.case, self.reference.shape, None
         outputs: dict[str, Figures] = {}
         tallies: dict[str, Tally] = {}
-        problem = None
-        wanted = self.reference.shape.output_shape(case.shape)
-        rows = dict(_rows(self.reference.shape, case, expected))
-        for name in self.reference.shape.outputs:
+        wanted = shape.output_shape(case.shape)
+        rows = dict(_rows(shape, case, expected))
+        for name in shape.outputs:
             other = actual.outputs.get(name)
             if name not in rows:
                 problem = f"output {name} of the reference is not of shape {wanted}"
@@ -284,24 +241,13 @@ class _Measurer:
                 if decided is not None:
                     tallies[name] = decided
         layers, layer_problem = self._layers(batch, rows, actual)
-        worst = {name: figures.worst for name, figures in {**outputs, **layers}.items()}
-        texts = {
-            name: case.texts[place.example]
-            for name, place in worst.items()
-            if place is not None and place.example < len(case.texts)
-        }
-        return CaseResult(
-            name=case.name,
-            data_set=batch.data_set,
-            shape=case.shape,
-            padding=case.padding,
-            outputs=outputs,
-            layers=layers,
-            tallies=tallies,
-            worst_texts=texts,
-            seconds={"reference": expected.seconds, "candidate": actual.seconds},
-            problem=problem or layer_problem,
-        )
+        texts = {}
+        for name, figures in {**outputs, **layers}.items():
+            if figures.worst is not None and figures.worst.example < len(case.texts):
+                texts[name] = case.texts[figures.worst.example]
+        seconds = {"reference": expected.seconds, "candidate": actual.seconds}
+        problem = problem or layer_problem
+        return CaseResult(*_place(batch), outputs, layers, tallies, texts, seconds, problem)
 
     def _output(
         self, name: str, rows: Rows, other: Floats, case: ParityCase
@@ -324,12 +270,11 @@ class _Measurer:
             return {}, None
         found: dict[str, Figures] = {}
         mask = _token_mask(batch.case)
-        size = self.reference.shape.hidden_size
+        wanted = (*mask.shape, self.reference.shape.hidden_size)
         for name, values in zip(self.layers.names, actual.layers, strict=True):
-            if values.shape != (*mask.shape, size):
-                return {}, f"{name} is of shape {values.shape}; expected {(*mask.shape, size)}"
-            other = Rows(values[mask], None, rows[name].example, rows[name].position)
-            found[name] = measure(
-                rows[name], other, self.reference.scales[name], Decision.NONE, 0.0
-            )
+            if values.shape != wanted:
+                return {}, f"{name} is of shape {values.shape}; expected {wanted}"
+            ours, scale = rows[name], self.reference.scales[name]
+            other = Rows(values[mask], None, ours.example, ours.position)
+            found[name] = measure(ours, other, scale, Decision.NONE, 0.0)
         return found, None

@@ -28,12 +28,8 @@ from exporter.runtime.session import Session
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What a model gave for one batch.
-
-    Attributes:
-        outputs: by name, as the model gives them.
-        layers: hidden states `(B, S, E)`, or `(B * C, S, E)`; empty where they were not asked for.
-        seconds: time of the run.
+    """What a model gave for one batch: outputs by name, as the model gives them, hidden states
+    `(B, S, E)`, or `(B * C, S, E)`, empty where they were not asked for, and the time of the run.
     """
 
     outputs: Mapping[str, Floats]
@@ -68,12 +64,7 @@ class Runner(Protocol):
 
 
 class SessionRunner:
-    """A session, such as an engine's: its outputs only.
-
-    Args:
-        session: the model.
-        layers: why it has no hidden states.
-    """
+    """A session, its outputs only; `layers` says why it has no hidden states."""
 
     def __init__(self, session: Session, layers: Layers) -> None:
         self.name, self.layers = session.name, layers
@@ -91,13 +82,7 @@ class SessionRunner:
 
 
 class EngineRunner(SessionRunner):
-    """An engine, whose kernels may fail on the GPU.
-
-    Args:
-        path: the plan.
-        session: the engine.
-        layers: why it has no hidden states.
-    """
+    """An engine, whose kernels may fail on the GPU; `path` is its plan."""
 
     def __init__(self, path: Path, session: Session, layers: Layers) -> None:
         super().__init__(session, layers)
@@ -173,8 +158,7 @@ class SavedRunner:
         if len(runs) != 1:
             raise InputError(f"{path}: outputs of {sorted(runs)}; expected those of one runner")
         ((self.name, self._iterations),) = runs.items()
-        self._path, self._shape = path, shape
-        self._next = 0
+        self._path, self._shape, self._next = path, shape, 0
         self.layers = Layers(reason="the file has outputs only")
 
     def observe(self, feeds: Mapping[str, Ids], layers: bool) -> Observation:

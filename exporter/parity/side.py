@@ -28,7 +28,6 @@ class Side:
     """One side, opened as far as needed to know what it is; its weights are not loaded.
 
     Attributes:
-        info: as reports name it.
         shape: the model; None for an ONNX file that says nothing of it.
         folder: has the tokenizer; None where there is none.
         longest: largest length in tokens that it takes, None where it does not say.
@@ -36,7 +35,7 @@ class Side:
             in another is a problem of it.
         problems: files that are not what the manifest says.
         profiles: shapes that it takes; empty for all.
-        saved: its outputs belong to saved inputs, and it takes no others.
+        saved: its outputs belong to saved inputs; it takes no others.
         graph: a graph of ours and the plan that it was made by, to be judged stage by stage.
         checkpoint: whether `info.name` is a checkpoint, which a plan can be applied to.
         export: the fp32 graph that it was made of, where it is there: judged before it.
@@ -123,11 +122,9 @@ def _facts(shape: ModelShape) -> Mapping[str, object]:
 
 def _check_vocabularies(reference: Side, candidate: Side) -> None:
     """Refuse two vocabularies: the same ids would be different texts."""
-    found = [
-        {} if side.folder is None else vocabulary_files(side.folder)
-        for side in (reference, candidate)
-    ]
-    for name in [name for name in found[0] if name in found[1]]:
+    sides = (reference, candidate)
+    found = [vocabulary_files(side.folder) if side.folder else {} for side in sides]
+    for name in (name for name in found[0] if name in found[1]):
         first, second = (record(files[name]).sha256 for files in found)
         if first != second:
             raise InputError(

@@ -47,12 +47,9 @@ _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Ma
 
 
 def open_side(path: Path, task: Task | None = None) -> Side:
-    """What is at `path`.
-
-    Args:
-        path: a checkpoint or artifact folder, an .onnx file, a .plan engine, or a .json of outputs
-            that Polygraphy saved.
-        task: the head of a checkpoint; as its configuration says by default.
+    """What is at `path`: a checkpoint or artifact folder, an .onnx file, a .plan engine, or a .json
+    of outputs that Polygraphy saved. The head of a checkpoint is as its configuration says unless
+    `task` does.
 
     Raises:
         InputError: nothing is there, or nothing that can be compared.
@@ -89,29 +86,15 @@ def checkpoint_side(folder: Path, task: Task | None = None) -> Side:
 
 
 def reference_side(folder: Path, shape: ModelShape, files: tuple[FileRecord, ...]) -> Side:
-    """A checkpoint that has been opened already.
-
-    Args:
-        folder: the checkpoint.
-        shape: its model.
-        files: its files with their hashes.
-    """
-    return Side(
-        info=SideInfo(str(folder), "checkpoint", "fp32", "torch fp32", files),
-        shape=shape,
-        folder=_tokenizer_folder(folder),
-        longest=shape.longest,
-        opens=(lambda shape: TorchRunner(folder, shape),),
-        checkpoint=True,
-    )
+    """A checkpoint that has been opened already; `files` are its own with their hashes."""
+    info = SideInfo(str(folder), "checkpoint", "fp32", "torch fp32", files)
+    opens: tuple[Open, ...] = (partial(TorchRunner, folder),)
+    known = (shape, _tokenizer_folder(folder), shape.longest)
+    return Side(info, *known, opens, checkpoint=True)
 
 
 def source_side(manifest: Manifest, checkpoint: Path | None = None) -> Side:
-    """The checkpoint that an artifact was built from.
-
-    Args:
-        manifest: of the artifact.
-        checkpoint: where the checkpoint is now; where the manifest says by default.
+    """The checkpoint that an artifact was built from, where its manifest says or at `checkpoint`.
 
     Raises:
         InputError: it is gone, or is another one.
@@ -165,18 +148,13 @@ def graph_opens(path: Path, half: str | None) -> tuple[Open, ...]:
 
     A graph in fp16 or bf16 is judged with the rounding of that type in every value. ONNX Runtime's
     CPU provider runs fp16 as it is, in fp32 arithmetic: that is what such a user gets, so it must
-    hold the limits as well. It cannot run bf16.
-
-    Args:
-        path: the graph.
-        half: "fp16" or "bf16" where it has values of that type.
+    hold the limits as well. It cannot run bf16. `half` is None for a graph without such values.
     """
 
-    def runner(shape: ModelShape, *, rounded: bool) -> Runner:
+    def runner(rounded: bool, shape: ModelShape) -> Runner:
         return GraphRunner(path, shape, rounded=rounded)
 
-    native: Open = partial(runner, rounded=False)
-    rounded: Open = partial(runner, rounded=True)
+    native, rounded = partial(runner, False), partial(runner, True)
     if half is None:
         return (native,)
     return (rounded,) if half == "bf16" else (rounded, native)
@@ -198,16 +176,11 @@ def onnx_side(path: Path) -> Side:
         raise InputError(f"{missing[0]}: missing; {path.name} has its weights there")
     precision = _precision(model, metadata)
     producer = f"{model.producer_name} {model.producer_version}".strip() or "an unknown exporter"
+    files = tuple(record(file) for file in (path, *external))
     # Another exporter's fp16 graph is run as it is: where its casts belong is its own affair.
     half = precision if CONFIG_KEY in metadata and precision in ("fp16", "bf16") else None
     return Side(
-        info=SideInfo(
-            name=str(path),
-            kind="onnx",
-            precision=precision,
-            files=tuple(record(file) for file in (path, *external)),
-            notes=(f"made by {producer}",),
-        ),
+        info=SideInfo(str(path), "onnx", precision, "", files, (f"made by {producer}",)),
         shape=_shape(metadata) or _shape_beside(beside),
         folder=_tokenizer_folder(beside),
         longest=_fixed_length(model),
@@ -219,11 +192,8 @@ def onnx_side(path: Path) -> Side:
 def planned_graph(
     path: Path, model: onnx.ModelProto | None = None
 ) -> tuple[Path, PrecisionPlan] | None:
-    """A graph of ours with its plan, which is empty in fp32; None where there is none.
-
-    Args:
-        path: the file.
-        model: what is in it, where that has been read.
+    """A graph of ours with its plan, which is empty in fp32; None where there is none. `model` is
+    what is in the file, where that has been read.
 
     Raises:
         InputError: not an ONNX file, or its plan is malformed.
@@ -312,27 +282,15 @@ def engine_side(path: Path) -> Side:
 def engine_sides(folder: Path, engines: Sequence[EngineRecord], precision: str) -> tuple[Side, ...]:
     """The engines of an artifact, whose files are verified with it; none is opened.
 
-    Args:
-        folder: of the artifact.
-        engines: its engines.
-        precision: of its graph. With TF32 an engine rounds factors to fp16's number of bits.
+    `precision` is that of its graph. With TF32 an engine rounds factors to fp16's number of bits.
     """
-    return tuple(
-        Side(
-            info=SideInfo(
-                engine.file,
-                "engine",
-                widest([precision, "fp16"]) if engine.options.tf32 else precision,
-                engine.target,
-            ),
-            shape=None,
-            folder=folder,
-            longest=None,
-            opens=_engine_opens(folder / engine.file, engine),
-            profiles=engine.profiles,
-        )
-        for engine in engines
-    )
+    sides = []
+    for engine in engines:
+        rounded = widest([precision, "fp16"]) if engine.options.tf32 else precision
+        info = SideInfo(engine.file, "engine", rounded, engine.target)
+        opens = _engine_opens(folder / engine.file, engine)
+        sides.append(Side(info, None, folder, None, opens, profiles=engine.profiles))
+    return tuple(sides)
 
 
 def _bare_record(path: Path, header: PlanHeader) -> EngineRecord:
@@ -366,4 +324,4 @@ def _engine_opens(path: Path, engine: EngineRecord) -> tuple[Open, ...]:
 
 def _saved_side(path: Path) -> Side:
     info = SideInfo(str(path), "saved outputs", "fp32", files=(record(path),))
-    return Side(info, None, None, None, (lambda shape: SavedRunner(path, shape),), saved=True)
+    return Side(info, None, None, None, (partial(SavedRunner, path),), saved=True)

@@ -69,8 +69,6 @@ class StageFigures:
     """How far a graph's stage is from its plan, over all tokens compared.
 
     Attributes:
-        name: of the stage.
-        tokens: compared.
         rms: root mean square of the difference, relative to that of the stage.
         off: share of elements that differ by more than `OFF`.
         channel: the largest share of tokens in which one channel does.
@@ -128,16 +126,10 @@ class _Sums:
         self.off = self.off + (error > OFF * np.sqrt(squares / max(1, expected.size))).sum(axis=0)
 
     def figures(self, name: str, step: str) -> StageFigures:
-        """Of all that was added."""
         rms = np.sqrt(self.errors / self.squares) if self.squares else float(self.errors > 0)
-        return StageFigures(
-            name=name,
-            tokens=self.tokens,
-            rms=float(rms),
-            off=float(np.sum(self.off)) / (self.tokens * self.width),
-            channel=float(np.max(self.off)) / self.tokens,
-            step=step,
-        )
+        off = float(np.sum(self.off)) / (self.tokens * self.width)
+        channel = float(np.max(self.off)) / self.tokens
+        return StageFigures(name, self.tokens, float(rms), off, channel, step)
 
 
 def stage_names(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -152,13 +144,8 @@ def stage_names(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class StageValues:
-    """What a graph gave for one batch.
-
-    Attributes:
-        case: the batch.
-        stages: `(tokens, W)` by stage, of valid tokens alone.
-        outputs: by name, as the graph gives them.
-    """
+    """What a graph gave for one batch: `(tokens, W)` by stage, of valid tokens alone, and outputs
+    by name, as the graph gives them."""
 
     case: ParityCase
     stages: Mapping[str, Floats]
@@ -188,14 +175,8 @@ def judge_graph(
     cases: Sequence[ParityCase],
     progress: Progress,
 ) -> tuple[StageFigures, ...]:
-    """Run a graph, then the model of its plan, and compare every stage.
-
-    Args:
-        checkpoint: what the graph was made from.
-        path: the graph, as `deb-export build` wrote it.
-        plan: the plan it was made by.
-        cases: batches, of which the first are taken.
-        progress: told what is going on.
+    """Run a graph, as `deb-export build` wrote it from a checkpoint, then the model of its plan,
+    and compare every stage on the first of the batches.
 
     Raises:
         InputError: ONNX Runtime cannot load or run the graph, or the plan is another model's.
@@ -227,9 +208,8 @@ def run_stages(
     values = tuple(stage.value for stage in stages)
     own = [item.name for item in model.graph.output]
     hidden = HiddenStates(values=values, types=(TensorProto.FLOAT,) * len(values))
-    session = open_graph(
-        path, RuntimeOptions().resolved(), content=with_outputs(content, hidden, own)
-    )
+    content = with_outputs(content, hidden, own)
+    session = open_graph(path, RuntimeOptions().resolved(), content=content)
     inputs = {item.name for item in session.get_inputs()}
     found = []
     for case in cases:
@@ -250,15 +230,8 @@ def judge_stages(
     values: Sequence[StageValues],
     progress: Progress,
 ) -> tuple[StageFigures, ...]:
-    """Compare what a graph gave with the model of its plan.
-
-    Args:
-        model: from `exporter.precision.emulate.emulated_model`.
-        plan: the plan.
-        names: the stages that the graph has to have.
-        values: what it gave, for at least one batch.
-        progress: told what is going on.
-    """
+    """Compare what a graph gave, for at least one batch, with the model of its plan, which is from
+    `exporter.precision.emulate.emulated_model`; `names` are the stages that it has to have."""
     import torch
 
     sums = {name: _Sums() for name in names}

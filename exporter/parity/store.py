@@ -33,19 +33,13 @@ _IN_USE_SECONDS = 3600.0
 
 def default_folder() -> Path:
     """Where entries are kept by default: below $XDG_CACHE_HOME."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    root = Path(base) if base else Path.home() / ".cache"
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "deb-export" / "parity"
 
 
 def entry_key(model: str, feeds: Mapping[str, Ids], layers: bool) -> str:
-    """The name of the entry of a batch.
-
-    Args:
-        model: identity of the model and of what runs it.
-        feeds: the batch.
-        layers: whether the hidden states are in it.
-    """
+    """The name of the entry of a batch; `model` tells the model and what runs it, `layers` whether
+    the hidden states are in it."""
     digest = hashlib.sha256(f"{model}\n{layers}\n".encode())
     for name in sorted(feeds):
         array = np.ascontiguousarray(feeds[name])
@@ -109,11 +103,10 @@ class ReferenceStore:
         for used, size, path in sorted(found):
             if total <= LIMIT_BYTES:
                 break
-            if used > newest and path.stem not in self._used:
-                continue
-            with suppress(OSError):
-                path.unlink()
-                total -= size
+            if used <= newest or path.stem in self._used:
+                with suppress(OSError):
+                    path.unlink()
+                    total -= size
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{_SUFFIX}"
@@ -134,10 +127,7 @@ def _parse(content: bytes) -> Observation | None:
     if content[:start] != _MAGIC + hashlib.sha256(payload).digest():
         return None
     arrays = load(payload)
-    outputs = {
-        name.removeprefix("output "): array
-        for name, array in arrays.items()
-        if name.startswith("output ")
-    }
+    prefix = "output "
+    outputs = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
     layers = [arrays[name] for name in sorted(arrays) if name.startswith("layer ")]
     return Observation(outputs, layers, float(arrays["seconds"][0]))

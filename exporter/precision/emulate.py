@@ -79,9 +79,8 @@ def _replace_products(model: nn.Module, plan: PrecisionPlan) -> None:
         wanted.remove(name)
         if name in plan.sites:
             assert plan.number is not None
-            made: nn.Module = QuantizedLinear(
-                module, plan.sites[name], plan.number, plan.weights or plan.number
-            )
+            numbers = (plan.number, plan.weights or plan.number)
+            made: nn.Module = QuantizedLinear(module, plan.sites[name], *numbers)
         else:
             assert half is not None
             made = HalfProduct(
@@ -123,11 +122,9 @@ class QuantizedLinear(nn.Module):
 
 
 class HalfProduct(nn.Module):
-    """A linear layer, convolution or table with its weight in half.
+    """A linear layer, convolution or table in fp32, its weight in half, which is "fp16" or "bf16".
 
     Args:
-        module: in fp32.
-        dtype: "fp16" or "bf16".
         product: its input and product are half as well.
         bias: its bias is half as well, and a part of the product; else it is added in fp32.
         tied: what else multiplies by the weight, such as a head, has it in half too.
@@ -148,7 +145,6 @@ class HalfProduct(nn.Module):
             module.register_parameter("bias", nn.Parameter(self.round(added)) if bias else None)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """As the module."""
         if self.product:
             values = self.round(self.module(self.round(values)))
         else:
