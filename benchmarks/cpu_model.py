@@ -51,9 +51,9 @@ from benchmarks.cpu_model_runtimes import (
 from calibration.formats import NumberFormat
 from calibration.placement import PlacementPolicy, place
 from calibration.sites import find_sites
-from exporter.bench.check import agreement
-from exporter.bench.inputs import Workload
+from exporter.bench.agreement import agreement
 from exporter.bench.measure import time_in_turn
+from exporter.bench.workloads import Workload
 from exporter.deberta.checkpoint import Checkpoint, open_checkpoint
 from exporter.environment import processor_name
 from exporter.graph.attention_body import SKEW_UP_TO
@@ -62,12 +62,12 @@ from exporter.graph.write import write_model
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.precision.quantized.calibrate import calibrate, recipes_of
+from exporter.precision.quantized.calibration_text import SHORT_TEXTS, TextBatches
 from exporter.precision.quantized.candidates import Candidates
-from exporter.precision.quantized.options import QuantizationOptions
-from exporter.precision.quantized.texts import SHORT_TEXTS, TextBatches
-from exporter.runtime.options import RuntimeOptions
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 from exporter.runtime.providers.onnx_session import OnnxSession
 from exporter.runtime.providers.openvino_session import OpenVinoSession
+from exporter.runtime.runtime_options import RuntimeOptions
 from exporter.runtime.session import Session
 
 RESULTS = Path(__file__).parent / "results"

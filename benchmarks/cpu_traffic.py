@@ -41,10 +41,10 @@ from exporter.inputs.encode import collate
 from exporter.model.task import Task
 from exporter.runtime.batching import Batching, batches
 from exporter.runtime.load import text_encoder
-from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.predictions import Prediction, decode
 from exporter.runtime.providers.onnx_session import OnnxSession
 from exporter.runtime.providers.openvino_session import OpenVinoSession
+from exporter.runtime.runtime_options import RuntimeOptions
 from exporter.runtime.session import Session
 
 RESULTS = Path(__file__).parent / "results" / "cpu_traffic.csv"

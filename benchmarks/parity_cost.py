@@ -46,7 +46,7 @@ from exporter.parity.result import ParityResult
 from exporter.parity.side import Side
 from exporter.parity.sides import checkpoint_side, onnx_side
 from exporter.runtime.load import text_encoder
-from exporter.runtime.options import THREADS_VARIABLE
+from exporter.runtime.runtime_options import THREADS_VARIABLE
 
 RESULTS = Path(__file__).parent / "results" / "parity_cost.csv"
 MODEL = "v3-base fp32, random weights, the demo's vocabulary"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.histogram import CHUNK, Floats, Histogram, HistogramBuilder
 from calibration.methods import PERCENTILE, Method
 from calibration.thresholds import threshold

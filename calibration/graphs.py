@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 
 Ids: TypeAlias = NDArray[np.int64]
 Feeds: TypeAlias = Mapping[str, Ids]

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from calibration.calibration_error import CalibrationError
 from calibration.collectors import StatisticsCollector, TensorStatistics
-from calibration.errors import CalibrationError
 from calibration.formats import Floats
 from calibration.graphs import Feeds, Ids, OpenGraph, Run, load
 from calibration.resume import Resume, StateFile

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.sites import Site, SiteKind
 
 _RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")

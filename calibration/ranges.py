@@ -21,7 +21,7 @@ import onnx_ir as ir
 from onnx import helper
 from onnx_ir.passes.common import InlinePass, ShapeInferencePass
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.graphs import Feeds, OpenGraph, load
 
 # Names of what is added; no value of a graph is called so.

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from calibration.bias_correction import rounding_error
+from calibration.calibration_error import CalibrationError
 from calibration.collectors import TensorStatistics
-from calibration.errors import CalibrationError
 from calibration.formats import Floats, NumberFormat
 from calibration.methods import Method
 from calibration.sites import Site

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.sites import Site
 
 MOST_FALLBACK = 0.5

@@ -17,8 +17,8 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.calibration_error import CalibrationError
 from calibration.collectors import TensorStatistics
-from calibration.errors import CalibrationError
 from calibration.methods import METHODS, PERCENTILE, Method
 from calibration.thresholds import INT8_MAX, SMALLEST_AMAX
 from calibration.whole_files import write_whole

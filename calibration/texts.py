@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 
 MAX_BYTES = 1 << 26  # of a file of texts
 MINIMUM_TEXTS = 8  # fewer cannot show a distribution, nor be split

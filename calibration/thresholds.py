@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.histogram import BINS_PER_OCTAVE, OCTAVES, Floats, Histogram, HistogramBuilder
 from calibration.methods import METHODS, PERCENTILE, Method
 

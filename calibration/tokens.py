@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 
 UNKNOWN_SHARE = 0.1
 """More unknown tokens than this and the text is hardly the model's language."""

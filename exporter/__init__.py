@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from exporter.artifact.manifest import Manifest
     from exporter.model.profile import Range
-    from exporter.pipeline.build import build
+    from exporter.pipeline.build_artifact import build
     from exporter.pipeline.config import BuildConfig
     from exporter.runtime.load import load
-    from exporter.runtime.options import RuntimeOptions
+    from exporter.runtime.runtime_options import RuntimeOptions
     from exporter.runtime.session import Session
 
 _HOMES = {
     "BuildConfig": "exporter.pipeline.config",
     "Manifest": "exporter.artifact.manifest",
     "Range": "exporter.pipeline.config",
-    "RuntimeOptions": "exporter.runtime.options",
+    "RuntimeOptions": "exporter.runtime.runtime_options",
     "Session": "exporter.runtime.session",
-    "build": "exporter.pipeline.build",
+    "build": "exporter.pipeline.build_artifact",
     "load": "exporter.runtime.load",
 }
 

@@ -17,7 +17,7 @@ from benchmarks.fidelity.result import Result, Unavailable
 from benchmarks.fidelity.sentences import Ids, batches
 from exporter.artifact.manifest import MODEL_FILE
 from exporter.errors import DebExportError
-from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 from exporter.runtime.load import artifact_shape
 from exporter.runtime.providers.rounded_session import open_rounded
 from exporter.runtime.session import Session

@@ -17,7 +17,7 @@ PRECISION_KEY = "deb_export.precision"
 FLOAT_TYPE_KEY = "deb_export.float_type"
 """The half type of a graph that has values of one."""
 PLAN_KEY = "deb_export.plan"
-"""What is rounded where, see `exporter.precision.plan`; a graph in fp32 has none."""
+"""What is rounded where, see `exporter.precision.precision_plan`; a graph in fp32 has none."""
 
 
 def open_onnx(path: Path, content: bytes | None = None) -> onnx.ModelProto:

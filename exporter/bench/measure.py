@@ -12,9 +12,9 @@ from time import perf_counter
 import numpy as np
 
 from exporter.artifact.manifest import read_manifest
-from exporter.bench.check import Agreement, Outputs, agreement
-from exporter.bench.config import BenchConfig
-from exporter.bench.inputs import Workload, make_inputs
+from exporter.bench.agreement import Agreement, Outputs, agreement
+from exporter.bench.bench_config import BenchConfig
+from exporter.bench.workloads import Workload, make_inputs
 from exporter.progress import Progress, silent
 from exporter.runtime.load import artifact_shape, open_session, suited, text_encoder
 from exporter.runtime.session import Session

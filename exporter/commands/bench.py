@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from exporter.artifact.files import write_output
-from exporter.bench.config import BenchConfig, parse_shape
+from exporter.bench.bench_config import BenchConfig, parse_shape
 from exporter.commands.options.runtime import runtime_options
 from exporter.commands.options.shared import (
     FILE,
@@ -21,7 +21,7 @@ from exporter.commands.options.shared import (
 )
 from exporter.errors import InputError
 from exporter.progress import ProgressLine
-from exporter.runtime.options import RuntimeOptions
+from exporter.runtime.runtime_options import RuntimeOptions
 
 
 @click.command()
@@ -68,9 +68,9 @@ def bench(artifact: Path, json_file: Path | None, plot: Path | None, **given: An
     The outputs of all are compared first. One that is wrong is named, not timed, and makes the exit
     code 1.
     """
+    from exporter.bench.bench_report import to_json, to_table
     from exporter.bench.measure import bench as measure
     from exporter.bench.plot import to_svg
-    from exporter.bench.report import to_json, to_table
 
     for file in (json_file, plot):
         if file is not None and str(file) != "-" and not file.absolute().parent.is_dir():

@@ -14,7 +14,7 @@ from exporter.console import size_text
 from exporter.model.profile import Range
 from exporter.model.task import Task
 from exporter.pipeline.config import PRECISIONS, TARGETS, BuildConfig
-from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 from exporter.progress import ProgressLine
 
 
@@ -65,8 +65,8 @@ def build(
     )
     from exporter.engine.targets import skipped_text
     from exporter.parity.report.text import to_table
-    from exporter.pipeline.build import build_and_judge
-    from exporter.precision.quantized.report import quantization_lines
+    from exporter.pipeline.build_artifact import build_and_judge
+    from exporter.precision.quantized.quantization_report import quantization_lines
 
     with ProgressLine() as progress:
         manifest, result = build_and_judge(config, progress)

@@ -78,7 +78,7 @@ def _graph_json(graph: GraphDescription) -> dict[str, Any]:
 
 def _manifest_lines(folder: Path, manifest: Manifest) -> Iterator[str]:
     from exporter.engine.targets import skipped_text
-    from exporter.precision.quantized.report import quantization_lines
+    from exporter.precision.quantized.quantization_report import quantization_lines
 
     yield f"artifact   {folder}"
     yield f"task       {manifest.task}, {manifest.precision}, for {', '.join(manifest.targets)}"

@@ -14,7 +14,7 @@ import click
 from exporter.commands.options.runtime import runtime_options
 from exporter.commands.options.shared import artifact_argument, debug_option, take
 from exporter.errors import InputError
-from exporter.runtime.options import RuntimeOptions
+from exporter.runtime.runtime_options import RuntimeOptions
 
 if TYPE_CHECKING:
     from exporter.inputs.encode import TextInput

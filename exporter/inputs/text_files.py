@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.texts import Classes, TextItem, check_amount, read_texts, stream_texts
 from exporter.demo import calibration_file
 from exporter.errors import InputError

@@ -21,8 +21,8 @@ from exporter.inputs.polygraphy_json import Iteration, read_outputs
 from exporter.metrics.figures import Floats
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
-from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.providers.onnx_session import open_graph, run_graph
+from exporter.runtime.runtime_options import RuntimeOptions
 from exporter.runtime.session import Session
 
 

@@ -15,7 +15,7 @@ from exporter.model.profile import ShapeProfile
 from exporter.model.task import Task
 from exporter.parity.result import SideInfo
 from exporter.parity.runners import Runner
-from exporter.precision.plan import PrecisionPlan
+from exporter.precision.precision_plan import PrecisionPlan
 
 Open = Callable[[ModelShape], Runner]
 _ROOT = Path(__file__).parents[2]

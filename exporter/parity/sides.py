@@ -36,7 +36,7 @@ from exporter.parity.runners import (
     TorchRunner,
 )
 from exporter.parity.side import Open, Side, vocabulary_files
-from exporter.precision.plan import PrecisionPlan, decode_plan
+from exporter.precision.precision_plan import PrecisionPlan, decode_plan
 from exporter.runtime.load import artifact_shape, require_torch, source_folder
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ from exporter.graph.hidden_states import HiddenStates, with_outputs
 from exporter.graph.stages import CONVOLUTION, EMBEDDINGS, LAYER_STAGES, find_stages, stage_name
 from exporter.inputs.cases import ParityCase
 from exporter.model.model_shape import ModelShape
-from exporter.precision.plan import PrecisionPlan
+from exporter.precision.precision_plan import PrecisionPlan
 from exporter.progress import Progress
-from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.providers.onnx_session import open_graph, run_graph
 from exporter.runtime.providers.rounded_session import widened_content
+from exporter.runtime.runtime_options import RuntimeOptions
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from exporter.artifact.engine_record import EngineOptions
 from exporter.errors import InputError
 from exporter.model.profile import Range, ShapeProfile
 from exporter.model.task import Task
-from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 
 QUANTIZED_PRECISIONS = ("int8", "fp8")
 

@@ -21,7 +21,7 @@ from exporter.model.model_shape import ModelShape
 from exporter.model.profile import Range
 from exporter.model.task import Task
 from exporter.pipeline.config import BuildConfig
-from exporter.precision.quantized.inputs import QuantizationInput, quantization_input
+from exporter.precision.quantized.quantization_input import QuantizationInput, quantization_input
 from exporter.runtime.load import text_encoder
 
 if TYPE_CHECKING:

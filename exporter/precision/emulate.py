@@ -16,7 +16,7 @@ from calibration.formats import NumberFormat
 from exporter.deberta.checkpoint import Checkpoint, load_model
 from exporter.deberta.heads import encoder_of
 from exporter.deberta.modeling import Layer, SelfAttention
-from exporter.precision.plan import HalfArithmetic, PrecisionPlan, SitePlan
+from exporter.precision.precision_plan import HalfArithmetic, PrecisionPlan, SitePlan
 
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from exporter.inputs.encode import Example
 from exporter.model.model_shape import ModelShape
-from exporter.runtime.options import RuntimeOptions
+from exporter.runtime.runtime_options import RuntimeOptions
 
 _MAX_BATCH_ELEMENTS = 1 << 26
 """Bound on the tokens of a batch times the values that the model gives for each: 256 MiB."""

@@ -17,8 +17,8 @@ from exporter.model.model_shape import ModelShape
 from exporter.model.profile import CHOICES, ShapeProfile
 from exporter.model.task import Task
 from exporter.runtime.batching import Batching
-from exporter.runtime.options import DEFAULTS, RuntimeOptions
 from exporter.runtime.providers.onnx_providers import NAMES, cache_folder, make_providers
+from exporter.runtime.runtime_options import DEFAULTS, RuntimeOptions
 from exporter.runtime.session import Session
 
 OPENVINO = "openvino"

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from calibration.ranges import ValueRange
 from exporter.graph.transforms.widen import widen
 from exporter.graph.write import write_model
-from exporter.precision.half.convert import HalfReport, convert_to_half
+from exporter.precision.half.to_half import HalfReport, convert_to_half
 from exporter.precision.half.types import HalfName
 from support.site_graphs import exact_options
 

@@ -13,7 +13,7 @@ from support.shared_traces import SharedTraces
 
 from exporter.graph import export
 from exporter.graph.trace import trace
-from exporter.pipeline.build import build
+from exporter.pipeline.build_artifact import build
 from exporter.pipeline.config import BuildConfig
 
 MakeCheckpoint = Callable[..., Path]

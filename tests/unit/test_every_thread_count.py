@@ -17,11 +17,11 @@ from calibration.sites import find_sites
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.export import export_onnx
 from exporter.parity.runners import TorchRunner
-from exporter.precision.half.convert import convert_file
+from exporter.precision.half.to_half import convert_file
 from exporter.precision.quantized.calibrate import calibrate
-from exporter.precision.quantized.options import QuantizationOptions
-from exporter.precision.quantized.texts import TextBatches
-from exporter.runtime import options
+from exporter.precision.quantized.calibration_text import TextBatches
+from exporter.precision.quantized.quantization_options import QuantizationOptions
+from exporter.runtime import runtime_options as options
 from exporter.runtime.providers.torch_session import TorchSession
 
 pytestmark = pytest.mark.usefixtures("shared_traces")

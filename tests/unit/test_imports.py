@@ -110,6 +110,16 @@ def test_every_file_has_a_room() -> None:
     assert {room_of(name) for name in SOURCES} == set(ROOMS)
 
 
+def test_a_file_name_occurs_once() -> None:
+    """But for the commands and their options, whose files are named as what they call."""
+    names = [
+        path.name
+        for name, path in SOURCES.items()
+        if path.name != "__init__.py" and room_of(name) != "exporter.commands"
+    ]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
 def test_no_two_files_import_each_other() -> None:
     list(TopologicalSorter(OURS).static_order())  # raises CycleError, which names the files
 

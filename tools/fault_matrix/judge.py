@@ -13,10 +13,10 @@ from exporter.deberta.checkpoint import Checkpoint, open_checkpoint
 from exporter.inputs.cases import ParityCase
 from exporter.parity.sides import planned_graph
 from exporter.parity.stagewise import StageFigures, judge_stages, run_stages, stage_names
-from exporter.pipeline.build import build
+from exporter.pipeline.build_artifact import build
 from exporter.pipeline.config import BuildConfig
 from exporter.precision.emulate import emulated_model
-from exporter.precision.plan import PrecisionPlan
+from exporter.precision.precision_plan import PrecisionPlan
 from tools.fault_matrix.faults import Fault, planted
 
 LAYER = 1

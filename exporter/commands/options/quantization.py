@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from calibration.methods import METHODS
 from exporter.commands.options.shared import config_options
-from exporter.precision.quantized.options import RESTS, WEIGHT_BITS, QuantizationOptions
+from exporter.precision.quantized.quantization_options import (
+    RESTS,
+    WEIGHT_BITS,
+    QuantizationOptions,
+)
 
 quantization_options = config_options(
     QuantizationOptions,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exporter.commands.options.shared import config_options
-from exporter.runtime.options import HINTS, PRECISIONS, RuntimeOptions
+from exporter.runtime.runtime_options import HINTS, PRECISIONS, RuntimeOptions
 
 runtime_options = config_options(
     RuntimeOptions,

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from exporter.graph.transforms.widen import insert_cast
 from exporter.graph.write import tensor_of
-from exporter.precision.half.plan import HalfPlan
+from exporter.precision.half.half_plan import HalfPlan
 from exporter.precision.half.types import HalfType
 
 

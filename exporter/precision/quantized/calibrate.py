@@ -11,14 +11,14 @@ from pathlib import Path
 import onnx_ir as ir
 
 from calibration import initializers
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.observe import observe
 from calibration.recipes import SiteRecipe, make_recipe, sample_rows
 from calibration.resume import Resume
 from calibration.sites import Site
 from calibration.table import ScaleTable
-from exporter.precision.quantized.options import QuantizationOptions
-from exporter.precision.quantized.texts import TextBatches
+from exporter.precision.quantized.calibration_text import TextBatches
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 from exporter.progress import Progress, silent
 from exporter.runtime.providers.onnx_session import open_fp32
 

@@ -14,8 +14,12 @@ from exporter.metrics.decisions import decision_of
 from exporter.metrics.figures import Figures, Floats, Rows, ScaleSum, add, measure, rows_of
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
+from exporter.precision.quantized.calibration_text import (
+    CalibrationText,
+    TextBatches,
+    label_indices,
+)
 from exporter.precision.quantized.candidates import Candidates
-from exporter.precision.quantized.texts import CalibrationText, TextBatches, label_indices
 from exporter.progress import Progress
 from exporter.runtime.providers.onnx_session import OnnxSession
 

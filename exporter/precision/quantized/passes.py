@@ -23,7 +23,7 @@ from calibration.recipes import Recipes, SiteRecipe
 from calibration.sites import Site, find_sites
 from calibration.smoothing import SmoothingReport, apply, is_free
 from exporter.artifact.onnx_file import PLAN_KEY, PRECISION_KEY
-from exporter.precision.plan import PrecisionPlan, SitePlan, encode_plan
+from exporter.precision.precision_plan import PrecisionPlan, SitePlan, encode_plan
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.formats import NumberFormat
 from calibration.placement import place
 from calibration.sensitivity import Budget, SensitivityReport
@@ -17,11 +17,11 @@ from exporter.graph.attention_nodes import attention_nodes
 from exporter.graph.finish import GraphSummary, finish
 from exporter.model.model_shape import ModelShape
 from exporter.precision.quantized.calibrate import calibrate, recipes_of
+from exporter.precision.quantized.calibration_text import CalibrationText
 from exporter.precision.quantized.candidates import Candidates
 from exporter.precision.quantized.choose import FALLBACK, fit_to_budget
-from exporter.precision.quantized.options import QuantizationOptions
 from exporter.precision.quantized.passes import QuantizationReport
-from exporter.precision.quantized.texts import CalibrationText
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 from exporter.progress import Progress, silent
 
 SILENT = "its input is zero on all calibration text"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporter.runtime.options import DEFAULTS
 from exporter.runtime.providers.onnx_session import open_graph
+from exporter.runtime.runtime_options import DEFAULTS
 
 _ROWS, _CHANNELS, _COLUMNS = 5, 256, 64
 _LARGEST = {7: 64, 8: 127}

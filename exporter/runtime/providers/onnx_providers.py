@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from exporter.errors import MissingDependencyError
 from exporter.model.profile import ShapeProfile
-from exporter.runtime.options import make_folder
+from exporter.runtime.runtime_options import make_folder
 
 Provider: TypeAlias = "str | tuple[str, dict[str, str]]"
 

@@ -15,8 +15,8 @@ from exporter.inputs.encode import TextEncoder
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.runtime.batching import Batching
-from exporter.runtime.options import DEFAULTS, RuntimeOptions
 from exporter.runtime.providers.onnx_providers import CPU, Provider, check_active, check_available
+from exporter.runtime.runtime_options import DEFAULTS, RuntimeOptions
 from exporter.runtime.session import Floats, Session
 
 EXACT_INTEGERS = {"session.x64quantprecision": "1"}

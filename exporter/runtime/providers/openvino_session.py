@@ -18,9 +18,9 @@ from exporter.inputs.encode import TextEncoder
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.runtime.batching import Batching
-from exporter.runtime.options import DEFAULTS, RuntimeOptions, make_folder
 from exporter.runtime.providers.integer_products import openvino_is_exact
 from exporter.runtime.providers.openvino_weights import Weight, attach, detach
+from exporter.runtime.runtime_options import DEFAULTS, RuntimeOptions, make_folder
 from exporter.runtime.session import Floats, Session
 
 INSTALL = 'pip install "deb-export[openvino]"'

@@ -13,8 +13,8 @@ from pathlib import Path
 from exporter.errors import InputError
 from exporter.inputs.encode import TextEncoder
 from exporter.model.model_shape import ModelShape
-from exporter.runtime.options import DEFAULTS, RuntimeOptions
 from exporter.runtime.providers.onnx_session import OnnxSession
+from exporter.runtime.runtime_options import DEFAULTS, RuntimeOptions
 
 
 def open_rounded(

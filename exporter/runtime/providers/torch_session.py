@@ -13,7 +13,7 @@ from exporter.errors import InputError
 from exporter.inputs.encode import TextEncoder
 from exporter.model.feeds import Ids
 from exporter.runtime.batching import Batching
-from exporter.runtime.options import DEFAULTS, RuntimeOptions
+from exporter.runtime.runtime_options import DEFAULTS, RuntimeOptions
 from exporter.runtime.session import Floats, Session
 
 

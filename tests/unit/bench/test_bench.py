@@ -22,18 +22,18 @@ from onnx import numpy_helper
 from support.checkpoints import VOCABULARY
 
 from exporter.bench import measure
-from exporter.bench.check import agreement, bounds_of
-from exporter.bench.config import BenchConfig, parse_shape
-from exporter.bench.inputs import Workload
+from exporter.bench.agreement import agreement, bounds_of
+from exporter.bench.bench_config import BenchConfig, parse_shape
+from exporter.bench.bench_report import to_json, to_table
 from exporter.bench.measure import BenchResult, Timing, bench, time_in_turn
 from exporter.bench.plot import to_svg
-from exporter.bench.report import to_json, to_table
+from exporter.bench.workloads import Workload
 from exporter.cli import main
 from exporter.deberta.configuration import DebertaConfig
 from exporter.errors import InputError, MissingDependencyError
 from exporter.model.task import Task
 from exporter.parity.limits import Metric, limits_for
-from exporter.runtime.options import RuntimeOptions
+from exporter.runtime.runtime_options import RuntimeOptions
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 

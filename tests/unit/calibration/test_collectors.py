@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from calibration.calibration_error import CalibrationError
 from calibration.collectors import RowSampler, StatisticsCollector, TensorStatistics
-from calibration.errors import CalibrationError
 from calibration.methods import METHODS
 from calibration.thresholds import threshold_of
 

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from support.random_models import random_config, random_inputs, random_model
 
+from calibration.calibration_error import CalibrationError
 from calibration.collectors import TensorStatistics
-from calibration.errors import CalibrationError
 from calibration.observe import observe
 from calibration.resume import Resume
 from exporter.deberta.checkpoint import open_checkpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.placement import PlacementPolicy, parse_layers, place
 from calibration.sites import Site, SiteKind
 

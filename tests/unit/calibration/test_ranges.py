@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from support.half_models import session
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.ranges import ValueRange, inner_name, measure_ranges
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.errors import InputError

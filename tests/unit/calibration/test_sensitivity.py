@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.sensitivity import Budget, Damage, fit_budget, units_of
 from calibration.sites import Site, SiteKind
 

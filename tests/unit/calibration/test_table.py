@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calibration.calibration_error import CalibrationError
 from calibration.collectors import StatisticsCollector, TensorStatistics
-from calibration.errors import CalibrationError
 from calibration.methods import METHODS, Method
 from calibration.table import (
     ScaleTable,

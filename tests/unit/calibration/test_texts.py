@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from calibration import texts
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.texts import (
     FEW_TEXTS,
     MINIMUM_TEXTS,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.histogram import BINS_PER_OCTAVE, Histogram, HistogramBuilder
 from calibration.methods import METHODS, Method
 from calibration.thresholds import (

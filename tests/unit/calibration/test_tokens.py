@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.tokens import TokenSequence, data_hash, token_warnings
 
 

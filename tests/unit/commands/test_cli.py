@@ -142,7 +142,7 @@ def test_build_prints_the_table_and_refuses_to_overwrite(
 def test_a_build_outside_its_limits_is_exit_code_1(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import exporter.pipeline.build as pipeline_module
+    import exporter.pipeline.build_artifact as pipeline_module
 
     class Manifest:
         passed = False

@@ -17,7 +17,7 @@ from exporter.engine import targets as targets_module
 from exporter.engine.backend import TENSORRT, TENSORRT_RTX, Backend
 from exporter.engine.targets import BuiltTargets, build_targets, plan_targets, skipped_text
 from exporter.errors import InputError, MissingDependencyError
-from exporter.pipeline.build import build
+from exporter.pipeline.build_artifact import build
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from calibration.texts import FEW_TEXTS, TextItem
-from exporter.bench.config import BenchConfig
-from exporter.bench.inputs import make_inputs
+from exporter.bench.bench_config import BenchConfig
+from exporter.bench.workloads import make_inputs
 from exporter.deberta.configuration import DebertaConfig
 from exporter.errors import InputError
 from exporter.inputs.cases import CaseMaker

@@ -13,7 +13,7 @@ from support.random_models import random_config
 
 from exporter.demo import calibration_file
 from exporter.model.profile import Range
-from exporter.pipeline.build import build_and_judge
+from exporter.pipeline.build_artifact import build_and_judge
 from exporter.pipeline.config import PRECISIONS, BuildConfig
 
 pytestmark = pytest.mark.usefixtures("shared_traces")

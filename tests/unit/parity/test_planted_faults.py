@@ -23,7 +23,7 @@ from exporter.parity.check import CompareOptions, compare_sides
 from exporter.parity.limits import Level, Metric
 from exporter.parity.result import ParityResult
 from exporter.parity.sides import checkpoint_side, onnx_side
-from exporter.pipeline.build import build
+from exporter.pipeline.build_artifact import build
 from exporter.pipeline.config import BuildConfig
 
 pytestmark = pytest.mark.usefixtures("shared_traces")

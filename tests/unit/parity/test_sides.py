@@ -27,7 +27,7 @@ from exporter.model.task import Task
 from exporter.parity.check import CompareOptions, compare_sides
 from exporter.parity.result import ParityResult
 from exporter.parity.sides import ENGINE_LAYERS, open_side
-from exporter.pipeline.build import build
+from exporter.pipeline.build_artifact import build
 from exporter.pipeline.config import BuildConfig
 
 pytestmark = pytest.mark.usefixtures("shared_traces")

@@ -21,7 +21,7 @@ from exporter.graph import export as export_module
 from exporter.model.task import Task
 from exporter.parity.limits import Limits, Metric, limits_for
 from exporter.parity.runners import TorchRunner
-from exporter.pipeline import build as pipeline_module
+from exporter.pipeline import build_artifact as pipeline_module
 
 MakeCheckpoint = Callable[..., Path]
 

@@ -29,7 +29,7 @@ from exporter.engine.targets import BuiltTargets, TargetPlan
 from exporter.errors import MissingDependencyError
 from exporter.parity.limits import limits_for
 from exporter.parity.result import EngineResult
-from exporter.pipeline import build as pipeline
+from exporter.pipeline import build_artifact as pipeline
 from exporter.runtime.providers import tensorrt_session
 from exporter.runtime.providers.onnx_session import OnnxSession
 

@@ -96,7 +96,7 @@ def test_a_graph_that_overflows_fails_parity(
     """As where calibration text misses what the model does."""
     checkpoint = rescale(make_checkpoint(), tmp_path / "checkpoint", "value", 2.0**16)
     monkeypatch.setattr(
-        "exporter.precision.half.convert.measure_ranges", lambda *args, **options: None
+        "exporter.precision.half.to_half.measure_ranges", lambda *args, **options: None
     )
     manifest = build(checkpoint, tmp_path / "out", "fp16")
     assert not manifest.passed

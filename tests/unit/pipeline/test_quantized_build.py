@@ -19,8 +19,8 @@ from exporter.cli import main
 from exporter.inputs.data_sets import DataOptions
 from exporter.model.profile import Range
 from exporter.pipeline.config import BuildConfig
-from exporter.precision.quantized.options import QuantizationOptions
-from exporter.precision.quantized.report import quantization_lines
+from exporter.precision.quantized.quantization_options import QuantizationOptions
+from exporter.precision.quantized.quantization_report import quantization_lines
 from exporter.runtime.load import load
 
 pytestmark = pytest.mark.usefixtures("shared_traces")

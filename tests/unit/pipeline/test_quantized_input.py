@@ -18,10 +18,10 @@ from exporter.cli import main
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.errors import InputError
 from exporter.model.profile import Range
-from exporter.pipeline.build import build_and_judge
+from exporter.pipeline.build_artifact import build_and_judge
 from exporter.pipeline.config import BuildConfig
-from exporter.precision.quantized.inputs import QuantizationInput, quantization_input
-from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.quantization_input import QuantizationInput, quantization_input
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 from exporter.runtime.load import text_encoder
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
@@ -209,7 +209,7 @@ def test_an_interrupted_calibration_goes_on(
     texts: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("exporter.precision.quantized.texts.TOKEN_BUDGET", 160)
+    monkeypatch.setattr("exporter.precision.quantized.calibration_text.TOKEN_BUDGET", 160)
     monkeypatch.setattr("exporter.precision.quantized.calibrate.Resume", partial(Resume, seconds=0))
     data = write(tmp_path / "texts.txt", texts)
     wanted = config(make_checkpoint(), tmp_path / "out", data)

@@ -19,9 +19,9 @@ from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.export import export_onnx
 from exporter.graph.transforms.infer_types import infer_types
 from exporter.precision.half.types import HALF_TYPES, HalfName
-from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.calibration_text import CalibrationText, prepare_text
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 from exporter.precision.quantized.quantize import quantize_file
-from exporter.precision.quantized.texts import CalibrationText, prepare_text
 from exporter.runtime.load import text_encoder
 from exporter.runtime.providers.onnx_session import open_fp32
 

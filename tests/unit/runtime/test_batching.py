@@ -16,7 +16,7 @@ from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
 from exporter.runtime.batching import Batching, batches, windows
 from exporter.runtime.load import load
-from exporter.runtime.options import RuntimeOptions
+from exporter.runtime.runtime_options import RuntimeOptions
 from exporter.runtime.session import TruncationWarning
 
 pytestmark = pytest.mark.usefixtures("shared_traces")

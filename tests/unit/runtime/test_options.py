@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from exporter.errors import InputError
-from exporter.runtime import options as module
+from exporter.runtime import runtime_options as module
 from exporter.runtime.batching import Batching
 from exporter.runtime.load import PROVIDERS, check_options
-from exporter.runtime.options import TOKENS_PER_THREAD, RuntimeOptions
+from exporter.runtime.runtime_options import TOKENS_PER_THREAD, RuntimeOptions
 
 
 @pytest.fixture(autouse=True)

@@ -24,8 +24,8 @@ from exporter.graph.export import export_onnx
 from exporter.graph.transforms.standard_attention import pays, swap_body
 from exporter.model.profile import ShapeProfile
 from exporter.precision.half.types import HalfName
-from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.providers.onnx_session import OnnxSession, open_fp32
+from exporter.runtime.runtime_options import RuntimeOptions
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 

@@ -23,7 +23,7 @@ from exporter.graph.transforms.infer_types import infer_types
 from exporter.graph.transforms.widen import widen
 from exporter.graph.write import write_model
 from exporter.model.task import Task, input_names, output_names
-from exporter.precision.half.convert import convert_to_half
+from exporter.precision.half.to_half import convert_to_half
 from exporter.precision.half.types import HALF_TYPES, HalfName
 from plugins.disentangled_attention import contract
 

@@ -18,7 +18,7 @@ from calibration.sensitivity import Budget
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.model.model_shape import ModelShape
 from exporter.precision.quantized import choose
-from exporter.precision.quantized.texts import CalibrationText, TextBatches
+from exporter.precision.quantized.calibration_text import CalibrationText, TextBatches
 from exporter.progress import silent
 
 BATCHES, ROWS, LENGTH, WORDS = 24, 4, 16, 8000

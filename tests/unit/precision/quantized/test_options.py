@@ -10,7 +10,7 @@ import pytest
 
 import exporter
 from exporter.errors import InputError
-from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 
 
 @pytest.mark.parametrize(

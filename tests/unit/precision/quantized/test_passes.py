@@ -15,7 +15,7 @@ import pytest
 from support.checkpoints import write_checkpoint
 from support.site_graphs import run, values_of
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.formats import NumberFormat, round_trip, scale_of
 from calibration.methods import Method
 from calibration.placement import PlacementPolicy, place
@@ -27,10 +27,10 @@ from exporter.errors import InputError
 from exporter.graph.export import export_onnx
 from exporter.graph.write import write_model
 from exporter.precision.quantized.calibrate import calibrate, recipes_of
-from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.calibration_text import CalibrationText, prepare_text
 from exporter.precision.quantized.passes import quantize_graph, solve_sites
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 from exporter.precision.quantized.quantize import QuantizedFile, quantize_file
-from exporter.precision.quantized.texts import CalibrationText, prepare_text
 from exporter.runtime.load import text_encoder
 
 pytestmark = pytest.mark.usefixtures("shared_traces")

@@ -25,14 +25,14 @@ from exporter.graph.export import export_onnx
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
 from exporter.parity.limits import Metric, limits_for
-from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.calibration_text import prepare_text
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 from exporter.precision.quantized.quantize import quantize_file
-from exporter.precision.quantized.texts import prepare_text
 from exporter.runtime.load import load, text_encoder
-from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.providers import openvino_session, openvino_weights
 from exporter.runtime.providers.integer_products import openvino_is_exact, quantized_product
 from exporter.runtime.providers.openvino_session import OpenVinoSession
+from exporter.runtime.runtime_options import RuntimeOptions
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 

@@ -24,10 +24,10 @@ from exporter.engine.backend import Backend
 from exporter.errors import InputError, MissingDependencyError
 from exporter.graph.export import export_onnx
 from exporter.model.profile import ShapeProfile
-from exporter.runtime.options import RuntimeOptions
 from exporter.runtime.providers import tensorrt_session
 from exporter.runtime.providers.onnx_session import OnnxSession
 from exporter.runtime.providers.tensorrt_session import TensorRtSession
+from exporter.runtime.runtime_options import RuntimeOptions
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 

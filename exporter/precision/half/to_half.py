@@ -22,9 +22,14 @@ from exporter.inputs.text_files import calibration_errors
 from exporter.precision.converted import Converted
 from exporter.precision.half.apply import apply_plan
 from exporter.precision.half.fit import Fit, Kept, module_of
-from exporter.precision.half.plan import HalfPlan, Role, plan_half, role_of
+from exporter.precision.half.half_plan import HalfPlan, Role, plan_half, role_of
 from exporter.precision.half.types import HALF_TYPES, HalfName
-from exporter.precision.plan import HalfArithmetic, PrecisionPlan, decode_plan, encode_plan
+from exporter.precision.precision_plan import (
+    HalfArithmetic,
+    PrecisionPlan,
+    decode_plan,
+    encode_plan,
+)
 from exporter.progress import Progress, silent
 from exporter.runtime.providers.onnx_session import open_fp32
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.methods import METHODS, PERCENTILE, Method
 from exporter.errors import InputError
 

@@ -33,7 +33,7 @@ from exporter.pipeline.config import BuildConfig
 from exporter.pipeline.source import BuildSource, BuildTexts, open_source, open_texts
 from exporter.precision.converted import Converted
 from exporter.precision.half.range_cases import range_cases
-from exporter.precision.quantized.report import TABLE_FILE
+from exporter.precision.quantized.quantization_report import TABLE_FILE
 from exporter.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _to_precision(
     """The fp32 graph `exact` in the precision asked for: quantized, halved, or both in turn."""
     half = config.precision
     if texts.quantization is not None:
-        from exporter.precision.quantized import convert as quantized
+        from exporter.precision.quantized import to_quantized as quantized
 
         half = config.quantization.rest
         last = half == "fp32"
@@ -182,7 +182,7 @@ def _to_precision(
         if last:
             return graph
         exact = target
-    from exporter.precision.half.convert import convert_file
+    from exporter.precision.half.to_half import convert_file
 
     cases = range_cases(source.shape, source.encoder, texts.calibration, source.seq.max)
     halved = convert_file(

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from calibration.errors import CalibrationError
+from calibration.calibration_error import CalibrationError
 from calibration.formats import NumberFormat
 from calibration.table import ScaleTable
 from exporter.artifact.files import FileRecord
@@ -15,10 +15,14 @@ from exporter.errors import InputError
 from exporter.inputs.text_files import calibration_errors
 from exporter.model.model_shape import ModelShape
 from exporter.precision.converted import Converted
-from exporter.precision.quantized.inputs import QuantizationInput
-from exporter.precision.quantized.options import QuantizationOptions
+from exporter.precision.quantized.quantization_input import QuantizationInput
+from exporter.precision.quantized.quantization_options import QuantizationOptions
+from exporter.precision.quantized.quantization_report import (
+    TABLE_FILE,
+    budget_problems,
+    quantization_facts,
+)
 from exporter.precision.quantized.quantize import quantize_file
-from exporter.precision.quantized.report import TABLE_FILE, budget_problems, quantization_facts
 from exporter.progress import Progress, silent
 
 

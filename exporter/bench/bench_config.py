@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from exporter.errors import InputError
-from exporter.runtime.options import DEFAULTS, RuntimeOptions
+from exporter.runtime.runtime_options import DEFAULTS, RuntimeOptions
 
 _SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)", re.ASCII)
 

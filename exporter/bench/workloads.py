@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from exporter.artifact.manifest import Manifest
-from exporter.bench.config import BenchConfig
+from exporter.bench.bench_config import BenchConfig
 from exporter.errors import InputError
 from exporter.inputs.data_sets import examples_of
 from exporter.inputs.encode import TextEncoder, TextInput, collate

@@ -12,8 +12,12 @@ from exporter.errors import InputError
 from exporter.inputs.encode import TextEncoder
 from exporter.inputs.text_files import calibration_errors, calibration_texts
 from exporter.model.model_shape import ModelShape
-from exporter.precision.quantized.options import QuantizationOptions
-from exporter.precision.quantized.texts import CalibrationText, label_indices, prepare_text
+from exporter.precision.quantized.calibration_text import (
+    CalibrationText,
+    label_indices,
+    prepare_text,
+)
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 
 
 @dataclass(frozen=True)
