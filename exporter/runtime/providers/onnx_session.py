@@ -134,8 +134,8 @@ def open_fp32(path: Path, content: bytes) -> Callable[..., list[Any]]:
     `path` is the model that it was made from. What is returned runs it, given the names of outputs
     and the inputs by name: see `run_graph`. Errors are those of `open_graph`.
     """
-    # ONNX Runtime 1.32 cannot load a quantized graph with all its values as outputs and the option
-    # for exact products; that there are few such products is what a range's margin is for.
+    # ONNX Runtime 1.32 cannot load a quantized graph that has all its values as outputs with the
+    # option for exact products; what products may lose without it is within a range's margin.
     session = open_graph(
         path, DEFAULTS.resolved(), content=content, weight_bits=7, memory_pattern=False
     )
