@@ -16,10 +16,11 @@ from calibration.bias_correction import rounding_error
 from calibration.calibration_error import CalibrationError
 from calibration.collectors import TensorStatistics
 from calibration.formats import Floats, NumberFormat
+from calibration.json_values import field_of
 from calibration.methods import Method
 from calibration.sites import Site
 from calibration.smoothing import search
-from calibration.table import SiteEntry, decode_array, encode_array, field_of
+from calibration.table import SiteEntry, decode_array, encode_array
 from calibration.thresholds import threshold_of
 
 SEARCH_ROWS = 1024  # of the sample, which the search for a strength multiplies by the weight

@@ -12,13 +12,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calibration.calibration_error import CalibrationError
 from calibration.collectors import TensorStatistics
+from calibration.json_values import field_of, read_json
 from calibration.methods import METHODS, PERCENTILE, Method
 from calibration.thresholds import INT8_MAX, SMALLEST_AMAX
 from calibration.whole_files import write_whole
@@ -31,8 +32,6 @@ MUCH_SATURATED = 0.01
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 SiteEntry: TypeAlias = Mapping[str, Json]
 """A site's recipe, see `calibration.recipes`, and what its fallback to float would cost."""
-
-T = TypeVar("T", str, int, float, dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ class ScaleTable:
             )
         try:
             return _read(data)
-        except CalibrationError as error:
+        except ValueError as error:
             raise CalibrationError(f"{where}: {error}; calibrate again") from None
 
     def save(self, path: Path) -> None:
@@ -202,11 +201,11 @@ class ScaleTable:
     def load(cls, path: Path) -> ScaleTable:
         """Read and check a table; a CalibrationError says why there is none."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+            data = read_json(path)
         except OSError as error:
             reason = f"cannot read the scale table {path}: {error.strerror}"
             raise CalibrationError(reason) from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise CalibrationError(f"{path}: not a scale table: {error}") from error
         return cls.from_dict(data, path)
 
@@ -224,31 +223,15 @@ def decode_array(text: str) -> NDArray[np.float32]:
         raise CalibrationError(f"not base64 of float32 numbers: {error}") from error
 
 
-def field_of(data: Mapping[str, Any], key: str, kind: type[T]) -> T:
-    """A field of a JSON object; CalibrationError where it is missing or of another kind."""
-    if key not in data:
-        raise CalibrationError(f"{key} is missing")
-    value = data[key]
-    if kind is dict and not isinstance(value, dict):
-        raise CalibrationError(f"{key} is no object")
-    fits = isinstance(value, (int, float) if kind is float else kind)
-    if not fits or isinstance(value, bool) or value == "":
-        raise CalibrationError(f"{key} is {value!r}; expected {_EXPECTED[kind]}")
-    try:
-        return kind(value)
-    except OverflowError:
-        raise CalibrationError(f"{key} is out of range") from None
-
-
-_EXPECTED = {str: "text", int: "a whole number", float: "a number"}
-
-
 def _read(data: Mapping[str, Any]) -> ScaleTable:
     how = field_of(data, "method", dict)
     method = field_of(how, "name", str)
     if method not in METHODS:
         raise CalibrationError(f"method {method!r}; known are {', '.join(METHODS)}")
     model_hash, data_hash = (field_of(data, key, str) for key in ("model_hash", "data_hash"))
+    for key in ("model_hash", "data_hash"):
+        if not data[key]:
+            raise CalibrationError(f"{key} is ''; expected text")
     percentile = field_of(how, "percentile", float) if "percentile" in how else None
     entries, sites = (field_of(data, key, dict) for key in ("tensors", "sites"))
     sites = {name: field_of(sites, name, dict) for name in sites}
@@ -263,7 +246,7 @@ def _read(data: Mapping[str, Any]) -> ScaleTable:
             )
             if name in sites:
                 sites[name] = _with_edit(sites[name], item, entry, method)
-        except CalibrationError as error:
+        except ValueError as error:
             raise CalibrationError(f"tensor {name!r}: {error}") from None
     return ScaleTable(model_hash, data_hash, method, percentile, tensors, sites)
 
@@ -295,7 +278,3 @@ def _with_edit(
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")

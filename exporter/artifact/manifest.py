@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from calibration.json_values import from_json_values, read_json, to_json_values
 from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import FileRecord
-from exporter.artifact.json_values import from_json_values, to_json_values
 from exporter.errors import InputError
 from exporter.model.profile import Range
 
@@ -130,8 +129,8 @@ def half_type(graph: Mapping[str, Any]) -> str | None:
 def is_artifact(folder: Path) -> bool:
     """Whether `folder` has a manifest of ours, of any schema; a broken one may be anybody's."""
     try:
-        data = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        data = read_json(folder / MANIFEST)
+    except (OSError, ValueError):
         return False
     return isinstance(data, dict) and data.get("format") == FORMAT
 
@@ -146,12 +145,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"{folder}: no such folder; give a folder that deb-export build wrote")
     path = folder / MANIFEST
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError:
         raise InputError(
             f"{folder}: no {MANIFEST}, so not an artifact of deb-export; give one"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: not readable as JSON ({error}); build it again") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None

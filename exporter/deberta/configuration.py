@@ -6,12 +6,12 @@ in transformers. A field with `null` counts as absent.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from calibration.json_values import field_of, read_json
 from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
@@ -109,30 +109,29 @@ class DebertaConfig:
                 f"model_type is {model_type!r}; only 'deberta-v2' is supported "
                 "(DeBERTa-v2, DeBERTa-v3, mDeBERTa)"
             )
-        known = {f.name for f in fields(cls)} - {"unknown"}
+        known = get_type_hints(cls)
+        del known["unknown"]
         present = {key: value for key, value in raw.items() if value is not None}
-        values = {key: present[key] for key in present if key in known}
-        for name, parse in _PARSERS.items():
-            if name in values:
-                values[name] = parse(values[name])
-        if "id2label" not in values and "num_labels" in present:
-            count = present["num_labels"]
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise InputError(f"num_labels is {count!r}; expected a whole number of at least 1")
-            values["id2label"] = {i: f"LABEL_{i}" for i in range(count)}
-        skipped = known | _IGNORED | {"num_labels"}
+        try:
+            values: dict[str, Any] = {
+                name: _PARSERS[name](present[name])
+                if name in _PARSERS
+                else field_of(present, name, kind)
+                for name, kind in known.items()
+                if name in present
+            }
+            if "id2label" not in values and "num_labels" in present:
+                count = field_of(present, "num_labels", int)
+                if count < 1:
+                    raise InputError(f"num_labels is {count}; expected at least 1")
+                values["id2label"] = {i: f"LABEL_{i}" for i in range(count)}
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        skipped = known.keys() | _IGNORED | {"num_labels"}
         unknown = {key: value for key, value in raw.items() if key not in skipped}
         return cls(**values, unknown=unknown)
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            annotation, _, optional = str(item.type).partition(" | ")
-            kinds, value = _TYPES.get(annotation), getattr(self, item.name)
-            if kinds is None or (optional and value is None):
-                continue
-            wrong_bool = isinstance(value, bool) and bool not in kinds
-            expected = " or ".join(kind.__name__ for kind in kinds)
-            self._require(item.name, isinstance(value, kinds) and not wrong_bool, expected)
         for name in _POSITIVE:
             value = getattr(self, name)
             self._require(name, value is None or value >= 1, "at least 1")
@@ -238,19 +237,14 @@ class DebertaConfig:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a checkpoint; InputError when it is none, or cannot be read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
     return value
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,), "float": (float, int), "bool": (bool,), "str": (str,),
-}  # fmt: skip
 
 
 def _parse_pos_att_type(value: object) -> tuple[str, ...]:
@@ -278,15 +272,8 @@ def _parse_id2label(value: object) -> dict[int, str]:
     return dict(sorted(labels.items()))
 
 
-def _parse_architectures(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise InputError(f"architectures is {value!r}; expected a list of class names")
-    return tuple(value)
-
-
 _PARSERS: dict[str, Callable[[object], object]] = {
     "pos_att_type": _parse_pos_att_type,
     "norm_rel_ebd": _parse_norm_rel_ebd,
     "id2label": _parse_id2label,
-    "architectures": _parse_architectures,
 }

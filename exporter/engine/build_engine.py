@@ -17,8 +17,8 @@ from typing import IO
 
 import msgspec
 
+from calibration.json_values import to_json_values
 from exporter.artifact.engine_record import EngineOptions, EngineRecord
-from exporter.artifact.json_values import to_json_values
 from exporter.engine.backend import Backend
 from exporter.engine.build_errors import died, translate
 from exporter.engine.layers import KernelSummary, layers_path

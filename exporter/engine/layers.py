@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from exporter.artifact.json_values import from_json_values
+from calibration.json_values import from_json_values, read_json
 from exporter.errors import InputError
 from plugins.disentangled_attention.contract import OP_TYPE
 
@@ -140,7 +140,7 @@ def read_kernels(path: Path) -> tuple[Kernel, ...]:
         InputError: it cannot be read.
     """
     try:
-        return from_json_values(json.loads(path.read_bytes()), tuple[Kernel, ...])
+        return from_json_values(read_json(path), tuple[Kernel, ...])
     except ValueError:
         raise InputError(f"{path}: is malformed; build the artifact again") from None
 

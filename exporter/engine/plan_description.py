@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibration.json_values import to_json_values
 from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import FileProblem, verify_files
-from exporter.artifact.json_values import to_json_values
 from exporter.artifact.manifest import MANIFEST, read_manifest
 from exporter.engine.layers import Kernel, KernelSummary, from_inspector, layers_path, read_kernels
 from exporter.engine.plan_file import PlanHeader, deserialize, read_header

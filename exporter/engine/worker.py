@@ -19,8 +19,8 @@ from typing import Any, TextIO, TypeAlias
 
 import msgspec
 
+from calibration.json_values import from_json_values, to_json_values
 from exporter.artifact.engine_record import EngineOptions
-from exporter.artifact.json_values import from_json_values, to_json_values
 from exporter.engine.backend import BACKENDS, Backend
 from exporter.engine.layers import Kernel, from_inspector, from_log
 from exporter.environment import system_value

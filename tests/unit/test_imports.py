@@ -27,11 +27,11 @@ ROOMS = {
     "exporter.demo": "",
     "exporter.model": "errors",
     "exporter.artifact": "plugins calibration errors model",
-    "exporter.deberta": "plugins errors model",
+    "exporter.deberta": "plugins calibration errors model",
     "exporter.graph": "plugins errors progress model artifact deberta",
     "exporter.metrics": "model",
     "exporter.inputs": "calibration errors demo model deberta metrics",
-    "exporter.engine": "plugins errors progress environment model artifact graph",
+    "exporter.engine": "plugins calibration errors progress environment model artifact graph",
     "exporter.runtime": "errors threads console demo model artifact deberta graph metrics inputs "
     "engine",
     "exporter.precision": "plugins calibration errors progress console model artifact deberta "

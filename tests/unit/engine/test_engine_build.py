@@ -17,8 +17,8 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
 
+from calibration.json_values import from_json_values, to_json_values
 from exporter.artifact.engine_record import EngineOptions, EngineRecord
-from exporter.artifact.json_values import from_json_values, to_json_values
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.engine import build_engine as engine_build
 from exporter.engine.backend import TENSORRT_RTX

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from exporter.artifact.json_values import from_json_values, to_json_values
+from calibration.json_values import from_json_values, to_json_values
 from exporter.engine.layers import (
     Kernel,
     KernelSummary,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from calibration.json_values import from_json_values, to_json_values
 from exporter.artifact.engine_record import EngineOptions
-from exporter.artifact.json_values import from_json_values, to_json_values
 from exporter.deberta.configuration import DebertaConfig
 from exporter.engine import backend as backends
 from exporter.engine.backend import TENSORRT, TENSORRT_RTX, Backend, release

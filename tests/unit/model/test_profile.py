@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from exporter.artifact.json_values import from_json_values, to_json_values
+from calibration.json_values import from_json_values, to_json_values
 from exporter.deberta.configuration import DebertaConfig
 from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape
