@@ -78,7 +78,7 @@ def agreement(
             mask = np.not_equal(feeds["attention_mask"], 0)
             pairs.append([rows_of(shape.task, side[name], mask) for side in (one, other)])
         scale = scale_of(reference for reference, _ in pairs)
-        figures = reduce(add, (measure(a, b, scale, Decision.NONE, 0.0) for a, b in pairs))
+        figures = reduce(add, (measure(a, b, scale, Decision.NONE) for a, b in pairs))
         if scale.non_finite or figures.non_finite:
             return Agreement(precisions, np.inf, np.inf, bounds, f"{name} has NaN or infinity")
         worst = max(worst, figures.max_relative)

@@ -37,13 +37,17 @@ class ParityCase:
     """One batch, named after what is special about it.
 
     `feeds` are int64 arrays by input name, `(B, S)` or `(B, C, S)`; `texts` the text behind each
-    example, empty where the ids are random; `labels` the class of each, where the data says.
+    example, empty where the ids are random; `labels` the class of each, where the data says;
+    `firsts` the first text of each pair, which those of one query share, else empty; `asked`, bool
+    `(B, S)`, the tokens whose answer a user reads, see `Example`, where that is known.
     """
 
     name: str
     feeds: Mapping[str, Ids]
     texts: tuple[str, ...]
     labels: tuple[int, ...] | None = None
+    firsts: tuple[str, ...] = ()
+    asked: NDArray[np.bool_] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,12 +114,12 @@ def text_examples(encoder: TextEncoder, texts: Sequence[TextItem]) -> ExampleSou
         if length is not None:
             example = encoder.encode(_long_item(encoder.task, texts, index, length), max(length, 3))
             cut = replace(example, rows=tuple(_cut(row, length) for row in example.rows))
-            return _mask_some(encoder, cut, index)
+            return _finished(encoder, cut, index)
         item = texts[index % len(texts)]
         if not fits(encoder.task, item):
             around = [_flat(texts[(index + k) % len(texts)]) for k in range(1 + CHOICES_MADE)]
             item = _item(encoder.task, around)
-        return _mask_some(encoder, encoder.encode(item), index)
+        return _finished(encoder, encoder.encode(item), index)
 
     return make
 
@@ -184,7 +188,17 @@ class CaseMaker:
         self._used += size
         texts = tuple(" | ".join((e.text, *e.second)) for e in examples if e.text or e.second)
         labels = tuple(e.label for e in examples if e.label is not None)
-        return ParityCase(name, feeds, texts, labels if len(labels) == len(examples) else None)
+        asked = np.zeros_like(feeds["input_ids"], np.bool_)
+        for index, example in enumerate(examples):
+            asked[index, list(example.asked)] = True
+        return ParityCase(
+            name,
+            feeds,
+            texts,
+            labels if len(labels) == len(examples) else None,
+            tuple(example.text if example.second else "" for example in examples),
+            asked if asked.any() else None,
+        )
 
 
 def _text_plans(count: int, *, alone: bool) -> Iterator[_Plan]:
@@ -234,11 +248,15 @@ def _cut(row: Encoding, length: int) -> Encoding:
     return replace(row, truncated=True, **cut)
 
 
-def _mask_some(encoder: TextEncoder, example: Example, index: int) -> Example:
-    """For masked LM, with some tokens replaced by the mask, at least one if possible."""
-    if encoder.task is not Task.MASKED_LM:
+def _finished(encoder: TextEncoder, example: Example, index: int) -> Example:
+    """With the tokens that are asked; for masked LM some are masked, at least one if possible."""
+    if encoder.task is Task.MULTIPLE_CHOICE:
         return example
     (row,) = example.rows
+    if encoder.task is not Task.MASKED_LM:
+        parts = (1,) if encoder.task is Task.QUESTION_ANSWERING else (0, 1)
+        asked = tuple(i for i, part in enumerate(row.sequence_ids) if part in parts)
+        return replace(example, asked=asked)
     places = [i for i, special in enumerate(row.special_tokens_mask) if not special]
     if not places:
         return example
@@ -247,4 +265,4 @@ def _mask_some(encoder: TextEncoder, example: Example, index: int) -> Example:
     chosen = set(generator.choice(places, count, replace=False).tolist())
     mask = encoder.tokenizer.mask_token_id
     ids = tuple(mask if i in chosen else token for i, token in enumerate(row.input_ids))
-    return replace(example, rows=(replace(row, input_ids=ids),))
+    return replace(example, rows=(replace(row, input_ids=ids),), asked=tuple(sorted(chosen)))

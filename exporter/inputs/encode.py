@@ -30,13 +30,16 @@ _OTHER_SECONDS = (0, 1, "at most two texts")
 class Example:
     """One text, pair or prompt, tokenized: one row, or one for each choice.
 
-    `second` is the other text of a pair, or the choices; `label` the class, where it is known.
+    `second` is the other text of a pair, or the choices; `label` the class, where it is known;
+    `asked` the tokens of its one row whose answer a user reads: the masked ones, the context's, or
+    all but special ones, empty where that is not known.
     """
 
     text: str
     second: tuple[str, ...]
     rows: tuple[Encoding, ...]
     label: int | None = None
+    asked: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:

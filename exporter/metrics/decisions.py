@@ -18,6 +18,10 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
+TIE_ERRORS = 4.0
+"""A near tie is a decision whose margin is at most so many rms errors of the logits, as measured:
+2.8 deviations of the difference of two, beyond which an honest error turns one in 400."""
+
 
 class Decision(str, Enum):
     """What a user reads from a row of logits."""
@@ -36,7 +40,9 @@ class Decided:
         column: int64 `(M,)`, the logit of a sign; -1 where a row is one decision.
         reference: int64 `(M,)`, index of the largest logit, or 1 for a positive one.
         candidate: the same of the candidate.
-        tied: bool `(M,)`, differs where the reference has both choices within the permitted error.
+        margin: `(M,)`, by how much the reference prefers its choice: to the candidate's, or to its
+            second best where both choose alike. A sign's is sqrt(2) times its logit, of which one
+            errs and not two; infinite where there is one choice.
         kl: `(M,)`, KL(reference || candidate) in nats.
         reference_score: `(M,)`, probability that the reference gives to its own choice.
         candidate_score: `(M,)`, the same of the candidate.
@@ -47,7 +53,7 @@ class Decided:
     column: Ints
     reference: Ints
     candidate: Ints
-    tied: Bools
+    margin: Doubles
     kl: Doubles
     reference_score: Doubles
     candidate_score: Doubles
@@ -60,9 +66,7 @@ class Decided:
         return equal
 
 
-def decide(
-    ref: Doubles, cand: Doubles, valid: Bools, decision: Decision, tie: float
-) -> Decided | None:
+def decide(ref: Doubles, cand: Doubles, valid: Bools, decision: Decision) -> Decided | None:
     """The decisions of two models on the same rows; None where there are none to read.
 
     Args:
@@ -70,25 +74,28 @@ def decide(
         cand: the same of the candidate.
         valid: `(N, K)`; the rest is padding.
         decision: what is read from a row.
-        tie: permitted absolute error; two choices closer than twice that are tied.
     """
     if decision is Decision.NONE or not len(ref):
         return None
     if decision is Decision.SIGNS:
-        return _signs(ref, cand, tie)
+        return _signs(ref, cand)
     whole = bool(valid.all())
     if not whole:
         ref, cand = np.where(valid, ref, -np.inf), np.where(valid, cand, -np.inf)
     index = np.arange(len(ref))
     first, other = ref.argmax(axis=1), cand.argmax(axis=1)
-    margin = ref[index, first] - ref[index, other]
+    best = ref[index, first]
+    chosen = ref[index, other]
+    ref[index, first] = -np.inf
+    margin = best - np.where(first == other, ref.max(axis=1), chosen)
+    ref[index, first] = best
     log_ref, log_cand = _log_softmax(ref), _log_softmax(cand)
     return Decided(
         row=index,
         column=np.full(len(ref), -1),
         reference=first,
         candidate=other,
-        tied=(first != other) & (margin <= 2 * tie),
+        margin=margin,
         kl=_softmax_kl(log_ref, log_cand, None if whole else valid),
         reference_score=np.exp(log_ref[index, first]),
         candidate_score=np.exp(log_cand[index, other]),
@@ -96,7 +103,7 @@ def decide(
     )
 
 
-def _signs(ref: Doubles, cand: Doubles, tie: float) -> Decided:
+def _signs(ref: Doubles, cand: Doubles) -> Decided:
     row, column = (axis.ravel() for axis in np.indices(ref.shape))
     ref, cand = ref.ravel(), cand.ravel()
     on, other = ref > 0, cand > 0
@@ -105,7 +112,7 @@ def _signs(ref: Doubles, cand: Doubles, tie: float) -> Decided:
         column=column,
         reference=on.astype(np.int64),
         candidate=other.astype(np.int64),
-        tied=(on != other) & (np.abs(ref) <= tie),
+        margin=np.sqrt(2.0) * np.abs(ref),
         kl=_binary_kl(ref, cand),
         reference_score=sigmoid(np.abs(ref)),
         candidate_score=sigmoid(np.abs(cand)),

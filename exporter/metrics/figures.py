@@ -7,7 +7,7 @@ Everything is accumulated in float64. `B` batch, `C` choices, `S` sequence; an o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf, sqrt
 
 import numpy as np
@@ -22,8 +22,13 @@ Observer = Callable[["Rows", Decided], None]
 
 _CHUNK_ELEMENTS = 1 << 17
 """Float64 copies of a piece stay in the processor's second cache."""
-_SUMS = "elements rows non_finite sum_abs sum_squares decisions agreed tied sum_kl".split()
+_SUMS = "elements rows non_finite sum_abs sum_squares decisions agreed sum_kl moments".split()
 _LEAST_SPREAD = 1e-2
+_COLUMNS = 256
+"""Columns whose correlation is measured; a vocabulary has thousands, which say the same."""
+_LEAST_ROWS = 10
+_CONSTANT = 1e-6
+"""What differs less than this share of the values is the rounding of fp32."""
 _SMALL_ROW = 0.2
 """A row below this share of the usual norm has no direction worth comparing: an error that
 `rms_relative` may have turns it by more than the limits on the cosine permit."""
@@ -144,6 +149,69 @@ def scale_of(outputs: Iterable[Rows]) -> Scale:
     return total.scale()
 
 
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums from which the correlation of two outputs follows, over at most `_COLUMNS` columns.
+
+    Attributes:
+        counts: `(K,)`, values seen of each column.
+        sums: `(2, K)`, of the reference and of the candidate.
+        products: `(3, K)`, of their squares and of their products.
+    """
+
+    counts: Doubles = field(default_factory=lambda: np.zeros(0))
+    sums: Doubles = field(default_factory=lambda: np.zeros((2, 0)))
+    products: Doubles = field(default_factory=lambda: np.zeros((3, 0)))
+
+    def __add__(self, other: Moments) -> Moments:
+        """Both together; rows with padding inside may be longer in one of them."""
+        width = max(len(self.counts), len(other.counts))
+        ours, others = (
+            [np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, width - a.shape[-1])]) for a in arrays]
+            for arrays in (
+                (self.counts, self.sums, self.products),
+                (other.counts, other.sums, other.products),
+            )
+        )
+        return Moments(*(one + two for one, two in zip(ours, others, strict=True)))
+
+    @property
+    def correlation(self) -> float | None:
+        """Correlation of reference and candidate after the mean of each column is taken off.
+
+        0 of a candidate that gives every input the same. None with fewer than `_LEAST_ROWS` rows,
+        or where the reference itself gives every input the same up to the rounding of fp32.
+        """
+        if self.counts.max(initial=0) < _LEAST_ROWS:
+            return None
+        first, second = self.sums
+        means = np.array([first * first, second * second, first * second])
+        means /= np.maximum(self.counts, 1.0)
+        ref, cand, both = (self.products - means).sum(axis=1)
+        squares = self.products.sum(axis=1)
+        if ref <= _CONSTANT**2 * squares[0]:
+            return None
+        return 0.0 if cand <= _CONSTANT**2 * squares[1] else float(both / sqrt(ref * cand))
+
+
+def moments_of(reference: Rows, candidate: Floats) -> Moments:
+    """The moments of two outputs of the same case: of evenly chosen columns, or the first ones
+    where a row has padding inside and a column is a position."""
+    width = reference.values.shape[1]
+    step = max(1, width // _COLUMNS) if reference.valid is None else 1
+    where = (slice(None), slice(0, step * _COLUMNS, step))
+    ref, cand = (a[where].astype(np.float64) for a in (reference.values, candidate))
+    counted = np.isfinite(ref) & np.isfinite(cand)
+    if reference.valid is not None:
+        counted &= reference.valid[where]
+    ref, cand = np.where(counted, ref, 0.0), np.where(counted, cand, 0.0)
+    return Moments(
+        counted.sum(axis=0).astype(np.float64),
+        np.array([ref.sum(axis=0), cand.sum(axis=0)]),
+        np.array([(ref * ref).sum(axis=0), (cand * cand).sum(axis=0), (ref * cand).sum(axis=0)]),
+    )
+
+
 @dataclass(frozen=True)
 class Worst:
     """Where the largest error is: index in the batch, token (-1 for a whole text), both values."""
@@ -172,10 +240,9 @@ class Figures:
             where rows have fewer than two values or are all too small.
         decisions: decisions compared.
         agreed: decisions that are the same.
-        tied: decisions that differ where the reference has two choices closer than the permitted
-            error; they count as agreement.
         sum_kl: sum over the decisions of KL(reference || candidate) in nats.
         max_kl: the largest of them.
+        moments: of an output whose correlation is wanted.
         worst: where the largest error is.
     """
 
@@ -189,9 +256,9 @@ class Figures:
     min_cosine: float | None = None
     decisions: int = 0
     agreed: int = 0
-    tied: int = 0
     sum_kl: float = 0.0
     max_kl: float = 0.0
+    moments: Moments = field(default_factory=Moments)
     worst: Worst | None = None
 
     @property
@@ -225,9 +292,9 @@ class Figures:
         return _ratio(self.rms_abs, max(self.scale.spread, _LEAST_SPREAD * self.scale.rms))
 
     @property
-    def agreement(self) -> float | None:
-        """Share of decisions that are the same or tied, 0 to 1; None without decisions."""
-        return (self.agreed + self.tied) / self.decisions if self.decisions else None
+    def correlation(self) -> float | None:
+        """Of reference and candidate, see `Moments`; None where it was not asked for."""
+        return self.moments.correlation
 
     @property
     def mean_kl(self) -> float | None:
@@ -240,7 +307,6 @@ def measure(
     candidate: Rows,
     scale: Scale,
     decision: Decision,
-    tie: float,
     observe: Observer | None = None,
 ) -> Figures:
     """The distances between two outputs of the same case and shape.
@@ -250,12 +316,11 @@ def measure(
         candidate: rows of the candidate; `valid` and owners are taken from the reference.
         scale: scale of the reference over all cases.
         decision: what is read from a row.
-        tie: permitted absolute error; two choices closer than twice that are tied.
         observe: told the decisions.
     """
     result: Figures | None = None
     for chunk, where in _chunks(reference):
-        part = _measure_chunk(chunk, candidate.values[where], scale, decision, tie, observe)
+        part = _measure_chunk(chunk, candidate.values[where], scale, decision, observe)
         result = part if result is None else add(result, part)
     return result or Figures(scale)
 
@@ -317,7 +382,6 @@ def _measure_chunk(
     candidate: Floats,
     scale: Scale,
     decision: Decision,
-    tie: float,
     observe: Observer | None,
 ) -> Figures:
     ref = reference.values.astype(np.float64)
@@ -357,7 +421,7 @@ def _measure_chunk(
         min_cosine=_min_cosine(ref, cand, valid, scale.row_norm),
         worst=worst,
     )
-    decided = decide(ref, cand, valid, decision, tie)
+    decided = decide(ref, cand, valid, decision)
     if decided is None:
         return figures
     if observe is not None:
@@ -366,7 +430,6 @@ def _measure_chunk(
         figures,
         decisions=len(decided.kl),
         agreed=int(decided.same.sum()),
-        tied=int(decided.tied.sum()),
         sum_kl=float(decided.kl.sum()),
         max_kl=float(decided.kl.max(initial=0.0)),
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
+from math import sqrt
 
 import numpy as np
 
@@ -15,7 +16,7 @@ BINS = 15
 """Bins of the calibration error, as in its source."""
 KEPT_FLIPS = 50
 KEPT_POINTS = 600
-_SUMS = ["decisions", "reference_confidence", "candidate_confidence", "lost"]
+_SUMS = ["decisions", "reference_confidence", "candidate_confidence"]
 _SUMS += ["reference_bins", "candidate_bins"]
 LEAST_LABELLED = 100
 """Fewer labelled decisions say nothing of calibration: each of them moves it by a percent."""
@@ -37,7 +38,8 @@ class Flip:
         reference_score: probability that the reference gives to its choice.
         common_score: probability that the candidate gives to the reference's choice.
         candidate_score: probability that the candidate gives to its own choice.
-        tied: the reference has the two within the permitted error.
+        margin: by how much the reference prefers its choice to the candidate's.
+        tied: it is a near tie.
     """
 
     text: str
@@ -51,7 +53,8 @@ class Flip:
     reference_score: float
     common_score: float
     candidate_score: float
-    tied: bool
+    margin: float
+    tied: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +105,11 @@ class Tally:
         candidate_confidence: the same of the candidate.
         reference_bins: labelled decisions of the reference.
         candidate_bins: the same of the candidate.
-        lost: labelled decisions that the reference has right and the candidate wrong, less the
-            reverse; ties count as the reference's decision.
+        margins: of the reference, see `Decided`.
+        same: bool, where both decide alike.
         flips: those that changed, the clearest `KEPT_FLIPS`.
         points: `(P, 2)`, for some decisions the probability of the reference's choice in both.
+        tie: margin up to which a decision is a near tie, see `TIE_ERRORS`; 0 until `settled`.
     """
 
     decisions: int
@@ -113,9 +117,50 @@ class Tally:
     candidate_confidence: float
     reference_bins: Bins
     candidate_bins: Bins
-    lost: int
+    margins: Doubles
+    same: Bools
     flips: tuple[Flip, ...]
     points: Doubles
+    tie: float = 0.0
+
+    def settled(self, tie: float) -> Tally:
+        """The same with the margin of a near tie, which follows from all batches together."""
+        flips = tuple(replace(flip, tied=flip.margin <= tie) for flip in self.flips)
+        return replace(self, tie=tie, flips=flips)
+
+    @property
+    def equal(self) -> int:
+        """Decisions in which both models are alike."""
+        return int(self.same.sum())
+
+    @property
+    def near_ties(self) -> int:
+        """Decisions that rounding may turn, whether or not it did."""
+        return int((self.margins <= self.tie).sum())
+
+    @property
+    def tied(self) -> int:
+        """Near ties that flipped."""
+        return int((~self.same & (self.margins <= self.tie)).sum())
+
+    @property
+    def flipped(self) -> int:
+        """Decisions that changed and are no near ties."""
+        return self.decisions - self.equal - self.tied
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of decisions that did not flip, near ties left out; None without decisions."""
+        return (self.decisions - self.flipped) / self.decisions if self.decisions else None
+
+    @property
+    def tied_flips(self) -> float | None:
+        """Share of near ties that flipped, less two deviations of chance: of k, 2 sqrt(k).
+
+        So up to four may flip in a set of any size. None without decisions.
+        """
+        beyond = max(0.0, self.tied - 2.0 * sqrt(self.tied))
+        return beyond / self.decisions if self.decisions else None
 
     @property
     def labelled(self) -> int:
@@ -131,8 +176,10 @@ class Tally:
 
     @property
     def accuracy_drop(self) -> float | None:
-        """Accuracy that the candidate loses, ties left out; None without labels."""
-        return self.lost / self.labelled if self.labelled else None
+        """Accuracy that the candidate loses; None without labels. There are no ties: an answer
+        is right or wrong."""
+        right = self.reference_bins.correct.sum() - self.candidate_bins.correct.sum()
+        return int(right) / self.labelled if self.labelled else None
 
     @property
     def ece_shift(self) -> float | None:
@@ -174,22 +221,20 @@ def tally(
             reference_score=float(decided.reference_score[index]),
             common_score=float(decided.common_score[index]),
             candidate_score=float(decided.candidate_score[index]),
-            tied=bool(decided.tied[index]),
+            margin=float(decided.margin[index]),
         )
 
     changed = np.flatnonzero(~same)
-    order = np.argsort(-decided.reference_score[changed] + 2.0 * decided.tied[changed])
+    order = np.argsort(-decided.margin[changed], kind="stable")
     points = np.stack([decided.reference_score, decided.common_score], axis=1)
-    kept = np.where(decided.tied, decided.reference, decided.candidate)
     return Tally(
         decisions=len(same),
         reference_confidence=float(decided.reference_score.sum()),
         candidate_confidence=float(decided.candidate_score.sum()),
         reference_bins=_bins(decided.reference, decided.reference_score, wanted),
         candidate_bins=_bins(decided.candidate, decided.candidate_score, wanted),
-        lost=0
-        if wanted is None
-        else int((decided.reference == wanted).sum() - (kept == wanted).sum()),
+        margins=decided.margin,
+        same=same,
         flips=tuple(flip(int(index)) for index in changed[order][:KEPT_FLIPS]),
         points=_thinned(points, ~same),
     )
@@ -222,10 +267,12 @@ def merge(parts: Iterable[Tally]) -> Tally | None:
 
 
 def _add(first: Tally, second: Tally) -> Tally:
-    flips = sorted((*first.flips, *second.flips), key=lambda f: (f.tied, -f.reference_score))
+    flips = sorted((*first.flips, *second.flips), key=lambda flip: -flip.margin)
     points = np.concatenate([first.points, second.points])
     return Tally(
         **{name: getattr(first, name) + getattr(second, name) for name in _SUMS},
+        margins=np.concatenate([first.margins, second.margins]),
+        same=np.concatenate([first.same, second.same]),
         flips=tuple(flips[:KEPT_FLIPS]),
         points=_thinned(points, np.abs(points[:, 0] - points[:, 1]) > 0.1),
     )

@@ -26,7 +26,7 @@ from exporter.parity.comparison import (
     plan_batches,
     run_reference,
 )
-from exporter.parity.limits import Limits, Metric, chosen_limits, limits_for, widest
+from exporter.parity.limits import Limits, chosen_limits, limits_for, widest
 from exporter.parity.result import EngineResult, ParityResult
 from exporter.parity.runners import Layers
 from exporter.parity.side import Side, common_shape
@@ -212,12 +212,11 @@ def _judge_side(
     observe: Observer | None = None,
 ) -> ParityResult:
     """A candidate in each of its runtimes."""
-    tie = limits.bound(Metric.MAX_RELATIVE)
     results: list[ParityResult] = []
     for make in candidate.opens:
         progress(f"parity: loading the candidate, {candidate.info.kind}")
         with closing(make(found.shape)) as runner:
-            comparison = compare(found, runner, tie, progress, None if results else observe)
+            comparison = compare(found, runner, progress, None if results else observe)
         results.append(_result(reference, candidate, limits, found, comparison))
     first, *others = results
     other = [f"{item.candidate.runtime}: {line}" for item in others for line in item.failures]

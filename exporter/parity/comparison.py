@@ -7,7 +7,7 @@ never in memory together; what it gave is kept in a store on the disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -15,9 +15,19 @@ import numpy as np
 from exporter.errors import InputError, RunError
 from exporter.graph.hidden_states import layer_names
 from exporter.inputs.cases import DataSet, ParityCase
+from exporter.metrics.answers import Answers, answers_of
 from exporter.metrics.decisions import Decided, Decision, decision_of
 from exporter.metrics.error_spread import Errors, ErrorSpread
-from exporter.metrics.figures import Figures, Floats, Rows, Scale, ScaleSum, measure, rows_of
+from exporter.metrics.figures import (
+    Figures,
+    Floats,
+    Rows,
+    Scale,
+    ScaleSum,
+    measure,
+    moments_of,
+    rows_of,
+)
 from exporter.metrics.tally import Tally, merge, tally
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
@@ -130,22 +140,20 @@ def run_reference(
 def compare(
     reference: Reference,
     candidate: Runner,
-    tie: float,
     progress: Progress,
     observe: Observer | None = None,
 ) -> Comparison:
     """Run the candidate on the batches of the reference, and measure.
 
     A batch that the candidate fails on is a case with a problem; the others count all the same.
-    Decisions closer than twice `tie`, the permitted `max_relative`, are tied. `observe` is given
-    what both sides gave for each batch.
+    `observe` is given what both sides gave for each batch.
 
     Raises:
         InputError: the candidate refuses an input.
     """
     layers = _common_layers(reference.layers, candidate.layers)
     spreads = {name: ErrorSpread() for name in reference.shape.outputs}
-    measurer = _Measurer(reference, decision_of(reference.shape), tie, layers, spreads)
+    measurer = _Measurer(reference, decision_of(reference.shape), layers, spreads)
     cases = []
     for index, batch in enumerate(reference.batches):
         progress(f"parity: candidate, batch {index + 1} of {len(reference.batches)}")
@@ -214,11 +222,10 @@ def _rows(shape: ModelShape, case: ParityCase, entry: Observation) -> Iterator[t
 
 @dataclass(frozen=True)
 class _Measurer:
-    """Measures one batch after the other; `tie` is the permitted `max_relative`."""
+    """Measures one batch after the other."""
 
     reference: Reference
     decision: Decision
-    tie: float
     layers: Layers
     spreads: Mapping[str, ErrorSpread]
 
@@ -246,8 +253,10 @@ class _Measurer:
             if figures.worst is not None and figures.worst.example < len(case.texts):
                 texts[name] = case.texts[figures.worst.example]
         seconds = {"reference": expected.seconds, "candidate": actual.seconds}
+        answers = None if problem else self._answers(case, expected, actual)
         problem = problem or layer_problem
-        return CaseResult(*_place(batch), outputs, layers, tallies, texts, seconds, problem)
+        measured = outputs, layers, tallies, texts, seconds
+        return CaseResult(*_place(batch), *measured, problem, answers)
 
     def _output(
         self, name: str, rows: Rows, other: Floats, case: ParityCase
@@ -259,9 +268,17 @@ class _Measurer:
         def observe(piece: Rows, decided: Decided) -> None:
             tallies.append(tally(piece, decided, case.name, case.texts, case.labels))
 
-        figures = measure(rows, others, scale, self.decision, self.tie * scale.max, observe)
+        figures = measure(rows, others, scale, self.decision, observe)
+        figures = replace(figures, moments=moments_of(rows, others.values))
         self.spreads[name].add(rows, others.values, scale)
         return figures, merge(tallies)
+
+    def _answers(
+        self, case: ParityCase, expected: Observation, actual: Observation
+    ) -> Answers | None:
+        asked = case.mask if case.asked is None else case.asked
+        shape = self.reference.shape
+        return answers_of(shape, expected.outputs, actual.outputs, asked, case.firsts)
 
     def _layers(
         self, batch: Batch, rows: Mapping[str, Rows], actual: Observation
@@ -276,5 +293,5 @@ class _Measurer:
                 return {}, f"{name} is of shape {values.shape}; expected {wanted}"
             ours, scale = rows[name], self.reference.scales[name]
             other = Rows(values[mask], None, ours.example, ours.position)
-            found[name] = measure(ours, other, scale, Decision.NONE, 0.0)
+            found[name] = measure(ours, other, scale, Decision.NONE)
         return found, None

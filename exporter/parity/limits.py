@@ -35,6 +35,7 @@ class Level(str, Enum):
     OUTPUT = "output"
     LAYER = "layer"
     DECISION = "decision"
+    TASK = "task"
 
 
 class Metric(str, Enum):
@@ -45,11 +46,20 @@ class Metric(str, Enum):
     RMS_RELATIVE = "rms_relative"
     SPREAD_RELATIVE = "spread_relative"
     MIN_COSINE = "min_cosine"
+    CORRELATION = "correlation"
     AGREEMENT = "agreement"
+    TIED_FLIPS = "tied_flips"
     MEAN_KL = "mean_kl"
     CONFIDENCE_SHIFT = "confidence_shift"
     ACCURACY_DROP = "accuracy_drop"
     ECE_SHIFT = "ece_shift"
+    SPEARMAN = "spearman"
+    ORDER_FLIPS = "order_flips"
+    ENTITY_PRECISION = "entity_precision"
+    ENTITY_RECALL = "entity_recall"
+    EXACT_MATCH = "exact_match"
+    ANSWER_F1 = "answer_f1"
+    TOP5_OVERLAP = "top5_overlap"
     LAYER_MAX_RELATIVE = "layer_max_relative"
     LAYER_RMS_RELATIVE = "layer_rms_relative"
     LAYER_MIN_COSINE = "layer_min_cosine"
@@ -62,20 +72,26 @@ class Metric(str, Enum):
             return Level.OUTPUT, Level.LAYER
         if self.value.startswith("layer_"):
             return (Level.LAYER,)
+        if self in _OF_TASKS:
+            return (Level.TASK,)
         return (Level.DECISION if self in _OF_DECISIONS else Level.OUTPUT,)
 
 
-HIGHER_IS_BETTER = frozenset({Metric.MIN_COSINE, Metric.AGREEMENT, Metric.LAYER_MIN_COSINE})
-TALLY_METRICS = frozenset({Metric.CONFIDENCE_SHIFT, Metric.ACCURACY_DROP, Metric.ECE_SHIFT})
-_OF_DECISIONS = TALLY_METRICS | {Metric.AGREEMENT, Metric.MEAN_KL}
+_OF_TASKS = frozenset({Metric.SPEARMAN, Metric.ORDER_FLIPS, Metric.TOP5_OVERLAP})
+_OF_TASKS |= {Metric.ENTITY_PRECISION, Metric.ENTITY_RECALL, Metric.EXACT_MATCH, Metric.ANSWER_F1}
+HIGHER_IS_BETTER = frozenset({Metric.MIN_COSINE, Metric.CORRELATION, Metric.AGREEMENT})
+HIGHER_IS_BETTER |= _OF_TASKS - {Metric.ORDER_FLIPS} | {Metric.LAYER_MIN_COSINE}
+TALLY_METRICS = frozenset({Metric.AGREEMENT, Metric.TIED_FLIPS, Metric.CONFIDENCE_SHIFT})
+TALLY_METRICS |= {Metric.ACCURACY_DROP, Metric.ECE_SHIFT}
+_OF_DECISIONS = TALLY_METRICS | {Metric.MEAN_KL}
 
 
 @dataclass(frozen=True)
 class Limit:
     """The worst value of a metric that passes.
 
-    `bound` is a minimum for cosines and agreement and a maximum for the others. `origin` says who
-    set it: we, a file of the user, or the command line.
+    `bound` is a minimum for those of `HIGHER_IS_BETTER` and a maximum for the others. `origin` says
+    who set it: we, a file of the user, or the command line.
     """
 
     metric: Metric

@@ -9,6 +9,7 @@ from math import fsum, inf, isfinite
 from exporter.artifact.engine_record import NOT_JUDGED, EngineParity
 from exporter.artifact.files import FileRecord
 from exporter.environment import environment
+from exporter.metrics.answers import Answers
 from exporter.metrics.error_spread import Errors
 from exporter.metrics.figures import Figures
 from exporter.metrics.tally import Tally
@@ -57,6 +58,7 @@ class CaseResult:
         worst_texts: the text with the largest error, by output or layer, where there is one.
         seconds: of the run, by "reference" and "candidate".
         problem: why outputs cannot be compared, if they cannot.
+        answers: what the task's user reads; None where that is the decisions.
     """
 
     name: str
@@ -69,6 +71,7 @@ class CaseResult:
     worst_texts: Mapping[str, str]
     seconds: Mapping[str, float]
     problem: str | None = None
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class DataSetResult:
         outputs: figures by output.
         layers: figures by layer.
         tallies: decisions by output.
+        answers: what the task's user reads; None where that is the decisions.
         problems: outputs that could not be compared.
         checks: every limit on every output and layer.
     """
@@ -130,6 +134,7 @@ class DataSetResult:
     outputs: Mapping[str, Figures]
     layers: Mapping[str, Figures]
     tallies: Mapping[str, Tally]
+    answers: Answers | None
     problems: tuple[str, ...]
     checks: tuple[Check, ...] = ()
 
@@ -207,10 +212,9 @@ class ParityResult:
         return tuple(check for part in self.data_sets for check in part.checks)
 
     @property
-    def flipped(self) -> int:
-        """Decisions that changed."""
-        decided = [item.outputs[name] for item in self.data_sets for name in item.tallies]
-        return sum(figures.decisions - figures.agreed for figures in decided)
+    def tallies(self) -> tuple[Tally, ...]:
+        """The decisions of every output in every data set."""
+        return tuple(tally for item in self.data_sets for tally in item.tallies.values())
 
     @property
     def seconds(self) -> dict[str, float]:

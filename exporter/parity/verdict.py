@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 
+from exporter.metrics.answers import Answers
+from exporter.metrics.decisions import TIE_ERRORS
 from exporter.metrics.figures import Figures, add
 from exporter.metrics.tally import merge
 from exporter.parity.limits import HIGHER_IS_BETTER, TALLY_METRICS, Level, Limit, Limits, Metric
@@ -18,16 +22,31 @@ def judge(name: str, cases: Sequence[CaseResult], limits: Limits) -> DataSetResu
         output: merge(case.tallies[output] for case in cases if output in case.tallies)
         for output in outputs
     }
+    tallies = {output: tally for output, tally in merged.items() if tally is not None}
+    ties = {name: _tie(figures, limits) for name, figures in outputs.items()}
+    answers = [case.answers for case in cases if case.answers is not None]
     found = DataSetResult(
         name=name,
         inputs=sum(case.shape[0] for case in cases),
         layer_inputs=sum(case.shape[0] for case in cases if case.layers),
         outputs=outputs,
         layers=_totals(case.layers for case in cases),
-        tallies={output: tally for output, tally in merged.items() if tally is not None},
+        tallies={output: tally.settled(ties[output]) for output, tally in tallies.items()},
+        answers=reduce(operator.add, answers) if answers else None,
         problems=tuple(f"{name}, {case.name!r}: {case.problem}" for case in cases if case.problem),
     )
-    return replace(found, checks=tuple(_checks(found, cases, limits)))
+    # What is a near tie follows from all batches together, and holds for each.
+    settled = [
+        replace(case, tallies={o: tally.settled(ties[o]) for o, tally in case.tallies.items()})
+        for case in cases
+    ]
+    return replace(found, checks=tuple(_checks(found, settled, limits)))
+
+
+def _tie(figures: Figures, limits: Limits) -> float:
+    """The margin of a near tie. A candidate that errs more than it may has no more of them."""
+    permitted = limits.bound(Metric.RMS_RELATIVE) * figures.scale.rms
+    return TIE_ERRORS * min(figures.rms_abs, permitted)
 
 
 def _totals(parts: Iterable[Mapping[str, Figures]]) -> dict[str, Figures]:
@@ -42,14 +61,32 @@ def _checks(found: DataSetResult, cases: Sequence[CaseResult], limits: Limits) -
     for output in found.outputs:
         for limit in limits.limits:
             level = limit.metric.levels[0]
-            if level is not Level.LAYER:
+            if level in (Level.OUTPUT, Level.DECISION):
                 yield _check(found, cases, limit, level, output)
+    if found.answers is not None:
+        yield from _answer_checks(found.answers, found, cases, limits)
     before: str | None = None
     for layer in found.layers:
         for limit in limits.limits:
             if Level.LAYER in limit.metric.levels:
                 yield _check(found, cases, limit, Level.LAYER, layer, before)
         before = layer
+
+
+def _answer_checks(
+    answers: Answers, found: DataSetResult, cases: Sequence[CaseResult], limits: Limits
+) -> Iterator[Check]:
+    tie = max(_tie(figures, limits) for figures in found.outputs.values())
+    values = answers.scores(tie)
+    by_case = [(case, case.answers.scores(tie)) for case in cases if case.answers is not None]
+    for limit in limits.limits:
+        name = limit.metric.value
+        if name not in values:
+            continue
+        shown = [(value, case) for case, item in by_case if (value := item[name]) is not None]
+        choose = min if limit.metric in HIGHER_IS_BETTER else max
+        worst = choose(shown, key=lambda item: item[0])[1].name if shown else ""
+        yield Check(found.name, Level.TASK, answers.subject, limit, values[name], worst, None)
 
 
 def _check(

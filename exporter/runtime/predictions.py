@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from exporter.deberta.tokenization import Tokenizer
 from exporter.inputs.encode import Example
 from exporter.metrics.decisions import sigmoid
+from exporter.model.answer_spans import answer_spans, softmax
 from exporter.model.model_shape import ModelShape, label_kind
 from exporter.model.task import Task
 
 Doubles = NDArray[np.float64]
 
-MAX_ANSWER_TOKENS = 30
-"""Longest answer span considered."""
 ANSWERS = 3
 FILLS = 5
 
@@ -189,15 +188,9 @@ def _answers(example: Example, starts: Doubles, ends: Doubles) -> Prediction:
     places = [i for i, sequence in enumerate(row.sequence_ids) if sequence == 1]
     found: list[Answer] = []
     if places:
-        # Spans that start at i and end at j, i <= j, no longer than the maximum.
-        scores = np.triu(np.outer(softmax(starts[places]), softmax(ends[places])))
-        scores -= np.triu(scores, MAX_ANSWER_TOKENS)
-        for flat in np.argsort(-scores, axis=None, kind="stable")[:ANSWERS]:
-            i, j = (int(index) for index in np.unravel_index(flat, scores.shape))
-            if i > j or j - i >= MAX_ANSWER_TOKENS:
-                break  # only the zeros outside the band are left
+        for i, j, score in answer_spans(starts[places], ends[places], ANSWERS):
             first, last = _trim(context, row.offsets[places[i]][0], row.offsets[places[j]][1])
-            found.append(Answer(context[first:last], first, last, float(scores[i, j])))
+            found.append(Answer(context[first:last], first, last, score))
     return AnswerPrediction(example.text, context, tuple(found))
 
 
@@ -223,13 +216,6 @@ def _vector(example: Example, states: Doubles) -> Prediction:
     (row,) = example.rows
     mean = states[: len(row)].mean(axis=0)
     return VectorPrediction(example.text, _pair(example), len(row), tuple(mean.tolist()))
-
-
-def softmax(logits: Doubles) -> Doubles:
-    """Softmax over the last axis."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    result: Doubles = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return result
 
 
 def _pair(example: Example) -> str | None:

@@ -99,14 +99,15 @@ def _tiles(result: ParityResult, lines: list[Line]) -> Iterator[str]:
     else:
         used = f"{100 * excess(nearest.check):.3g} %"
         yield _tile("of a limit is used, at the worst", used, name, True)
-    decided = [(s.outputs[n], t) for s in result.data_sets for n, t in s.tallies.items()]
+    decided = result.tallies
     if decided:
-        count, flipped = sum(figures.decisions for figures, _ in decided), result.flipped
-        tied = sum(figures.tied for figures, _ in decided)
-        note = f"{flipped} flipped, {tied} of them tied" if flipped else "none flipped"
+        counts = [(t.decisions, t.flipped, t.tied, t.near_ties) for t in decided]
+        count, flipped, tied, near = map(sum, zip(*counts, strict=True))
+        note = f"{flipped} flipped, and {tied} of {near} near ties"
         share = percent(1 - flipped / max(1, count))
-        yield _tile("of the decisions agree", share, note, good(Metric.AGREEMENT))
-    labelled = [tally for _, tally in decided if tally.labelled]
+        both = good(Metric.AGREEMENT) and good(Metric.TIED_FLIPS)
+        yield _tile("of the decisions agree", share, note, both)
+    labelled = [tally for tally in decided if tally.labelled]
     if labelled:
         before, after = labelled[0].reference_bins.accuracy, labelled[0].candidate_bins.accuracy
         note, within = f"{percent(before)} before", good(Metric.ACCURACY_DROP)
@@ -140,7 +141,7 @@ def _plots(result: ParityResult) -> Iterator[str]:
         if tallies:
             drawn = charts.decision_plot(name, tallies, result)
             about = "On the line, both give the reference's choice the same probability."
-            key = {"point": "same decision", "bad": "flipped", "tied": "tied"}
+            key = {"point": "same decision", "bad": "flipped", "tied": "near tie"}
             yield _figure(f"Decisions of {name}", about, drawn, **key)
         else:
             yield _figure(f"Values of {name}", "Of a sample.", charts.value_plot(name, errors))
@@ -167,10 +168,10 @@ def _tables(result: ParityResult, lines: Sequence[Line]) -> Iterator[str]:
         titles = ["text", "reference", "candidate", "label", ""]
         left = len(found) - _FLIPS
         more = f'<p class="muted">{left} more are in parity.json.</p>\n' if left > 0 else ""
-        yield _table("Flipped decisions", titles, map(_flip, found[:_FLIPS]), more)
+        yield _table("Changed decisions", titles, map(_flip, found[:_FLIPS]), more)
     rows = [decision_cells(item, name) for item in result.data_sets for name in item.tallies]
     if rows:
-        titles = ["data set", "output", "decisions", "agreement", "mean KL, nats", "accuracy"]
+        titles = ["data set", "output", "decisions", "verdicts", "mean KL, nats", "accuracy"]
         titles += ["calibration error", "mean confidence"]
         cells = ([escape(cell or "no labels") for cell in row] for row in rows)
         yield _table("Decisions by data set", titles, cells)

@@ -15,7 +15,7 @@ from exporter.parity.limits import HIGHER_IS_BETTER, Limits
 from exporter.parity.report.text import choice_name
 from exporter.parity.result import CaseResult, Check, DataSetResult, EngineResult, ParityResult
 
-SCHEMA = 2
+SCHEMA = 3
 FORMAT = "deb-export-parity"
 
 _FIGURES = "elements rows non_finite max_abs mean_abs rms_abs max_relative rms_relative"
@@ -133,8 +133,9 @@ def _data_set(item: DataSetResult, result: ParityResult) -> dict[str, Any]:
 def _decisions(tally: Tally, figures: Figures, result: ParityResult) -> dict[str, Any]:
     count = tally.decisions or 1
     return {
-        "decisions": tally.decisions,
-        **_fields(figures, "agreed tied agreement mean_kl max_kl"),
+        **_fields(tally, "decisions equal near_ties tied flipped agreement tied_flips"),
+        "near_tie_margin": tally.tie,
+        **_fields(figures, "mean_kl max_kl"),
         "reference_confidence": tally.reference_confidence / count,
         "candidate_confidence": tally.candidate_confidence / count,
         **_fields(tally, "confidence_shift labelled"),
@@ -158,7 +159,7 @@ def _flip(flip: Flip, result: ParityResult) -> dict[str, Any]:
         "label": None if flip.label is None else choice_name(result.shape, flip.label),
         **_fields(flip, "reference_score candidate_score"),
         "candidate_score_of_reference": flip.common_score,
-        "tied": flip.tied,
+        **_fields(flip, "margin tied"),
     }
 
 
@@ -184,7 +185,7 @@ def _figures(figures: Figures) -> dict[str, Any]:
         values = _fields(worst, "reference candidate")
         place = {"example": worst.example, "token": _token(worst.position), **values}
     return {
-        **_fields(figures, f"{_FIGURES} spread_relative min_cosine"),
+        **_fields(figures, f"{_FIGURES} spread_relative min_cosine correlation"),
         "reference_max": figures.scale.max,
         "reference_rms": figures.scale.rms,
         "reference_spread": figures.scale.spread,

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from exporter.parity.limits import Level
-from exporter.parity.report.text import compared, layer_line, number, permitted
+from exporter.parity.report.text import compared, layer_line, number, permitted, verdicts
 from exporter.parity.result import EXPORT, Check, DataSetResult, ParityResult
 
 _NAME = "deb-export parity"
@@ -80,6 +80,7 @@ def _suite(root: Element, result: ParityResult, item: DataSetResult) -> Element:
     for level, subjects in (
         (Level.OUTPUT, item.outputs),
         (Level.DECISION, item.outputs),
+        (Level.TASK, [] if item.answers is None else [item.answers.subject]),
         (Level.LAYER, item.layers),
     ):
         for subject in subjects:
@@ -106,10 +107,12 @@ def _case(
     failed = [str(check) for check in checks if not check.passed]
     if failed:
         _fail(case, failed)
-    lines = (
+    lines = [
         f"{check.limit.metric.value} {number(check.value or 0.0)} {permitted(check)}"
         for check in checks
-    )
+    ]
+    if level is Level.DECISION:
+        lines.append(verdicts(item.tallies[subject]))
     SubElement(case, "system-out").text = _clean("\n".join(lines))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exporter.console import aligned
-from exporter.metrics.tally import Flip
+from exporter.metrics.tally import Flip, Tally
 from exporter.model.model_shape import ModelShape
 from exporter.parity.limits import BUILT_IN, HIGHER_IS_BETTER, Level
 from exporter.parity.result import EXPORT, Check, DataSetResult, ParityResult, excess
@@ -133,15 +133,15 @@ def choice_name(shape: ModelShape, index: int, column: int = -1) -> str:
 
 
 def flip_cells(result: ParityResult, data_set: str, flip: Flip) -> tuple[str, ...]:
-    """A flipped decision: text or else its place, token, both choices with their probabilities,
-    label, whether it is tied."""
+    """A changed decision: text or else its place, token, both choices with their probabilities,
+    label, a near tie or not."""
     choices = ((flip.reference, flip.reference_score), (flip.candidate, flip.candidate_score))
     return (
         flip.text or f"{data_set}{flip.case}, example {flip.example}",
         f"token {flip.token}" if flip.token >= 0 else "",
         *(f"{choice_name(result.shape, i, flip.column)} {score:.3f}" for i, score in choices),
         "" if flip.label is None else choice_name(result.shape, flip.label),
-        "tied" if flip.tied else "",
+        "near tie" if flip.tied else "",
     )
 
 
@@ -155,8 +155,14 @@ def all_flips(result: ParityResult) -> list[tuple[str, ...]]:
     ]
 
 
+def verdicts(tally: Tally) -> str:
+    """How many decisions have which verdict, such as `31 equal, 1 of 3 near ties flipped`."""
+    near = f"{tally.tied} of {tally.near_ties} near ties flipped"
+    return f"{tally.equal} equal, {near}, {tally.flipped} flipped"
+
+
 def decision_cells(item: DataSetResult, name: str) -> tuple[str, ...]:
-    """The decisions of an output: data set, output, number, agreement, mean KL, accuracy,
+    """The decisions of an output: data set, output, number, verdicts, mean KL, accuracy,
     calibration error (both empty without labels), mean confidence."""
     tally, figures = item.tallies[name], item.outputs[name]
     before, after, count = tally.reference_bins, tally.candidate_bins, max(1, tally.decisions)
@@ -165,9 +171,8 @@ def decision_cells(item: DataSetResult, name: str) -> tuple[str, ...]:
         accuracy = f"{percent(before.accuracy)} → {percent(after.accuracy)}"
         error = f"{before.error or 0:.4f} → {after.error or 0:.4f}"
     first, second = tally.reference_confidence / count, tally.candidate_confidence / count
-    agreed, kl = percent(figures.agreement), f"{figures.mean_kl or 0.0:.2g}"
-    place, confidence = (item.name, name, str(tally.decisions)), f"{first:.4f} → {second:.4f}"
-    return (*place, agreed, kl, accuracy, error, confidence)
+    place, kl = (item.name, name, str(tally.decisions)), f"{figures.mean_kl or 0.0:.2g}"
+    return (*place, verdicts(tally), kl, accuracy, error, f"{first:.4f} → {second:.4f}")
 
 
 def to_table(result: ParityResult) -> str:
@@ -182,9 +187,10 @@ def to_table(result: ParityResult) -> str:
 
 
 def _decisions(result: ParityResult) -> Iterator[str]:
-    """Accuracy where the data has labels, and the decisions that flipped."""
+    """The verdicts, accuracy where the data has labels, and the decisions that changed."""
     for item in result.data_sets:
         for name, tally in item.tallies.items():
+            yield f"{item.name}, {name}: {tally.decisions} decisions, {verdicts(tally)}"
             if tally.labelled:
                 before, after = tally.reference_bins, tally.candidate_bins
                 yield (
@@ -197,7 +203,7 @@ def _decisions(result: ParityResult) -> Iterator[str]:
                 where = where[:60] if flip.text else where
                 token, tied = token and f", {token}", tied and f" ({tied})"
                 yield f"flipped{tied}: {first} to {second}: {where!r}{token}"
-            left = item.outputs[name].decisions - item.outputs[name].agreed
+            left = tally.decisions - tally.equal
             if left > _TERMINAL_FLIPS:
                 yield f"and {left - _TERMINAL_FLIPS} more of {name} in {item.name}"
 
@@ -239,15 +245,16 @@ def _markdown_failures(result: ParityResult) -> Iterator[str]:
 
 
 def _markdown_decisions(result: ParityResult) -> Iterator[str]:
-    yield "\n| data set | output | decisions | agreement | accuracy | ECE | confidence |"
-    yield "|---|---|---:|---:|---:|---:|---:|"
+    yield "\n| data set | output | decisions | verdicts | accuracy | ECE | confidence |"
+    yield "|---|---|---:|---|---:|---:|---:|"
     for item in result.data_sets:
         for name in item.tallies:
-            data_set, output, count, agreement, _, *rest = decision_cells(item, name)
-            yield _row(_escape(data_set), _escape(output), count, agreement, *rest)
+            data_set, output, count, verdict, _, *rest = decision_cells(item, name)
+            yield _row(_escape(data_set), _escape(output), count, verdict, *rest)
     flips = all_flips(result)
     if flips:
-        yield f"\n<details><summary>{result.flipped} flipped decisions</summary>\n"
+        changed = sum(tally.decisions - tally.equal for tally in result.tallies)
+        yield f"\n<details><summary>{changed} changed decisions</summary>\n"
         yield "| text | reference | candidate | label |  |\n|---|---|---|---|---|"
         for where, token, *rest in flips[:_MARKDOWN_FLIPS]:
             yield _row(_escape(_short(where)) + (token and f" ({token})"), *map(_escape, rest))

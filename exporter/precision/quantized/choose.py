@@ -89,7 +89,7 @@ class Judge:
                 kept = np.load(self._file(name, batch), mmap_mode="r")
                 reference = replace(candidate, values=kept)
                 scale = self._scales[name]
-                figures = measure(reference, candidate, scale, self._decision, tie=0.0)
+                figures = measure(reference, candidate, scale, self._decision)
                 totals[name] = add(totals[name], figures) if name in totals else figures
                 if self.labels is not None:  # of whole texts, by the one output
                     numbers = np.array(self.batches.rows[batch])[candidate.example]

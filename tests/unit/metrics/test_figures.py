@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from exporter.metrics.decisions import Decision
-from exporter.metrics.figures import Rows, Scale, add, measure, rows_of, scale_of
+from exporter.metrics.figures import (
+    Moments,
+    Rows,
+    Scale,
+    add,
+    measure,
+    moments_of,
+    rows_of,
+    scale_of,
+)
 from exporter.model.task import Task
 
 
@@ -41,7 +50,7 @@ def softmax(values: list[float]) -> list[float]:
 def test_figures_match_loops(count: int, width: int, padded: bool) -> None:
     reference, candidate = random_rows(count * width, count, width, padded)
     scale = scale_of(iter([reference]))
-    figures = measure(reference, candidate, scale, Decision.ARGMAX, tie=0.0)
+    figures = measure(reference, candidate, scale, Decision.ARGMAX)
     errors, kl, agreed, rows, squares = [], [], 0, [], []
     for i in range(count):
         kept = [j for j in range(width) if reference.valid is None or reference.valid[i, j]]
@@ -97,7 +106,7 @@ def test_scale_over_cases_equals_scale_of_all_rows() -> None:
 def test_large_outputs_are_measured_in_pieces_like_small_ones() -> None:
     reference, candidate = random_rows(9, 700, 3001, padded=False)
     scale = scale_of(iter([reference]))
-    figures = measure(reference, candidate, scale, Decision.ARGMAX, tie=0.0)
+    figures = measure(reference, candidate, scale, Decision.ARGMAX)
     error = np.abs(reference.values.astype(np.float64) - candidate.values.astype(np.float64))
     assert figures.max_abs == error.max()
     assert figures.mean_abs == pytest.approx(error.mean(), rel=1e-12)
@@ -114,7 +123,7 @@ def test_non_finite_values_are_counted_and_do_not_hide_the_rest(value: float) ->
     reference = rows([[1.0, 2.0], [3.0, 4.0]])
     candidate = rows([[value, 2.0], [3.0, 4.5]])
     scale = scale_of(iter([reference]))
-    figures = measure(reference, candidate, scale, Decision.ARGMAX, tie=0.0)
+    figures = measure(reference, candidate, scale, Decision.ARGMAX)
     assert figures.non_finite == 1
     assert figures.elements == 3
     assert figures.max_abs == 0.5
@@ -132,25 +141,17 @@ def test_padding_may_hold_anything() -> None:
     reference = rows([[1.0, 2.0, nan]], valid)
     candidate = rows([[1.0, 2.0, inf]], valid)
     scale = scale_of(iter([reference]))
-    figures = measure(reference, candidate, scale, Decision.ARGMAX, tie=0.0)
+    figures = measure(reference, candidate, scale, Decision.ARGMAX)
     assert (scale.non_finite, figures.non_finite, figures.max_abs) == (0, 0, 0.0)
     assert (figures.agreed, figures.mean_kl) == (1, 0.0)
-
-
-def test_a_tie_within_the_permitted_error_is_no_disagreement() -> None:
-    reference = rows([[1.0, 1.0 - 1e-3], [1.0, 0.9]])
-    candidate = rows([[1.0 - 1e-3, 1.0], [0.9, 1.0]])
-    scale = scale_of(iter([reference]))
-    figures = measure(reference, candidate, scale, Decision.ARGMAX, tie=1e-3)
-    assert (figures.agreed, figures.tied, figures.agreement) == (0, 1, 0.5)
 
 
 def test_signs_are_the_decisions_of_independent_labels() -> None:
     reference = rows([[1.0, -2.0, 1e-6]])
     candidate = rows([[1.5, 2.0, -1e-6]])
     scale = scale_of(iter([reference]))
-    figures = measure(reference, candidate, scale, Decision.SIGNS, tie=1e-5)
-    assert (figures.decisions, figures.agreed, figures.tied) == (3, 1, 1)
+    figures = measure(reference, candidate, scale, Decision.SIGNS)
+    assert (figures.decisions, figures.agreed) == (3, 1)
 
     def kl(a: float, b: float) -> float:
         p, q = 1 / (1 + exp(-a)), 1 / (1 + exp(-b))
@@ -163,10 +164,10 @@ def test_signs_are_the_decisions_of_independent_labels() -> None:
 def test_an_error_against_zeros_is_infinite() -> None:
     reference, candidate = rows([[0.0, 0.0]]), rows([[0.0, 1e-9]])
     scale = scale_of(iter([reference]))
-    figures = measure(reference, candidate, scale, Decision.NONE, tie=0.0)
+    figures = measure(reference, candidate, scale, Decision.NONE)
     assert figures.max_relative == inf
     assert figures.spread_relative == inf
-    same = measure(reference, reference, scale, Decision.NONE, tie=0.0)
+    same = measure(reference, reference, scale, Decision.NONE)
     assert same.max_relative == 0.0
 
 
@@ -174,14 +175,13 @@ def test_figures_of_parts_add_up() -> None:
     reference, candidate = random_rows(3, 31, 4, padded=True)
     scale = scale_of(iter([reference]))
     assert reference.valid is not None
-    whole = measure(reference, candidate, scale, Decision.ARGMAX, tie=0.0)
+    whole = measure(reference, candidate, scale, Decision.ARGMAX)
     parts = [
         measure(
             rows(reference.values[part], reference.valid[part]),
             rows(candidate.values[part], reference.valid[part]),
             scale,
             Decision.ARGMAX,
-            tie=0.0,
         )
         for part in (slice(0, 10), slice(10, 31))
     ]
@@ -224,13 +224,62 @@ def test_nothing_to_measure_gives_empty_figures() -> None:
     empty = rows(np.zeros((0, 3)))
     scale = scale_of(iter([empty]))
     assert scale == Scale(0, 0.0, 0.0, 0.0, 0.0, 0)
-    figures = measure(empty, empty, scale, Decision.ARGMAX, tie=0.0)
-    assert (figures.elements, figures.agreement, figures.worst) == (0, None, None)
+    figures = measure(empty, empty, scale, Decision.ARGMAX)
+    assert (figures.elements, figures.mean_kl, figures.worst) == (0, None, None)
 
 
 def test_the_worst_element_is_one_that_counts() -> None:
     reference, candidate = rows([[1.0, 2.0, 3.0]]), rows([[nan, 2.0, 3.0]])
     scale = scale_of(iter([reference]))
-    figures = measure(reference, candidate, scale, Decision.NONE, tie=0.0)
+    figures = measure(reference, candidate, scale, Decision.NONE)
     assert figures.worst is not None
     assert (figures.worst.reference, figures.worst.candidate) == (2.0, 2.0)
+
+
+def correlation(reference: Rows, candidate: Rows) -> float | None:
+    return moments_of(reference, candidate.values).correlation
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_correlation_matches_a_loop_over_columns(padded: bool) -> None:
+    reference, candidate = random_rows(4, 40, 7, padded)
+    top, first, second = 0.0, 0.0, 0.0
+    for j in range(7):
+        kept = [i for i in range(40) if reference.valid is None or reference.valid[i, j]]
+        ref = [float(reference.values[i, j]) for i in kept]
+        cand = [float(candidate.values[i, j]) for i in kept]
+        one, two = sum(ref) / len(kept), sum(cand) / len(kept)
+        top += sum((r - one) * (c - two) for r, c in zip(ref, cand, strict=True))
+        first += sum((r - one) ** 2 for r in ref)
+        second += sum((c - two) ** 2 for c in cand)
+    expected = top / sqrt(first * second)
+    assert correlation(reference, candidate) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-5])
+def test_a_constant_has_no_correlation_however_near_it_is(spread: float) -> None:
+    generator = np.random.default_rng(2)
+    reference = rows(100.0 + spread * 100.0 * generator.normal(size=(30, 3)))
+    mean = np.broadcast_to(reference.values.mean(axis=0), reference.values.shape)
+    assert correlation(reference, rows(mean)) == 0.0
+    assert correlation(reference, reference) == pytest.approx(1.0)
+
+
+def test_correlation_needs_rows_that_differ() -> None:
+    generator = np.random.default_rng(2)
+    few, same = rows(generator.normal(size=(9, 3))), rows(np.full((30, 3), 0.1))
+    assert correlation(few, few) is None
+    assert correlation(same, same) is None
+    assert Moments().correlation is None
+
+
+def test_moments_of_batches_add_up() -> None:
+    reference, candidate = random_rows(8, 31, 6, padded=True)
+    assert reference.valid is not None
+    total = Moments()
+    for part, width in ((slice(0, 10), 4), (slice(10, 31), 6)):
+        reference.valid[part, width:] = False
+        cut = rows(reference.values[part, :width], reference.valid[part, :width])
+        total += moments_of(cut, candidate.values[part, :width])
+    whole = correlation(reference, candidate)
+    assert total.correlation == pytest.approx(whole, rel=1e-12)

@@ -37,7 +37,7 @@ def right(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 def test_json_is_strict_and_complete(wrong) -> None:  # type: ignore[no-untyped-def]
     data = json.loads(json.dumps(to_json(wrong), allow_nan=False))
-    assert (data["format"], data["schema"], data["passed"]) == ("deb-export-parity", 2, False)
+    assert (data["format"], data["schema"], data["passed"]) == ("deb-export-parity", 3, False)
     assert data["first_fault"]["subject"] == "layer 1"
     assert data["first_fault"]["text"]
     assert data["layers"] == {
@@ -50,7 +50,7 @@ def test_json_is_strict_and_complete(wrong) -> None:  # type: ignore[no-untyped-
     assert set(second["layers"]) == {"embeddings", *(f"layer {i}" for i in range(LAYERS))}
     decisions = second["decisions"]["logits"]
     assert decisions["labelled"] == decisions["decisions"] == 12
-    assert 0 < len(decisions["flips"]) <= 12 - decisions["agreed"]
+    assert 0 < len(decisions["flips"]) <= 12 - decisions["equal"]
     flip = decisions["flips"][0]
     assert {flip["reference"], flip["candidate"]} == {"good", "bad"}
     assert flip["label"] in ("good", "bad")
