@@ -108,6 +108,8 @@ def _check(
         for case in cases
         if (shown := _value(limit.metric, level, subject, before, case)) is not None
     ]
+    if not ranked and value is not None:  # too few rows in each: the batch that errs most
+        ranked = [(c.outputs[subject].rms_abs, c) for c in cases if subject in c.outputs]
     if not ranked:
         return Check(found.name, level, subject, limit, value, "", None)
     worst = max(ranked, key=lambda item: item[0])[1]

@@ -11,9 +11,9 @@ import pytest
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.tokenization import Encoding
 from exporter.inputs.encode import Example
+from exporter.model.answer_spans import MAX_ANSWER_TOKENS
 from exporter.model.task import Task
 from exporter.runtime.predictions import (
-    MAX_ANSWER_TOKENS,
     Answer,
     AnswerPrediction,
     ChoicePrediction,
