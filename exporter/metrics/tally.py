@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from math import sqrt
+from math import erfc, fsum, sqrt
 
 import numpy as np
 
@@ -110,6 +110,7 @@ class Tally:
         flips: those that changed, the clearest `KEPT_FLIPS`.
         points: `(P, 2)`, for some decisions the probability of the reference's choice in both.
         tie: margin up to which a decision is a near tie, see `TIE_ERRORS`; 0 until `settled`.
+        rounding: rms error of the logits that rounding explains.
     """
 
     decisions: int
@@ -122,11 +123,12 @@ class Tally:
     flips: tuple[Flip, ...]
     points: Doubles
     tie: float = 0.0
+    rounding: float = 0.0
 
-    def settled(self, tie: float) -> Tally:
-        """The same with the margin of a near tie, which follows from all batches together."""
+    def settled(self, tie: float, rounding: float) -> Tally:
+        """The same with what a near tie is, which follows from all batches together."""
         flips = tuple(replace(flip, tied=flip.margin <= tie) for flip in self.flips)
-        return replace(self, tie=tie, flips=flips)
+        return replace(self, tie=tie, rounding=rounding, flips=flips)
 
     @property
     def equal(self) -> int:
@@ -155,12 +157,21 @@ class Tally:
 
     @property
     def tied_flips(self) -> float | None:
-        """Share of near ties that flipped, less two deviations of chance: of k, 2 sqrt(k).
+        """Near ties that flipped beyond those that rounding explains, as a share of all decisions.
 
-        So up to four may flip in a set of any size. None without decisions.
+        Of k that flipped, two deviations of chance, 2 sqrt(k), do not count: up to four may flip
+        in a set of any size. None without decisions.
         """
-        beyond = max(0.0, self.tied - 2.0 * sqrt(self.tied))
+        beyond = max(0.0, self.tied - 2.0 * sqrt(self.tied) - self.expected_flips)
         return beyond / self.decisions if self.decisions else None
+
+    @property
+    def expected_flips(self) -> float:
+        """Near ties that rounding turns: the difference of two logits errs by sqrt(2) of each."""
+        if not self.rounding:
+            return 0.0
+        near = self.margins[self.margins <= self.tie]
+        return fsum(erfc(margin / (2.0 * self.rounding)) / 2.0 for margin in near)
 
     @property
     def labelled(self) -> int:

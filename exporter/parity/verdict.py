@@ -14,6 +14,9 @@ from exporter.metrics.tally import merge
 from exporter.parity.limits import HIGHER_IS_BETTER, TALLY_METRICS, Level, Limit, Limits, Metric
 from exporter.parity.result import CaseResult, Check, DataSetResult
 
+_USUAL_SHARE = 0.25
+"""Of the permitted rms error; honest builds have less, but for weights larger than trained ones."""
+
 
 def judge(name: str, cases: Sequence[CaseResult], limits: Limits) -> DataSetResult:
     """The figures of a data set over its batches, and every limit on them."""
@@ -23,7 +26,7 @@ def judge(name: str, cases: Sequence[CaseResult], limits: Limits) -> DataSetResu
         for output in outputs
     }
     tallies = {output: tally for output, tally in merged.items() if tally is not None}
-    ties = {name: _tie(figures, limits) for name, figures in outputs.items()}
+    near = {name: _near_tie(figures, limits) for name, figures in outputs.items()}
     answers = [case.answers for case in cases if case.answers is not None]
     found = DataSetResult(
         name=name,
@@ -31,22 +34,26 @@ def judge(name: str, cases: Sequence[CaseResult], limits: Limits) -> DataSetResu
         layer_inputs=sum(case.shape[0] for case in cases if case.layers),
         outputs=outputs,
         layers=_totals(case.layers for case in cases),
-        tallies={output: tally.settled(ties[output]) for output, tally in tallies.items()},
+        tallies={output: tally.settled(*near[output]) for output, tally in tallies.items()},
         answers=reduce(operator.add, answers) if answers else None,
         problems=tuple(f"{name}, {case.name!r}: {case.problem}" for case in cases if case.problem),
     )
     # What is a near tie follows from all batches together, and holds for each.
     settled = [
-        replace(case, tallies={o: tally.settled(ties[o]) for o, tally in case.tallies.items()})
+        replace(case, tallies={o: tally.settled(*near[o]) for o, tally in case.tallies.items()})
         for case in cases
     ]
     return replace(found, checks=tuple(_checks(found, settled, limits)))
 
 
-def _tie(figures: Figures, limits: Limits) -> float:
-    """The margin of a near tie. A candidate that errs more than it may has no more of them."""
+def _near_tie(figures: Figures, limits: Limits) -> tuple[float, float]:
+    """The margin of a near tie, and the rms error of the logits that rounding explains.
+
+    A candidate that errs more than it may has no more near ties, nor an excuse for their flips.
+    """
     permitted = limits.bound(Metric.RMS_RELATIVE) * figures.scale.rms
-    return TIE_ERRORS * min(figures.rms_abs, permitted)
+    error = figures.rms_abs
+    return TIE_ERRORS * min(error, permitted), min(error, _USUAL_SHARE * permitted)
 
 
 def _totals(parts: Iterable[Mapping[str, Figures]]) -> dict[str, Figures]:
@@ -76,7 +83,7 @@ def _checks(found: DataSetResult, cases: Sequence[CaseResult], limits: Limits) -
 def _answer_checks(
     answers: Answers, found: DataSetResult, cases: Sequence[CaseResult], limits: Limits
 ) -> Iterator[Check]:
-    tie = max(_tie(figures, limits) for figures in found.outputs.values())
+    tie = max(_near_tie(figures, limits)[0] for figures in found.outputs.values())
     values = answers.scores(tie)
     by_case = [(case, case.answers.scores(tie)) for case in cases if case.answers is not None]
     for limit in limits.limits:

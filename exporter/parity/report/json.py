@@ -135,6 +135,7 @@ def _decisions(tally: Tally, figures: Figures, result: ParityResult) -> dict[str
     return {
         **_fields(tally, "decisions equal near_ties tied flipped agreement tied_flips"),
         "near_tie_margin": tally.tie,
+        "expected_flips": tally.expected_flips,
         **_fields(figures, "mean_kl max_kl"),
         "reference_confidence": tally.reference_confidence / count,
         "candidate_confidence": tally.candidate_confidence / count,

@@ -24,7 +24,7 @@ def counted(
 ) -> Tally:
     values = np.array(reference, np.float64)
     rows = Rows(values, None, np.arange(len(values)), np.full(len(values), -1))
-    return tally(rows, decided(reference, candidate), "a batch", (), labels).settled(tie)
+    return tally(rows, decided(reference, candidate), "a batch", (), labels).settled(tie, 0.0)
 
 
 def test_a_margin_is_the_references_own() -> None:
@@ -59,7 +59,7 @@ def test_three_verdicts() -> None:
     assert [flip.tied for flip in found.flips] == [False, True]  # the clearest first
     both = merge([found, found])
     assert both is not None
-    both = both.settled(0.2)
+    both = both.settled(0.2, 0.0)
     assert (both.near_ties, both.tied, both.flipped) == (4, 2, 2)
 
 
@@ -87,3 +87,18 @@ def test_with_labels_there_are_no_ties() -> None:
     # What one loses and another wins is no drop.
     swapped = counted(reference, candidate, tie=0.0, labels=[0] * 190 + [1] * 10)
     assert swapped.accuracy_drop == pytest.approx((19 - 1) / 200)
+
+
+def test_rounding_explains_the_flips_of_a_head_whose_choices_are_alike() -> None:
+    generator = np.random.default_rng(1)
+    reference = 1.0 + 1e-3 * generator.normal(size=(2000, 2))
+    candidate = reference + 1e-3 * generator.normal(size=reference.shape)
+    found = counted(reference, candidate, tie=4e-3)
+    assert found.tied > 400
+    assert found.tied_flips is not None and found.tied_flips > 0.15
+    explained = found.settled(4e-3, 1e-3)
+    # A quarter of these decisions turn: margin and error are of the same size.
+    assert explained.expected_flips == pytest.approx(found.decisions / 4, rel=0.1)
+    assert explained.tied_flips == 0.0
+    # The same flips are no rounding of a tenth of the size.
+    assert found.settled(4e-3, 1e-4).tied_flips > 0.1
