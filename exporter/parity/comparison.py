@@ -255,8 +255,8 @@ class _Measurer:
         seconds = {"reference": expected.seconds, "candidate": actual.seconds}
         answers = None if problem else self._answers(case, expected, actual)
         problem = problem or layer_problem
-        measured = outputs, layers, tallies, texts, seconds
-        return CaseResult(*_place(batch), *measured, problem, answers)
+        place = _place(batch)
+        return CaseResult(*place, outputs, layers, tallies, texts, seconds, problem, answers)
 
     def _output(
         self, name: str, rows: Rows, other: Floats, case: ParityCase
