@@ -19,8 +19,8 @@ Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
 TIE_ERRORS = 4.0
-"""A near tie is a decision whose margin is at most so many rms errors of the logits, as measured:
-2.8 deviations of the difference of two, beyond which an honest error turns one in 400."""
+"""A near tie is a decision whose margin is at most so many rms errors of a deciding logit: 2.8
+deviations of the difference of two, beyond which an honest error turns one in 400."""
 
 
 class Decision(str, Enum):
@@ -43,6 +43,7 @@ class Decided:
         margin: `(M,)`, by how much the reference prefers its choice: to the candidate's, or to its
             second best where both choose alike. A sign's is sqrt(2) times its logit, of which one
             errs and not two; infinite where there is one choice.
+        slip: `(M,)`, the candidate's margin less the reference's, between the same two choices.
         kl: `(M,)`, KL(reference || candidate) in nats.
         reference_score: `(M,)`, probability that the reference gives to its own choice.
         candidate_score: `(M,)`, the same of the candidate.
@@ -54,6 +55,7 @@ class Decided:
     reference: Ints
     candidate: Ints
     margin: Doubles
+    slip: Doubles
     kl: Doubles
     reference_score: Doubles
     candidate_score: Doubles
@@ -85,10 +87,12 @@ def decide(ref: Doubles, cand: Doubles, valid: Bools, decision: Decision) -> Dec
     index = np.arange(len(ref))
     first, other = ref.argmax(axis=1), cand.argmax(axis=1)
     best = ref[index, first]
-    chosen = ref[index, other]
     ref[index, first] = -np.inf
-    margin = best - np.where(first == other, ref.max(axis=1), chosen)
+    second = np.where(first == other, ref.argmax(axis=1), other)
+    margin = best - ref[index, second]
     ref[index, first] = best
+    with np.errstate(invalid="ignore"):
+        slip = np.where(np.isfinite(margin), cand[index, first] - cand[index, second] - margin, 0.0)
     log_ref, log_cand = _log_softmax(ref), _log_softmax(cand)
     return Decided(
         row=index,
@@ -96,6 +100,7 @@ def decide(ref: Doubles, cand: Doubles, valid: Bools, decision: Decision) -> Dec
         reference=first,
         candidate=other,
         margin=margin,
+        slip=slip,
         kl=_softmax_kl(log_ref, log_cand, None if whole else valid),
         reference_score=np.exp(log_ref[index, first]),
         candidate_score=np.exp(log_cand[index, other]),
@@ -113,6 +118,7 @@ def _signs(ref: Doubles, cand: Doubles) -> Decided:
         reference=on.astype(np.int64),
         candidate=other.astype(np.int64),
         margin=np.sqrt(2.0) * np.abs(ref),
+        slip=np.sqrt(2.0) * (cand - ref),
         kl=_binary_kl(ref, cand),
         reference_score=sigmoid(np.abs(ref)),
         candidate_score=sigmoid(np.abs(cand)),

@@ -16,7 +16,7 @@ BINS = 15
 """Bins of the calibration error, as in its source."""
 KEPT_FLIPS = 50
 KEPT_POINTS = 600
-_SUMS = ["decisions", "reference_confidence", "candidate_confidence"]
+_SUMS = ["decisions", "slips", "reference_confidence", "candidate_confidence"]
 _SUMS += ["reference_bins", "candidate_bins"]
 LEAST_LABELLED = 100
 """Fewer labelled decisions say nothing of calibration: each of them moves it by a percent."""
@@ -101,6 +101,7 @@ class Tally:
 
     Attributes:
         decisions: number of them.
+        slips: sum of the squares of their slips, see `Decided`.
         reference_confidence: sum of the probabilities of the reference's choices.
         candidate_confidence: the same of the candidate.
         reference_bins: labelled decisions of the reference.
@@ -114,6 +115,7 @@ class Tally:
     """
 
     decisions: int
+    slips: float
     reference_confidence: float
     candidate_confidence: float
     reference_bins: Bins
@@ -129,6 +131,11 @@ class Tally:
         """The same with what a near tie is, which follows from all batches together."""
         flips = tuple(replace(flip, tied=flip.margin <= tie) for flip in self.flips)
         return replace(self, tie=tie, rounding=rounding, flips=flips)
+
+    @property
+    def rms_error(self) -> float:
+        """Of the logits that decide, which are the large ones and err by more than all together."""
+        return sqrt(self.slips / self.decisions / 2.0) if self.decisions else 0.0
 
     @property
     def equal(self) -> int:
@@ -240,6 +247,7 @@ def tally(
     points = np.stack([decided.reference_score, decided.common_score], axis=1)
     return Tally(
         decisions=len(same),
+        slips=float(np.vdot(decided.slip, decided.slip)),
         reference_confidence=float(decided.reference_score.sum()),
         candidate_confidence=float(decided.candidate_score.sum()),
         reference_bins=_bins(decided.reference, decided.reference_score, wanted),

@@ -26,7 +26,9 @@ def judge(name: str, cases: Sequence[CaseResult], limits: Limits) -> DataSetResu
         for output in outputs
     }
     tallies = {output: tally for output, tally in merged.items() if tally is not None}
-    near = {name: _near_tie(figures, limits) for name, figures in outputs.items()}
+    near = {
+        name: _near_tie(tally.rms_error, outputs[name], limits) for name, tally in tallies.items()
+    }
     answers = [case.answers for case in cases if case.answers is not None]
     found = DataSetResult(
         name=name,
@@ -46,13 +48,12 @@ def judge(name: str, cases: Sequence[CaseResult], limits: Limits) -> DataSetResu
     return replace(found, checks=tuple(_checks(found, settled, limits)))
 
 
-def _near_tie(figures: Figures, limits: Limits) -> tuple[float, float]:
+def _near_tie(error: float, figures: Figures, limits: Limits) -> tuple[float, float]:
     """The margin of a near tie, and the rms error of the logits that rounding explains.
 
     A candidate that errs more than it may has no more near ties, nor an excuse for their flips.
     """
     permitted = limits.bound(Metric.RMS_RELATIVE) * figures.scale.rms
-    error = figures.rms_abs
     return TIE_ERRORS * min(error, permitted), min(error, _USUAL_SHARE * permitted)
 
 
@@ -83,7 +84,9 @@ def _checks(found: DataSetResult, cases: Sequence[CaseResult], limits: Limits) -
 def _answer_checks(
     answers: Answers, found: DataSetResult, cases: Sequence[CaseResult], limits: Limits
 ) -> Iterator[Check]:
-    tie = max(_near_tie(figures, limits)[0] for figures in found.outputs.values())
+    ties = [tally.tie for tally in found.tallies.values()]
+    ties = ties or [_near_tie(f.rms_abs, f, limits)[0] for f in found.outputs.values()]
+    tie = max(ties)
     values = answers.scores(tie)
     by_case = [(case, case.answers.scores(tie)) for case in cases if case.answers is not None]
     for limit in limits.limits:

@@ -31,7 +31,9 @@ def test_a_margin_is_the_references_own() -> None:
     found = decided([[3.0, 1.0, 2.5], [3.0, 1.0, 2.5]], [[3.0, 1.0, 2.5], [0.0, 1.0, 0.5]])
     # To its second best where both choose alike, else to the candidate's choice.
     assert found.margin.tolist() == [0.5, 2.0]
-    assert decided([[7.0]], [[7.0]]).margin.tolist() == [inf]
+    assert found.slip.tolist() == [0.0, -1.0 - 2.0]
+    alone = decided([[7.0]], [[8.0]])
+    assert (alone.margin.tolist(), alone.slip.tolist()) == ([inf], [0.0])
     signs = decided([[0.5, -2.0]], [[-0.5, -2.0]], Decision.SIGNS)
     assert signs.margin == pytest.approx([0.5 * 2**0.5, 2.0 * 2**0.5])
 
@@ -42,6 +44,17 @@ def test_padding_is_no_second_choice() -> None:
     found = decide(values, values, valid, Decision.ARGMAX)
     assert found is not None
     assert found.margin.tolist() == [inf, 0.25]
+
+
+def test_the_error_is_that_of_the_logits_that_decide() -> None:
+    # The large logits err by 2e-3 of themselves, as in bf16, and the small ones hardly.
+    generator = np.random.default_rng(1)
+    reference = np.concatenate([generator.normal(9.0, 1e-2, (400, 2)), np.zeros((400, 99))], axis=1)
+    error = 2e-3 * 9.0 * generator.normal(size=reference.shape)
+    candidate = reference + np.where(reference > 1.0, error, 0.0)
+    found = counted(reference, candidate, tie=0.0)
+    assert found.rms_error == pytest.approx(2e-3 * 9.0, rel=0.1)
+    assert found.equal < 400 and found.settled(4 * found.rms_error, 0.0).flipped == 0
 
 
 def test_three_verdicts() -> None:
