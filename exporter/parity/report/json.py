@@ -133,7 +133,8 @@ def _data_set(item: DataSetResult, result: ParityResult) -> dict[str, Any]:
 def _decisions(tally: Tally, figures: Figures, result: ParityResult) -> dict[str, Any]:
     count = tally.decisions or 1
     return {
-        **_fields(tally, "decisions equal near_ties tied flipped agreement tied_flips"),
+        **_fields(tally, "decisions equal near_ties tied flipped agreement"),
+        "tied_flips": tally.tied_flips,
         "near_tie_margin": tally.tie,
         "expected_flips": tally.expected_flips,
         **_fields(figures, "mean_kl max_kl"),
