@@ -50,7 +50,7 @@ class InsertionReport:
     Attributes:
         sites: names of the quantized sites, in order.
         float_bytes: bytes that the sites' weights took before.
-        stored_bytes: bytes that they and their scales take now.
+        stored_bytes: bytes that they, their scales and zero points take now.
     """
 
     sites: tuple[str, ...]
@@ -87,7 +87,7 @@ def insert(model: ir.Model, scales: Sequence[SiteScales], number: NumberFormat) 
         del model.graph.initializers[site.weight]
         size = site.in_features * site.out_features
         float_bytes += 4 * size
-        stored_bytes += size + scale.nbytes
+        stored_bytes += size + scale.nbytes + scale.size
     added = Counter(node.op_type for node in model.graph)
     added.subtract(before)
     nodes = added["QuantizeLinear"], added["DequantizeLinear"]
@@ -140,6 +140,13 @@ def _weight(
     """The site's weight, stored in the format and dequantized before `node`."""
     name, function = site.weight, partial(quantize, scale=scale, number=number)
     stored = initializers.convert(model, name, function, number.dtype, f"{name}.{number.value}")
-    inputs = [stored, initializers.add(model, f"{name}_scale", scale)]
+    # In sessions with exact int8 products, ONNX Runtime 1.25 to 1.29 aborts where a weight has no
+    # zero point, newer ones fail at fixed shapes, and most fail where two weights share one.
+    zero = np.zeros(scale.shape, number.dtype.numpy())
+    inputs = [
+        stored,
+        initializers.add(model, f"{name}_scale", scale),
+        initializers.add(model, f"{name}_zero_point", zero, number.dtype),
+    ]
     restored = ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{name}_dequantize")
-    return put_before(node, model, restored, f"{name}_restored", *inputs)
+    return put_before(node, model, restored, f"{name}_restored", *inputs[:2])
