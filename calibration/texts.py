@@ -72,7 +72,7 @@ class Classes:
 
 
 def read_texts(
-    path: Path, classes: Classes | None = None, labels: bool | None = None
+    path: Path, classes: Classes | None = None, labels: bool | None = None, judged: bool = False
 ) -> tuple[TextItem, ...]:
     """The texts of a file, one a line.
 
@@ -83,6 +83,8 @@ def read_texts(
         classes: what a label may be; None where the model gives a text no class.
         labels: whether the last column is a label. None finds out: it is where every line has one
             of `classes` there.
+        judged: whether a label of JSONL that is none of `classes` is an error where None
+            finds out.
 
     Raises:
         CalibrationError: the file is missing, empty, too large, binary or not UTF-8, or a line is
@@ -99,7 +101,7 @@ def read_texts(
     if not lines:
         raise CalibrationError(f"{path} is empty; give one text per line")
     if labels is None:
-        labels = classes is not None and _all_labelled(lines, classes)
+        labels = classes is not None and _all_labelled(lines, classes, judged)
         if not labels:
             _warn_of_pairs(path, lines)
     return tuple(line.item(classes if labels else None) for line in lines)
@@ -243,7 +245,7 @@ def _json_line(where: str, line: str) -> _Line:
     return _Line(where, (text, *second), json=True, label=label)
 
 
-def _all_labelled(lines: Sequence[_Line], classes: Classes) -> bool:
+def _all_labelled(lines: Sequence[_Line], classes: Classes, judged: bool) -> bool:
     """Whether every line has a label, each of them known."""
     unknown = None
     for line in lines:
@@ -256,6 +258,9 @@ def _all_labelled(lines: Sequence[_Line], classes: Classes) -> bool:
         if classes.index(label, choices) is None and unknown is None:
             unknown = f"{line.where}: {classes.refusal(label, choices)}"
     if unknown is not None and lines[0].json:
+        if judged:
+            way_out = "mend the labels or take them out (parity: --no-labels)"
+            raise CalibrationError(f"{unknown}; {way_out}")
         warnings.warn(f"{unknown}; no label of the file is used", stacklevel=3)
     return unknown is None
 

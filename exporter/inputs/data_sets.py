@@ -62,7 +62,7 @@ def make_data_sets(
         most = "or more" if bound is None else f"to {bound}"
         raise InputError(f"--lengths: {wrong[0]}; the model takes 1 {most} tokens")
     texts = {
-        path: model_texts(path, shape, options.labels)
+        path: model_texts(path, shape, options.labels, judged=True)
         for path in options.files
         if path.suffix.lower() not in SAVED_IDS
     }

@@ -21,12 +21,15 @@ def demo_texts() -> Path:
     return calibration_file()
 
 
-def model_texts(path: Path, shape: ModelShape, labels: bool | None = None) -> tuple[TextItem, ...]:
+def model_texts(
+    path: Path, shape: ModelShape, labels: bool | None = None, judged: bool = False
+) -> tuple[TextItem, ...]:
     """The texts of UTF-8 text or JSONL (docs/texts.md), with their classes where the file says.
 
     Classes are the model's, by name or by index; `labels` says whether every text has one, None
-    finds out. Raises InputError when the file is unusable, the model gives a text no single class,
-    or a label is none of its own.
+    finds out; `judged` that answers are compared with them, so that an unknown one of JSONL is an
+    error. Raises InputError when the file is unusable, the model gives a text no single class, or a
+    label is none of its own.
     """
     classes = None
     if shape.task is Task.MULTIPLE_CHOICE:
@@ -37,7 +40,7 @@ def model_texts(path: Path, shape: ModelShape, labels: bool | None = None) -> tu
         labelled = f"labels, but {shape.task} has not one class for each text"
         raise InputError(f"{path}: {labelled}; leave out --labels")
     with calibration_errors():
-        return read_texts(path, classes, labels)
+        return read_texts(path, classes, labels, judged)
 
 
 def calibration_texts(

@@ -117,6 +117,11 @@ def test_unknown_labels_of_jsonl_are_pointed_out(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"line 2: label 'worse': .* no label of the file is used"):
         found = read(tmp_path, lines, name="data.jsonl", classes=FILM)
     assert found == (TextItem("a"), TextItem("b"))
+    with pytest.raises(CalibrationError, match=r"line 2: label 'worse': .*--no-labels"):
+        read(tmp_path, lines, name="data.jsonl", classes=FILM, judged=True)
+    assert (
+        read(tmp_path, lines, name="data.jsonl", classes=FILM, labels=False, judged=True) == found
+    )
 
 
 @pytest.mark.filterwarnings("error")

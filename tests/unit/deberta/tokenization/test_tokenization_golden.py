@@ -125,10 +125,17 @@ def test_sentencepiece_tokens_and_decoding(golden: dict[str, Any], tmp_path: Pat
     for i, (tokens, decoded) in enumerate(
         zip(golden["slow_tokens"], golden["slow_decoded"], strict=True)
     ):
-        found = tokens_of(tokenizer, golden["strings"][i])
-        # The golden tokens have an unknown character's own text.
-        known = zip(found, tokens, strict=True)
-        assert all(ours in (theirs, "[UNK]") for ours, theirs in known)
+        text = golden["strings"][i]
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        found = tokenizer.convert_ids_to_tokens(encoding.input_ids)
+        for ours, theirs, (start, end) in zip(found, tokens, encoding.offsets, strict=True):
+            if ours == "[UNK]":
+                # The golden token is the unknown characters, of which a token may hold a part.
+                parts = (text[start:end].strip(" "), theirs.strip("▁"))
+                mine, wanted = (unicodedata.normalize("NFKC", part) for part in parts)
+                assert wanted and (mine in wanted or wanted in mine), ascii(text)
+            else:
+                assert ours == theirs
         ids = ints(golden["slow"]["plain"][i])
         plain, with_specials = decoded
         assert tokenizer.decode(ids) == plain
