@@ -241,7 +241,9 @@ class GraphRunner:
         self.layers = Layers(hidden.names, hidden.reason)
         self._hidden = hidden.values
         content = with_outputs(content, hidden, own)
-        self._session: Any = open_graph(path, RuntimeOptions().resolved(), content=content)
+        self._session: Any
+        self._session, how = open_graph(path, RuntimeOptions().resolved(), content=content)
+        self.name += how
         added = [name for name in hidden.values if name not in own]
         self._signature = _signature(path, self._session, shape, added)
 

@@ -209,7 +209,7 @@ def run_stages(
     own = [item.name for item in model.graph.output]
     hidden = HiddenStates(values=values, types=(TensorProto.FLOAT,) * len(values))
     content = with_outputs(content, hidden, own)
-    session = open_graph(path, RuntimeOptions().resolved(), content=content)
+    session, _ = open_graph(path, RuntimeOptions().resolved(), content=content)
     inputs = {item.name for item in session.get_inputs()}
     found = []
     for case in cases:

@@ -28,7 +28,7 @@ def onnxruntime_is_exact() -> bool | None:
     rows, weight, content = _product(8)
     try:
         # Weights of 7 bits are what a session leaves to any kernel; these have 8.
-        session = open_graph(Path("int8 product"), DEFAULTS, content=content, weight_bits=7)
+        session, _ = open_graph(Path("int8 product"), DEFAULTS, content=content, weight_bits=7)
         (found,) = session.run(None, {"x": rows})
     except Exception:  # a broken binary can raise anything; the software's own line says so
         return None

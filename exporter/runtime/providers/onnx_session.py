@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exporter.artifact.onnx_file import open_onnx
 from exporter.errors import InputError, MissingDependencyError, RunError
 from exporter.inputs.encode import TextEncoder
 from exporter.model.feeds import Ids
@@ -23,6 +25,9 @@ EXACT_INTEGERS = {"session.x64quantprecision": "1"}
 """Session option for exact int8 products. x86 processors without VNNI otherwise add pairs of them
 in 16 bits, which saturates without a word: docs/quantization.md. It does nothing elsewhere, and
 products with weights of 7 bits are exact, and faster, without it."""
+
+INEXACT = "without exact int8 products"
+BASIC = "with basic optimizations"
 
 
 class OnnxSession(Session):
@@ -53,7 +58,9 @@ class OnnxSession(Session):
         batching = Batching.on_cpu(options) if provider == "cpu" else Batching.of(options)
         super().__init__(f"onnxruntime {provider}", shape, text, batching)
         self._path = path
-        self._session: Any = open_graph(path, options, provider=provider, **settings)
+        self._session: Any
+        self._session, how = open_graph(path, options, provider=provider, **settings)
+        self.name += how
         nodes = (self._session.get_inputs(), self._session.get_outputs())
         self._check_names(path, *([item.name for item in group] for group in nodes))
 
@@ -80,8 +87,12 @@ def open_graph(
     providers: Sequence[Provider] = (CPU,),
     weight_bits: int = 8,
     memory_pattern: bool = True,
-) -> Any:
+) -> tuple[Any, str]:
     """ONNX Runtime's own session over any graph: every session of ours is made here.
+
+    With it comes how it was opened, for reports: nothing, unless that is not as was asked for.
+    There is a warning then. Graphs of other tools may fail to open, or end the process, with exact
+    int8 products; fp8 cannot be optimized in full before ONNX Runtime 1.32.
 
     Args:
         path: the .onnx file, or, with `content`, its name in messages and the place of its data.
@@ -104,28 +115,62 @@ def open_graph(
         ) from None
     if content is None and not path.is_file():
         raise InputError(f"{path}: no such file; build the artifact again")
+    version = onnxruntime.__version__
+    check_available(provider, onnxruntime.get_available_providers())
+    graph, place = (str(path), None) if content is None else (content, path.resolve().parent)
+    start = partial(onnxruntime.InferenceSession, graph, providers=list(providers))
+    exact = weight_bits > 7 and not _aborts(version, path, content)
+    how = INEXACT if weight_bits > 7 and not exact else ""
+    settings = _settings(options, exact, memory_pattern, place)
+    try:
+        try:
+            session = start(settings)
+        except Exception as error:
+            kind = type(error).__name__
+            if kind == "InvalidGraph":
+                how, level = BASIC, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+                settings.graph_optimization_level = level
+            elif kind == "Fail" and exact:
+                how, settings = INEXACT, _settings(options, False, memory_pattern, place)
+            else:
+                raise
+            session = start(settings)
+    except Exception as error:
+        what = f"ONNX Runtime {version} cannot load it"
+        raise InputError(f"{path}: {what}: {_said_by(error)}") from error
+    if how:
+        warnings.warn(f"{path}: ONNX Runtime {version} opens it only {how}", stacklevel=2)
+    check_active(provider, session)
+    return session, f", {how}" if how else ""
+
+
+def _settings(
+    options: RuntimeOptions, exact: bool, memory_pattern: bool, place: Path | None
+) -> Any:
+    """Settings of a session; `place` is where external data of a graph in memory lies."""
+    import onnxruntime
+
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3  # errors; they are raised as well
+    settings.log_severity_level = 4  # errors are raised
     settings.enable_mem_pattern = memory_pattern
-    entries = dict(EXACT_INTEGERS) if weight_bits > 7 else {}
-    if content is not None:
-        folder = str(path.resolve().parent)
-        entries["session.model_external_initializers_file_folder_path"] = folder
+    entries = dict(EXACT_INTEGERS) if exact else {}
+    if place is not None:
+        entries["session.model_external_initializers_file_folder_path"] = str(place)
     if options.spinning is False:
         entries["session.intra_op.allow_spinning"] = "0"
     for key, value in entries.items():
         settings.add_session_config_entry(key, value)
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
-    check_available(provider, onnxruntime.get_available_providers())
-    try:
-        graph = str(path) if content is None else content
-        session = onnxruntime.InferenceSession(graph, settings, providers=list(providers))
-    except Exception as error:
-        what = f"ONNX Runtime {onnxruntime.__version__} cannot load it"
-        raise InputError(f"{path}: {what}: {_said_by(error)}") from error
-    check_active(provider, session)
-    return session
+    return settings
+
+
+def _aborts(version: str, path: Path, content: bytes | None) -> bool:
+    """Whether ONNX Runtime may end the process over int8 weights without zero points."""
+    if not (1, 25) <= tuple(map(int, version.split(".")[:2])) <= (1, 29):
+        return False
+    nodes = open_onnx(path, content).graph.node
+    return any(node.op_type == "DequantizeLinear" and len(node.input) < 3 for node in nodes)
 
 
 def open_fp32(path: Path, content: bytes) -> Callable[..., list[Any]]:
@@ -136,7 +181,7 @@ def open_fp32(path: Path, content: bytes) -> Callable[..., list[Any]]:
     """
     # ONNX Runtime 1.32 cannot load a quantized graph that has all its values as outputs with the
     # option for exact products; what products may lose without it is within a range's margin.
-    session = open_graph(
+    session, _ = open_graph(
         path, DEFAULTS.resolved(), content=content, weight_bits=7, memory_pattern=False
     )
     return partial(run_graph, path, session)

@@ -40,26 +40,41 @@ def draw(kind: str, largest: int = 127) -> tuple[NDArray[np.int8], NDArray[np.in
     return one.astype(np.int8), other.astype(np.int8)
 
 
-def graph(activations: NDArray[np.int8], weight: NDArray[np.int8]) -> onnx.ModelProto:
-    """A model whose id `i` gives the product of row `i` with the weight, all scales 1."""
+def graph(
+    activations: NDArray[np.int8], weight: NDArray[np.int8], zeros: tuple[str, ...] = ("zeros",)
+) -> onnx.ModelProto:
+    """A model whose id `i` gives the product of row `i` with the weight, all scales 1.
+
+    The sum of as many of them as there are `zeros`, names of the weights' zero points, or "".
+    """
     constants = {
         "table": activations.astype(np.float32)[:, None, :],
         "one": np.float32(1),
         "ones": np.ones(COLUMNS, np.float32),
         "zero": np.int8(0),
-        "weight": weight,
         "first": np.int64(0),
+        "axes": np.array([1]),
     }
     nodes = [
         helper.make_node("Gather", ["input_ids", "first"], ["ids"], axis=1),
         helper.make_node("Gather", ["table", "ids"], ["x"]),
         helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["stored"]),
         helper.make_node("DequantizeLinear", ["stored", "one", "zero"], ["restored"]),
-        helper.make_node("DequantizeLinear", ["weight", "ones"], ["factor"], axis=1),
-        helper.make_node("MatMul", ["restored", "factor"], ["product"]),
-        helper.make_node("Squeeze", ["product", "axes"], ["logits"]),
     ]
-    constants["axes"] = np.array([1])
+    for index, name in enumerate(zeros):
+        constants |= {f"weight{index}": weight} | (
+            {name: np.zeros(COLUMNS, np.int8)} if name else {}
+        )
+        given = [f"weight{index}", "ones", *((name,) if name else ())]
+        nodes += [
+            helper.make_node("DequantizeLinear", given, [f"factor{index}"], axis=1),
+            helper.make_node("MatMul", ["restored", f"factor{index}"], [f"product{index}"]),
+        ]
+    products = [f"product{index}" for index in range(len(zeros))]
+    nodes += [
+        helper.make_node("Sum", products, ["sum"]),
+        helper.make_node("Squeeze", ["sum", "axes"], ["logits"]),
+    ]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["B", "S"]) for name in SHAPE.inputs
     ]
@@ -147,3 +162,43 @@ def test_they_are_integer_kernels(tmp_path: Path) -> None:
     kinds = Counter(node.op_type for node in onnx.load(str(optimized)).graph.node)
     assert kinds["MatMulIntegerToFloat"] == 1
     assert kinds["MatMul"] == kinds["DequantizeLinear"] == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "zeros"),
+    [(None, ("shared", "shared")), ("1.26.0", ("",))],
+    ids=["refused", "would end the process"],
+)
+def test_what_exact_products_break_opens_without_them(
+    version: str | None, zeros: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As other quantizers write int8: weights with one zero point for all, or with none."""
+    if version is not None:
+        monkeypatch.setattr("onnxruntime.__version__", version)
+    path = tmp_path / "foreign.onnx"
+    onnx.save(graph(*draw("any"), zeros), str(path))
+    with pytest.warns(UserWarning, match=r"foreign.onnx: .* opens it only without exact int8"):
+        session = OnnxSession(path, SHAPE)
+    assert session.name == "onnxruntime cpu, without exact int8 products"
+
+
+def test_what_cannot_be_optimized_in_full_opens_with_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As fp8 does before ONNX Runtime 1.32."""
+    import onnxruntime
+
+    invalid = type("InvalidGraph", (RuntimeError,), {})
+
+    def refuse(path: str, options: Any, **settings: Any) -> Any:
+        if options.graph_optimization_level != onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC:
+            raise invalid("Type Error")
+        return start(path, options, **settings)
+
+    start = onnxruntime.InferenceSession
+    path = tmp_path / "fp8.onnx"
+    onnx.save(graph(*draw("any")), str(path))
+    monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+    with pytest.warns(UserWarning, match=r"fp8.onnx: .* opens it only with basic optimizations"):
+        session = OnnxSession(path, SHAPE)
+    assert session.name == "onnxruntime cpu, with basic optimizations"
