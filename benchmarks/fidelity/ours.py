@@ -28,9 +28,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fp16": ("fp16", {}),
     "bf16": ("bf16", {}),
     "int8": ("int8", {}),
-    "int8-fp16": ("int8", {"rest": "fp16"}),
-    "int8-budget": ("int8", {"accuracy_budget": 1e-6}),
-    "int8-weights7": ("int8", {"weight_bits": 7}),
+    "int8-weights8": ("int8", {"weight_bits": 8}),
+    "int8-fp16": ("int8", {"weight_bits": 8, "rest": "fp16"}),
+    "int8-budget": ("int8", {"weight_bits": 8, "accuracy_budget": 1e-6}),
     "fp8": ("fp8", {}),
 }
 """Precision and options of quantization of each of our methods."""

@@ -78,6 +78,14 @@ class Manifest:
         """ "fp16" or "bf16" where the graph has values of that type."""
         return half_type(self.graph)
 
+    @property
+    def weight_bits(self) -> int | None:
+        """Bits that int8 weights use, None where there are none: 7 need no session's option."""
+        facts = self.graph.get("quantization")
+        if not isinstance(facts, Mapping) or self.precision != "int8":
+            return None
+        return 7 if facts.get("weight_bits") == 7 else 8
+
     def to_dict(self) -> dict[str, Any]:
         """The content of manifest.json."""
         return {"format": FORMAT, "schema": SCHEMA, **to_json_values(self)}

@@ -10,7 +10,7 @@ import click
 from exporter.artifact.manifest import read_manifest
 from exporter.commands.options.shared import FILE, artifact_argument, config_options, debug_option
 from exporter.errors import InputError
-from exporter.packaging.triton import TritonOptions, package_triton
+from exporter.packaging.triton import DEVICES, TritonOptions, package_triton
 
 
 @click.command()
@@ -28,6 +28,8 @@ from exporter.packaging.triton import TritonOptions, package_triton
         "--name": "Name of the models.  [default: the artifact's folder]",
         "--version": "Version to write.",
         "--instances": "Copies that run at the same time.",
+        f"--device {'|'.join(DEVICES)}": "What runs the graph. auto is what the server has, and a "
+        "GPU alone for bf16 and for int8 weights of 8 bits, which not every CPU runs right.",
         "--queue-delay queue_microseconds MICROSECONDS": "How long a request may wait for others "
         "to share a batch with.",
     },

@@ -27,6 +27,7 @@ from exporter.packaging.pbtxt import Value as Field
 
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
+DEVICES = ("auto", "cpu", "gpu")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _OTHERS = re.compile(r"[^A-Za-z0-9_.-]+")
 _TYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "BFLOAT16": "BF16"}
@@ -38,7 +39,8 @@ class TritonOptions:
 
     The backend is added to `name`, None is the artifact's folder. `instances` copies of the model
     run at the same time, on each GPU where there are any; a request may wait `queue_microseconds`
-    for others to share a batch with.
+    for others to share a batch with. `device`, one of `DEVICES`, is what runs the graph: "auto" is
+    what the server has, or a GPU alone for a graph that not every CPU backend runs right.
 
     Raises:
         InputError: a value out of range; the message names the option.
@@ -48,10 +50,13 @@ class TritonOptions:
     version: int = 1
     instances: int = 1
     queue_microseconds: int = 1000
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise InputError(f"--name {self.name!r}: use letters, digits, - and _")
+        if self.device not in DEVICES:
+            raise InputError(f"--device {self.device!r}: choose from {', '.join(DEVICES)}")
         for option, value, least in (
             ("--version", self.version, 1),
             ("--instances", self.instances, 1),
@@ -90,6 +95,7 @@ def package_triton(
     problems = verify_files(artifact, manifest.files)
     if problems:
         raise InputError(f"{artifact}: {problems[0].path} {problems[0].problem}; build it again")
+    kind = _device(artifact, manifest, options.device)
     name = options.name or _OTHERS.sub("-", artifact.resolve().name).strip("-") or "deberta"
     graph = describe_graph(artifact / MODEL_FILE)
     choices = CHOICES if manifest.task == Task.MULTIPLE_CHOICE else None
@@ -107,9 +113,26 @@ def package_triton(
             model = TritonModel(f"{name}_trt", "tensorrt", folder / f"{name}_trt", (engine.file,))
             planned.append((model, engine.profiles))
     for model, profiles in planned:
-        config = write(_config(model, graph, profiles, labels is not None, options))
+        fields = _config(model, graph, profiles, labels is not None, options)
+        if model.backend == "onnxruntime":
+            fields["instance_group"] = [{"count": options.instances, "kind": kind}]
+            if manifest.precision == "fp8":  # optimized further, ONNX Runtime below 1.32 refuses it
+                fields["optimization"] = {"graph": {"level": -1}}
+        config = write(fields)
         _add(model.folder, config, [artifact / file for file in model.files], labels, options)
     return tuple(model for model, _ in planned)
+
+
+def _device(artifact: Path, manifest: Manifest, asked: str) -> Name:
+    """Where the server runs the graph, whose backend takes no session options but its own."""
+    bits = manifest.weight_bits
+    if manifest.half == "bf16" and asked == "cpu":
+        raise InputError(
+            f"{artifact}: ONNX Runtime has no bf16 on a CPU; leave --device cpu out, or build fp16"
+        )
+    if asked == "auto" and (manifest.half == "bf16" or bits == 8):
+        return Name("KIND_GPU")
+    return Name(f"KIND_{asked.upper()}")
 
 
 def _config(
@@ -121,8 +144,7 @@ def _config(
 ) -> dict[str, Field]:
     """The content of config.pbtxt."""
     usual = profiles[0]
-    kind = Name("KIND_GPU" if model.backend == "tensorrt" else "KIND_AUTO")
-    group: dict[str, Field] = {"count": options.instances, "kind": kind}
+    group: dict[str, Field] = {"count": options.instances, "kind": Name("KIND_GPU")}
     if len(profiles) > 1:
         group["profile"] = [str(index) for index in range(len(profiles))]
     label_file: dict[str, Field] = {"label_filename": LABELS} if labelled else {}

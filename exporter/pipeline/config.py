@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
@@ -123,6 +123,17 @@ class BuildConfig:
     def quantized(self) -> bool:
         """Whether linear layers are quantized."""
         return self.precision in QUANTIZED_PRECISIONS
+
+    @property
+    def chosen_quantization(self) -> QuantizationOptions:
+        """The options of quantization, with the bits of weights that these targets want.
+
+        Weights of 7 bits are right wherever ONNX Runtime or OpenVINO may run the graph.
+        """
+        engines_alone = self.targets is not None and "onnx" not in self.targets
+        if self.precision != "int8" or self.quantization.weight_bits or not engines_alone:
+            return self.quantization
+        return replace(self.quantization, weight_bits=8)
 
     @property
     def output_folder(self) -> Path:

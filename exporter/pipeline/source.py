@@ -111,7 +111,7 @@ def open_texts(source: BuildSource, config: BuildConfig) -> BuildTexts:
     data_sets = make_data_sets(shape, encoder, DataOptions(files), source.seq.max)
     if config.quantized:
         given = quantization_input(
-            config.precision, config.quantization, config.calibration_data, shape, encoder
+            config.precision, config.chosen_quantization, config.calibration_data, shape, encoder
         )
         return BuildTexts(data_sets, given.texts, given)
     texts = calibration_texts(config.calibration_data, shape)

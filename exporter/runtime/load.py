@@ -140,9 +140,7 @@ def open_session(
         return TensorRtSession(folder / engine.file, engine, shape, text, batching=batching)
     path, half, bits = graph or folder / MODEL_FILE, None, 8
     if graph is None:
-        quantization = manifest.graph.get("quantization")
-        half = manifest.half
-        bits = 7 if isinstance(quantization, dict) and quantization.get("weight_bits") == 7 else 8
+        half, bits = manifest.half, manifest.weight_bits or 8
     if provider == OPENVINO:
         from exporter.runtime.providers.openvino_session import OpenVinoSession
 

@@ -26,8 +26,8 @@ quantization_options = config_options(
         "0.003; the most harmful linear layers fall back to float.",
         "--labels": "Each calibration text has a label; the budget is then one of accuracy.",
         f"--rest {'|'.join(RESTS)}": "Precision of what is not quantized (int8, fp8).",
-        f"--weight-bits {'|'.join(map(str, WEIGHT_BITS))}": "Of int8 weights. 7 cannot saturate "
-        "in x86 processors without VNNI, whatever the session's options, and rounds twice as "
-        "coarsely.",
+        f"--weight-bits {'|'.join(map(str, WEIGHT_BITS))}": "Of int8 weights. 8 round half as "
+        "coarsely, and saturate on x86 processors without VNNI in sessions that do not ask for "
+        "exact products.  [default: 7, and 8 where engines alone are built]",
     },
 )

@@ -56,7 +56,7 @@ def quantization_input(
         )
     if options.labels and data is None:
         raise InputError("--labels: the demo's texts have none; give --calibration-data")
-    if options.weight_bits != 8 and precision != "int8":
+    if options.weight_bits is not None and precision != "int8":
         raise InputError(f"--weight-bits: {precision} has no use for it; leave it out")
     options.check_layers(shape.num_hidden_layers)
     with calibration_errors():

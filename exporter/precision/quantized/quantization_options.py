@@ -11,12 +11,13 @@ from calibration.methods import METHODS, PERCENTILE, Method
 from exporter.errors import InputError
 
 if TYPE_CHECKING:
+    from calibration.formats import NumberFormat
     from calibration.placement import PlacementPolicy
 
 RESTS = ("fp32", "fp16", "bf16")
 """Precisions of what is not quantized."""
 
-WEIGHT_BITS = (8, 7)
+WEIGHT_BITS = (7, 8)
 """Bits that an int8 weight uses, see docs/quantization.md."""
 
 
@@ -35,6 +36,8 @@ class QuantizationOptions:
         labels: whether each calibration text has a label, so that the budget is one of accuracy.
         scale_table: `calibration.json` of an earlier build of the same model, to use as it is.
         rest: precision of what is not quantized, one of `RESTS`.
+        weight_bits: that an int8 weight uses, one of `WEIGHT_BITS`; None is 7, which no processor
+            can get wrong, and in builds for engines alone 8.
 
     Raises:
         InputError: a value is out of range, or layers or an expression are malformed.
@@ -49,16 +52,16 @@ class QuantizationOptions:
     labels: bool = False
     scale_table: Path | None = None
     rest: str = "fp32"
-    weight_bits: int = 8
+    weight_bits: int | None = None
 
     def __post_init__(self) -> None:
         for option, value, choices in (
             ("--calibration-method", self.method, METHODS),
             ("--rest", self.rest, RESTS),
-            ("--weight-bits", self.weight_bits, WEIGHT_BITS),
+            ("--weight-bits", self.weight_bits, (*WEIGHT_BITS, None)),
         ):
             if value not in choices:
-                known = ", ".join(map(str, choices))
+                known = ", ".join(str(choice) for choice in choices if choice is not None)
                 raise InputError(f"{option} {value!r}: unknown; choose from {known}")
         if not 0 < self.percentile <= 100:
             raise InputError(f"--percentile {self.percentile}: give one above 0 and at most 100")
@@ -80,6 +83,13 @@ class QuantizationOptions:
                 self.policy()
             except CalibrationError as error:
                 raise InputError(str(error)) from None
+
+    def weights(self, number: NumberFormat) -> NumberFormat:
+        """The format of weights, where that of activations is `number`."""
+        from calibration.formats import NumberFormat
+
+        seven = number is NumberFormat.INT8 and self.weight_bits != 8
+        return NumberFormat.INT7 if seven else number
 
     def policy(self) -> PlacementPolicy:
         """What is quantized."""

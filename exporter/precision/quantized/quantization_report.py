@@ -50,9 +50,10 @@ def quantization_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     number = facts["format"]
     quantized = [layer for layer in layers if layer["choice"] == number]
     before, after = facts["weight_bytes_before"] / 2**20, facts["weight_bytes"] / 2**20
+    bits = f", weights of {facts['weight_bits']} bits" if number == "int8" else ""
     yield (
         f"{number}: {len(quantized)} of {len(layers)} linear layers, {after:.1f} MiB in place of "
-        f"{before:.1f}, thresholds by {facts['method']}"
+        f"{before:.1f}, thresholds by {facts['method']}{bits}"
     )
     measured = any(layer["cost"] is not None for layer in layers)
     rows = [("linear layer", "choice", "output error", "cost" if measured else "", "")]

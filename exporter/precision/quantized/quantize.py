@@ -88,7 +88,7 @@ def quantize_file(
             "check the checkpoint"
         )
     progress("clipping weights")
-    weights = NumberFormat.INT7 if options.weight_bits == 7 else None
+    weights = options.weights(number)
     sensitivity = None
     with Candidates(source, shape, placement, recipes, number, weights) as candidates:
         if options.accuracy_budget is not None:

@@ -199,6 +199,51 @@ def test_an_engine_of_tensorrt_rtx_is_left_out(
     assert [model.backend for model in models] == ["onnxruntime"]
 
 
+SEVEN, EIGHT = ({"quantization": {"weight_bits": bits}} for bits in (7, 8))
+BF16 = {"half": {"dtype": "bf16"}}
+
+
+@pytest.mark.parametrize(
+    ("precision", "graph", "device", "expected"),
+    [
+        ("fp32", {}, "auto", "KIND_AUTO"),
+        ("fp32", {}, "cpu", "KIND_CPU"),
+        ("bf16", BF16, "auto", "KIND_GPU"),
+        ("int8", {**SEVEN, **BF16}, "auto", "KIND_GPU"),
+        ("int8", SEVEN, "auto", "KIND_AUTO"),
+        ("int8", EIGHT, "auto", "KIND_GPU"),
+        ("int8", EIGHT, "cpu", "KIND_CPU"),
+        ("fp8", EIGHT, "auto", "KIND_AUTO"),
+    ],
+)
+def test_a_graph_goes_where_it_is_right(
+    precision: str,
+    graph: dict[str, Any],
+    device: str,
+    expected: str,
+    service: Any,
+    artifact: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    folder, manifest = artifact()
+    manifest = replace(manifest, precision=precision, graph=graph)
+    options = TritonOptions(device=device)
+    onnx_model, plan = package_triton(folder, manifest, [engine()], tmp_path / "models", options)
+    config = read(service, onnx_model.folder)
+    assert config.instance_group[0].kind == getattr(service.ModelInstanceGroup, expected)
+    assert config.optimization.graph.level == (-1 if precision == "fp8" else 0)
+    group = read(service, plan.folder).instance_group[0]
+    assert group.kind == service.ModelInstanceGroup.KIND_GPU
+
+
+def test_bf16_is_not_for_a_cpu(artifact: Callable[..., Any], tmp_path: Path) -> None:
+    folder, manifest = artifact()
+    manifest = replace(manifest, precision="bf16", graph=BF16)
+    with pytest.raises(InputError, match="no bf16 on a CPU; leave --device cpu out, or build fp16"):
+        package_triton(folder, manifest, [], tmp_path / "models", TritonOptions(device="cpu"))
+    assert not (tmp_path / "models").exists()
+
+
 def test_weights_in_a_file_of_their_own_go_along(
     artifact: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -256,6 +301,7 @@ def test_a_repository_that_cannot_be_written(artifact: Callable[..., Any], tmp_p
         ({"name": ""}, "--name"),
         ({"version": 0}, "--version"),
         ({"instances": 0}, "--instances"),
+        ({"device": "npu"}, "--device"),
         ({"queue_microseconds": -1}, "--queue-delay"),
     ],
 )

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from calibration.formats import NumberFormat
 from exporter import BuildConfig
 from exporter.artifact.engine_record import EngineOptions
 from exporter.errors import InputError
 from exporter.model.profile import ShapeProfile
 from exporter.model.task import Task
+from exporter.precision.quantized.quantization_options import QuantizationOptions
 
 
 def test_defaults() -> None:
@@ -40,6 +42,29 @@ def test_texts_become_paths_and_tasks() -> None:
 def test_it_is_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         BuildConfig().precision = "fp16"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("precision", "targets", "given", "chosen"),
+    [
+        ("int8", None, None, None),
+        ("int8", ("onnx", "tensorrt"), None, None),
+        ("int8", ("tensorrt", "tensorrt-rtx"), None, 8),
+        ("int8", ("tensorrt",), 7, 7),
+        ("int8", None, 8, 8),
+        ("fp8", ("tensorrt",), None, None),
+    ],
+)
+def test_weights_have_the_bits_that_all_targets_compute_right(
+    precision: str, targets: tuple[str, ...] | None, given: int | None, chosen: int | None
+) -> None:
+    options = QuantizationOptions(weight_bits=given)
+    found = BuildConfig(precision=precision, targets=targets, quantization=options)
+    assert found.chosen_quantization.weight_bits == chosen
+    seven = chosen is None and precision == "int8"
+    assert found.chosen_quantization.weights(NumberFormat(precision)) is (
+        NumberFormat.INT7 if seven or chosen == 7 else NumberFormat(precision)
+    )
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,8 @@ def test_artifact(
     assert (manifest.precision, manifest.half) == (precision, None if rest == "fp32" else rest)
     facts = manifest.graph["quantization"]
     assert facts["format"] == precision
+    assert manifest.weight_bits == {"int8": 7, "fp8": None}[precision]
+    assert facts["onnxruntime_session"] == {}
     assert len(quantized_names(manifest, precision)) == 8
     assert facts["weight_bytes"] < 0.4 * facts["weight_bytes_before"]
     names = {path.name for path in output.iterdir()}

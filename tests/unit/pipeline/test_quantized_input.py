@@ -91,7 +91,7 @@ def test_unusable_text(
         (["--calibration-method", "percentile", "--percentile", "0"], "--percentile 0.0: give one"),
         (["--percentile", "99"], "--percentile: --calibration-method minmax has no use for it"),
         (["--rest", "int4"], "--rest 'int4': unknown; choose from fp32, fp16, bf16"),
-        (["--weight-bits", "4"], "--weight-bits 4: unknown; choose from 8, 7"),
+        (["--weight-bits", "4"], "--weight-bits 4: unknown; choose from 7, 8"),
         (["--accuracy-budget", "99.8"], "--accuracy-budget 99.8: give a share, as in 0.003"),
         (["--quantize-layers", "a"], "layers 'a': give numbers and ranges"),
         (["--quantize-layers", "1-7", "--quantize-include", "decoder"], "no layer 2; the model"),

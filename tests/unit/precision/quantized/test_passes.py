@@ -173,7 +173,7 @@ def test_a_placement_is_followed(case: Case) -> None:
     assert len(made.report.kept) == 5
     stored = {item.name: item for item in onnx.load(str(path)).graph.initializer}
     assert stored["deberta.encoder.layer.1.intermediate.dense.weight"].data_type == 1
-    assert "deberta.encoder.layer.1.output.dense.weight.int8" in stored
+    assert "deberta.encoder.layer.1.output.dense.weight.int7" in stored
 
 
 def test_a_budget_brings_back_what_hurts(case: Case) -> None:

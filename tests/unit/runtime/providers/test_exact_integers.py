@@ -126,7 +126,7 @@ def test_the_manifest_says_how_many_bits_weights_use(
     monkeypatch.setattr("exporter.runtime.providers.onnx_session.OnnxSession", Spy)
     monkeypatch.setattr("exporter.runtime.providers.openvino_session.OpenVinoSession", Spy)
     folder = make_artifact("base")
-    manifest = replace(read_manifest(folder), graph=facts)
+    manifest = replace(read_manifest(folder), precision="int8", graph=facts)
     graph = folder / "model.onnx" if other_graph else None
     open_session(folder, manifest, provider, graph=graph)
     assert asked == [expected]
