@@ -28,7 +28,10 @@ from exporter.progress import ProgressLine
         f"--target targets {'|'.join(TARGETS)}": "What to build; may be repeated.  [default: the "
         "graph, and engines where they can be built]",
         "--task TASK": f"Head to export: {', '.join(task.value for task in Task)}.  "
-        "[default: as config.json says]",
+        "[default: as config.json says, or else the weights]",
+        "--base FOLDER": "Model that the LoRA adapter in MODEL is merged into.  [default: the one "
+        "beside it, or that it names]",
+        "--strict": "Refuse a checkpoint with tensors that the head does not use.",
         "--batch MIN,OPT,MAX": "Batch sizes that the artifact is meant for.",
         "--seq MIN,OPT,MAX": "Lengths in tokens; longer texts are cut.  [default: up to the "
         "model's maximum]",
@@ -49,8 +52,8 @@ def build(
 ) -> int:
     """Build an artifact folder from MODEL, and compare it with MODEL.
 
-    MODEL is a DeBERTa-v2/v3 checkpoint folder in the Hugging Face format; without it, the built-in
-    demo is built.
+    MODEL is a DeBERTa-v2/v3 checkpoint folder in the Hugging Face format, or one of a LoRA adapter;
+    without it, the built-in demo is built.
     """
     engine, profiles = take_engine_options(options)
     config = BuildConfig(

@@ -1,42 +1,63 @@
-"""A checkpoint folder: its configuration, its task, and its tensors under the model's own names."""
+"""A checkpoint folder: its configuration, its task, and its tensors under the model's own names.
+
+What names are read as, and what folders are, is in the tables of `weight_names`, `model_folder` and
+`adapter`; docs/checkpoints.md has all of it.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from exporter.deberta.adapter import open_adapter
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.heads import AttentionKind, make_model
-from exporter.deberta.weights import WeightStore, open_weights
+from exporter.deberta.model_folder import CONFIG, find_model
+from exporter.deberta.weight_names import (
+    BACKBONE,
+    TIED,
+    bare_names,
+    hints,
+    infer_task,
+    named,
+    strip_prefix,
+)
+from exporter.deberta.weights import WeightStore, open_weights, second_copy
 from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import ARCHITECTURES, Task
 
-# Tensors that a checkpoint may carry for another head, or for code that no longer reads them.
-_OTHER_HEADS = re.compile(
-    r"^(cls|lm_predictions|mask_predictions|pooler|classifier|qa_outputs)\."
-    r"|(^|\.)embeddings\.(position_ids|position_embeddings\.weight)$"
-)
 _MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint; tensors stay on disk until they are read."""
+    """An opened checkpoint; tensors stay on disk until they are read.
+
+    Attributes:
+        folder: of the model, or of the adapter that is merged into it.
+        base: of the model that the adapter is merged into; `folder` without one.
+        config_file: its `config.json`, whose labels those of `config` may replace.
+        store: its tensors by bare name, see `weight_names`.
+        sources: name of each of the model's tensors -> its key in `store`.
+        ignored: stored tensors that the model does not use, as the files name them.
+        notes: what was changed on the way, and what a user should know: a sentence each.
+    """
 
     folder: Path
+    base: Path
+    config_file: Path
     config: DebertaConfig
     task: Task
     store: WeightStore
     sources: Mapping[str, str]
-    """Name of each of the model's tensors -> name under which the files store it."""
     ignored: tuple[str, ...]
-    """Stored tensors that the task does not use: other heads, buffers of older versions."""
+    notes: tuple[str, ...]
 
     @property
     def shape(self) -> ModelShape:
@@ -44,51 +65,69 @@ class Checkpoint:
         return self.config.shape(self.task)
 
     @property
+    def own_labels(self) -> dict[str, Any] | None:
+        """Fields of `config.json` for labels that the file does not have; None where it has."""
+        labels = dict(self.config.id2label)
+        if DebertaConfig.from_folder(self.config_file.parent).id2label == labels:
+            return None
+        inverse = {label: index for index, label in labels.items()}
+        return {"id2label": {str(index): name for index, name in labels.items()},
+                "label2id": inverse, "num_labels": None}  # fmt: skip
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """`config.json` and every weight file."""
-        return (self.folder / "config.json", *self.store.files)
+        return (self.config_file, *self.store.files)
 
     def read(self, name: str) -> torch.Tensor:
         """The model's tensor `name` in fp32; InputError unless it is a finite float tensor."""
         return self.store.read(self.sources[name])
 
 
-def open_checkpoint(folder: Path, task: Task | None = None) -> Checkpoint:
-    """Open a folder in the Hugging Face format whose tensors are the model's, in name and shape.
+def open_checkpoint(
+    folder: Path, task: Task | None = None, *, base: Path | None = None, strict: bool = False
+) -> Checkpoint:
+    """Open a folder in the Hugging Face format that has all of the model's tensors.
 
-    `task` is taken from `architectures` by default, the base model where the configuration names
-    none. Raises InputError when the folder, the configuration or the weights are unusable; missing,
-    unexpected and wrongly shaped tensors are named.
+    Args:
+        folder: of a model, of a LoRA adapter, or of both.
+        task: its head; by default the one that the adapter or `architectures` names, or else the
+            one that the weights hold.
+        base: the model of an adapter; by default the one beside it, or that it names.
+        strict: whether a stored tensor that the model does not use is an error, not a note.
+
+    Raises:
+        InputError: the folder, the configuration or the weights are unusable; missing and wrongly
+            shaped tensors are named.
     """
-    config = DebertaConfig.from_folder(folder)
-    task = task_of(config, folder) if task is None else task
-    store = open_weights(folder)
-    with torch.device("meta"):
-        state = make_model(config, task).state_dict()
-    expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    stored = {name: tensor.shape for name, tensor in store.tensors.items()}
-    sources: dict[str, str] = {}
-    for name in expected:
-        bare = name.removeprefix("deberta.")
-        candidates = (name, f"deberta.{bare}", bare, *_tied_to(name, config))
-        if present := [candidate for candidate in candidates if candidate in stored]:
-            sources[name] = present[0]
-    rest = sorted(set(stored) - set(sources.values()))
-    ignored = tuple(name for name in rest if _OTHER_HEADS.search(name))
-    problems = {
-        "missing": sorted(set(expected) - set(sources)),
-        "unexpected": [name for name in rest if name not in ignored],
-        "wrong shape": [
-            f"{source} is {stored[source]}, expected {expected[name]}"
-            for name, source in sorted(sources.items())
-            if stored[source] != expected[name]
-        ],
-    }
-    found = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
-    if found:
-        misfit = f"the weights do not fit config.json and the task {task}"
-        raise InputError(f"{folder}: {misfit}; {found}")
-    return Checkpoint(folder, config, task, store, sources, ignored)
+    adapter = open_adapter(folder)
+    if adapter is None:
+        if base is not None:
+            raise InputError(f"--base {base}: {folder} has no adapter; leave it out")
+        base, notes = find_model(folder)
+        folder = base
+    else:
+        base, notes = find_model(adapter.base_folder(base))
+    own = (folder / CONFIG).exists()
+    config = DebertaConfig.from_folder(folder if own else base)
+    store = _with_bare_names(open_weights(base), base)
+    if adapter is not None:
+        store = adapter.merged(store)
+        task = task or adapter.task
+        config, named_labels = _with_labels(config, store)
+        notes += named_labels
+    if task is None:
+        task, inferred = _task_of(config, folder, store)
+        notes += inferred
+    sources, ignored = _match(config, task, store, folder)
+    if ignored:
+        note = f"{folder}: {task} does not use {named(ignored)}"
+        if strict:
+            raise InputError(f"{note}; leave out --strict to build without them")
+        notes += (note,)
+    config_file = (folder if own else base) / CONFIG
+    notes = (*notes, *store.notes, *(f"{config_file}: {note}" for note in config.notes))
+    return Checkpoint(folder, base, config_file, config, task, store, sources, ignored, notes)
 
 
 def load_model(checkpoint: Checkpoint, attention: AttentionKind = "eager") -> nn.Module:
@@ -107,30 +146,90 @@ def load_model(checkpoint: Checkpoint, attention: AttentionKind = "eager") -> nn
     return model.eval().requires_grad_(False)
 
 
-def task_of(config: DebertaConfig, folder: Path) -> Task:
-    """The head that `architectures` names, the base model without; InputError for unknown ones."""
+def contradictions(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What the weights say twice, and not alike; all of them are read for it."""
+    store, used = checkpoint.store, set(checkpoint.sources.values())
+    found = [second_copy(checkpoint.base)]
+    for name, source in TIED.items():
+        if name in used and source in store.tensors:
+            first, second = (store.tensors[key].read() for key in (name, source))
+            if not torch.equal(first.float(), second.float()):
+                text = f"{name} is stored, and has other values than {source}, which it is tied to"
+                found.append(f"{checkpoint.base}: {text}; the stored one is used")
+    return tuple(note for note in found if note)
+
+
+def _with_bare_names(store: WeightStore, folder: Path) -> WeightStore:
+    """The tensors by bare name."""
+    prefix = strip_prefix(store.tensors, str(folder))
+    names = bare_names(store.tensors, prefix)
+    notes = store.notes
+    if prefix:
+        notes += (f"{folder}: all tensors begin with {prefix!r}, which is left out",)
+    return WeightStore(store.files, {key: store.tensors[n] for key, n in names.items()}, notes)
+
+
+def _match(
+    config: DebertaConfig, task: Task, store: WeightStore, where: Path
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Key of each of the model's tensors, and the stored names that none of them has."""
+    stored = store.tensors
+    with torch.device("meta"):
+        state = make_model(config, task).state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    sources: dict[str, str] = {}
+    for name in expected:
+        bare: str = name.removeprefix(BACKBONE)
+        tied = TIED.get(name, "") if config.tie_word_embeddings or name.endswith("bias") else ""
+        if present := [key for key in (bare, tied) if key in stored]:
+            sources[name] = present[0]
+    read = {*sources.values(), *(TIED[name] for name in sources if name in TIED)}
+    unused = tuple(sorted(stored[key].name for key in set(stored) - read))
+    missing = sorted(set(expected) - set(sources))
+    wrong = [
+        f"{stored[key].name} is {stored[key].shape}, expected {expected[name]}"
+        for name, key in sorted(sources.items())
+        if stored[key].shape != expected[name]
+    ]
+    if missing or wrong:
+        problems = {"missing": missing, "unexpected": unused, "wrong shape": wrong}
+        found = (f"{kind}: {named(names, _MAX_NAMED)}" for kind, names in problems.items() if names)
+        misfit = f"the weights do not fit {CONFIG} and the task {task}"
+        message = "; ".join([misfit, *found, *hints(missing, stored)])
+        raise InputError(f"{where}: {message}")
+    return sources, unused
+
+
+def _task_of(
+    config: DebertaConfig, folder: Path, store: WeightStore
+) -> tuple[Task, tuple[str, ...]]:
+    """The head that `architectures` names, or else the weights, which is to be said."""
     known = [ARCHITECTURES[name] for name in config.architectures if name in ARCHITECTURES]
-    if known or not config.architectures:
-        return (*known, Task.BASE)[0]
-    raise InputError(
-        f"{folder}: architectures names {', '.join(config.architectures)}, none of which is known; "
-        f"choose with --task one of {', '.join(ARCHITECTURES.values())}"
-    )
+    if known:
+        return known[0], ()
+    if config.architectures:
+        names = ", ".join(config.architectures)
+        raise InputError(
+            f"{folder}: architectures names {names}, none of which is known; "
+            f"choose with --task one of {', '.join(ARCHITECTURES.values())}"
+        )
+    try:
+        task = infer_task(config, {key: tensor.shape for key, tensor in store.tensors.items()})
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    if task is Task.BASE:
+        return task, ()
+    return task, (f"{folder}: no architectures in {CONFIG}; the weights are of {task}",)
 
 
-def _tied_to(name: str, config: DebertaConfig) -> tuple[str, ...]:
-    """Where a tensor of the legacy masked LM head is found when it is not stored itself.
-
-    Matches `_tied_weights_keys` of transformers: a stored tensor of its own comes first.
-    """
-    if name == "cls.predictions.decoder.bias":
-        return ("cls.predictions.bias",)
-    if name == "cls.predictions.decoder.weight" and config.tie_word_embeddings:
-        table = "embeddings.word_embeddings.weight"
-        return (f"deberta.{table}", table)
-    return ()
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more
+def _with_labels(
+    config: DebertaConfig, store: WeightStore
+) -> tuple[DebertaConfig, tuple[str, ...]]:
+    """The configuration with as many labels as the classifier of an adapter has rows."""
+    classifier = store.tensors.get("classifier.bias")
+    rows = config.num_labels if classifier is None else classifier.shape[0]
+    if rows == config.num_labels:
+        return config, ()
+    labels = {index: f"LABEL_{index}" for index in range(rows)}
+    note = f"the adapter has {rows} labels, {CONFIG} {config.num_labels}: they are called LABEL_0.."
+    return replace(config, id2label=labels), (note,)

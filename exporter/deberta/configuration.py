@@ -6,14 +6,15 @@ in transformers. A field with `null` counts as absent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from calibration.json_values import field_of, read_json
 from exporter.errors import InputError
-from exporter.model.model_shape import ModelShape
+from exporter.model.model_shape import LABEL_KINDS, ModelShape
 from exporter.model.task import Task
 
 ACTIVATIONS = (
@@ -22,6 +23,9 @@ ACTIVATIONS = (
     "sqrtsoftplus swish tanh xielu"
 ).split()
 POSITION_TERMS = ("c2p", "p2c")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+_UNREAD_TERM = "p2p"  # of Microsoft's code; transformers reads past it, and so did its training
 
 _POSITIVE = (
     "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size "
@@ -75,10 +79,14 @@ class DebertaConfig:
     legacy: bool = True
     tie_word_embeddings: bool = True
     problem_type: str | None = None
+    activation_fn: str | None = None
+    """Class that sentence-transformers applies to the one logit of a CrossEncoder."""
     architectures: tuple[str, ...] = ()
     id2label: Mapping[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
     unknown: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the file that nothing here reads, as they stand there."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What a user should know of the file: what is not read, or contradicts itself."""
 
     @classmethod
     def from_folder(cls, folder: Path) -> DebertaConfig:
@@ -104,13 +112,19 @@ class DebertaConfig:
         Raises InputError when `model_type` is not deberta-v2, or a field is wrong; it is named.
         """
         model_type = raw.get("model_type")
+        if model_type == "deberta":
+            raise InputError(
+                "model_type is 'deberta': this is DeBERTa v1, whose layers are others than those "
+                "of v2 and v3 ('deberta-v2'); export it with torch.onnx or Optimum, or train a v3"
+            )
         if model_type != "deberta-v2":
             raise InputError(
                 f"model_type is {model_type!r}; only 'deberta-v2' is supported "
                 "(DeBERTa-v2, DeBERTa-v3, mDeBERTa)"
             )
         known = get_type_hints(cls)
-        del known["unknown"]
+        for name in ("unknown", "notes", "activation_fn"):
+            del known[name]
         present = {key: value for key, value in raw.items() if value is not None}
         try:
             values: dict[str, Any] = {
@@ -127,16 +141,18 @@ class DebertaConfig:
                 values["id2label"] = {i: f"LABEL_{i}" for i in range(count)}
         except ValueError as error:
             raise InputError(str(error)) from None
-        skipped = known.keys() | _IGNORED | {"num_labels"}
+        skipped = known.keys() | _IGNORED | {"num_labels", *_ACTIVATION_KEYS}
         unknown = {key: value for key, value in raw.items() if key not in skipped}
-        return cls(**values, unknown=unknown)
+        config = cls(**values, unknown=unknown, activation_fn=_activation_fn(present))
+        return replace(config, notes=tuple(_notes(config, present)))
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
             value = getattr(self, name)
             self._require(name, value is None or value >= 1, "at least 1")
         self._require("type_vocab_size", self.type_vocab_size >= 0, "at least 0")
-        self._require("layer_norm_eps", self.layer_norm_eps >= 0, "at least 0")
+        finite = 0 <= self.layer_norm_eps < math.inf
+        self._require("layer_norm_eps", finite, "a number of at least 0")
         is_id = 0 <= self.pad_token_id < self.vocab_size
         self._require("pad_token_id", is_id, f"an id below vocab_size ({self.vocab_size})")
         for name in ("hidden_act", "conv_act", "pooler_hidden_act"):
@@ -158,7 +174,7 @@ class DebertaConfig:
 
     def _check_positions(self) -> None:
         for term in self.pos_att_type:
-            if term not in POSITION_TERMS:
+            if term not in (*POSITION_TERMS, _UNREAD_TERM):
                 raise InputError(f"pos_att_type is {term!r}; expected c2p, p2c, both or none")
         if self.relative_attention and self.position_buckets > 0:
             self._require("position_buckets", self.position_buckets >= 2, "at least 2")
@@ -223,9 +239,11 @@ class DebertaConfig:
         return ModelShape(task=task, **{name: getattr(self, name) for name in names})
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field but `unknown` as JSON values, which `from_dict` reads back."""
-        names = [f.name for f in fields(self) if f.name != "unknown"]
+        """Every field but `unknown` and `notes` as JSON values, which `from_dict` reads back."""
+        names = [f.name for f in fields(self) if f.name not in ("unknown", "notes")]
         result = {name: getattr(self, name) for name in names}
+        if activation := result.pop("activation_fn"):
+            result["sentence_transformers"] = {"activation_fn": activation}
         result["model_type"] = "deberta-v2"
         result["norm_rel_ebd"] = "layer_norm" if self.norm_rel_ebd else "none"
         result["id2label"] = {str(key): label for key, label in self.id2label.items()}
@@ -270,6 +288,40 @@ def _parse_id2label(value: object) -> dict[int, str]:
     except ValueError:
         raise InputError(f"id2label has the keys {sorted(value)}; expected whole numbers") from None
     return dict(sorted(labels.items()))
+
+
+_ACTIVATION_KEYS = ("sentence_transformers", "sbert_ce_default_activation_function")
+
+
+def _activation_fn(present: Mapping[str, Any]) -> str | None:
+    """As sentence-transformers writes it since version 4, or as it did before."""
+    newer, older = (present.get(key) for key in _ACTIVATION_KEYS)
+    found = newer.get("activation_fn") if isinstance(newer, dict) else None
+    return found if isinstance(found, str) else older if isinstance(older, str) else None
+
+
+def _notes(config: DebertaConfig, present: Mapping[str, Any]) -> Iterator[str]:
+    """What is not read, and what contradicts itself."""
+    if config.unknown:
+        yield f"has fields that nothing reads: {', '.join(sorted(config.unknown))}"
+    if _UNREAD_TERM in config.pos_att_type:
+        yield f"{_UNREAD_TERM} of pos_att_type is left out, as transformers does"
+    if config.problem_type not in (None, *PROBLEM_TYPES):
+        yield f"problem_type is {config.problem_type!r}, none of {', '.join(PROBLEM_TYPES)}"
+    labels = list(config.id2label.values())
+    activation = config.activation_fn
+    if len(labels) == 1 and activation and activation.rpartition(".")[2] not in LABEL_KINDS:
+        yield f"{activation} of the one label is not known: answers have its raw value"
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        yield f"id2label gives several classes the name {', '.join(twice)}"
+    count = present.get("num_labels", len(labels))
+    if count != len(labels):
+        yield f"num_labels is {count}, but id2label has {len(labels)} names, which are used"
+    inverse = present.get("label2id", {})
+    for index, label in config.id2label.items():
+        if isinstance(inverse, dict) and inverse and inverse.get(label, -1) != index and not twice:
+            yield f"label2id contradicts id2label, which is used: {label!r} is {index} there"
+            break
 
 
 _PARSERS: dict[str, Callable[[object], object]] = {

@@ -14,36 +14,57 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from exporter.deberta.model_folder import refuse_pointer
+from exporter.deberta.weight_names import TIED
 from exporter.errors import InputError
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
+_INSIDE = ("state_dict", "model_state_dict", "model", "module")
+"""Where training loops put the state dict in what they save: Lightning, PyTorch's own tutorial,
+many others, DeepSpeed."""
+
+_OTHER_FILES = {
+    "*.onnx": "an ONNX file; give the checkpoint that it was exported from, or run `deb-export "
+    "inspect` and `parity --candidate` on the file itself",
+    "tf_model.h5": "weights of TensorFlow; save them with transformers 4 (from_tf=True) first",
+    "flax_model.msgpack": "weights of Flax; save them with transformers 4 (from_flax=True) first",
+    "*.ckpt": "a checkpoint of Lightning; rename it to pytorch_model.bin",
+}
+"""What a folder without weights may have instead, and what can be done."""
+
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: its shape, and how to read it in its stored dtype."""
+    """A tensor in a file: its name there, its shape, and how to read it in its stored dtype."""
 
+    name: str
     shape: tuple[int, ...]
     read: Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class WeightStore:
-    """Tensors by name, and every file that they and their index come from."""
+    """Tensors by name, and every file that they and their index come from.
+
+    `notes` are what a user should know of the files.
+    """
 
     files: tuple[Path, ...]
     tensors: Mapping[str, StoredTensor]
+    notes: tuple[str, ...] = ()
 
-    def read(self, name: str) -> torch.Tensor:
+    def read(self, key: str) -> torch.Tensor:
         """The tensor in fp32: the mapped file itself where it is stored so, else a converted copy.
 
         Raises InputError when it is not a float tensor, or holds NaN or infinity.
         """
-        stored = self.tensors[name].read()
+        name, stored = self.tensors[key].name, self.tensors[key].read()
         if stored.dtype not in FLOAT_DTYPES:
             raise InputError(f"tensor {name} is stored as {stored.dtype}; expected a float type")
         tensor = stored.to(torch.float32)
@@ -54,32 +75,69 @@ class WeightStore:
         return tensor
 
 
-def open_weights(folder: Path) -> WeightStore:
-    """Find and open the weights of a folder, safetensors before pickle.
+def open_weights(folder: Path, formats: Formats | None = None) -> WeightStore:
+    """Find and open the weights of a folder, safetensors before pickle; those of a model as a rule.
 
     Raises InputError when there are none, an index is broken or names a missing shard, or a file is
     truncated, corrupt, or would execute code.
     """
-    for name, open_file in _FORMATS.items():
-        whole, index = folder / name, folder / f"{name}.index.json"
-        if not whole.exists() and not index.exists():
-            continue
-        shards = (whole,) if whole.exists() else _shards(index)
-        tensors = ChainMap(*map(open_file, reversed(shards)))
-        return WeightStore(shards if whole.exists() else (index, *shards), tensors)
-    raise InputError(f"{folder}: no weights; expected {' or '.join(_FORMATS)}, whole or sharded")
+    formats = formats or MODEL_FORMATS
+    for store in (_open_format(folder, *item) for item in formats.items()):
+        if store is not None:
+            return store
+    message = f"{folder}: no weights; expected {' or '.join(formats)}, whole or sharded"
+    for pattern, what in _OTHER_FILES.items():
+        for path in sorted(folder.rglob(pattern) if pattern == "*.onnx" else folder.glob(pattern)):
+            raise InputError(f"{message}; this folder holds {what} ({path.relative_to(folder)})")
+    raise InputError(message)
 
 
-def _open_safetensors(file: Path) -> dict[str, StoredTensor]:
+def second_copy(folder: Path) -> str | None:
+    """What a user should know of pickled weights beside safetensors: None where they are equal.
+
+    Reads all tensors of both, up to the first that differs.
+    """
+    (name, open_file), (pickled, open_pickled) = MODEL_FORMATS.items()
+    used = _open_format(folder, name, open_file)
+    if used is None:
+        return None
+    beside = f"{folder}: {used.files[0].name} is read, {pickled} beside it is not"
+    try:
+        other = _open_format(folder, pickled, open_pickled)
+    except InputError:
+        return f"{beside}, and damaged"
+    for key, tensor in other.tensors.items() if other else ():
+        ours, theirs = used.tensors.get(key), tensor.read()
+        if ours is None and (key in TIED or theirs.dtype not in FLOAT_DTYPES):
+            continue  # safetensors has tied tensors once, and no buffers of positions
+        if ours is None or not torch.equal(ours.read().float(), theirs.float()):
+            return f"{beside}; they differ, in {key} first: remove the one that is out of date"
+    return None
+
+
+def _open_format(folder: Path, name: str, open_file: OpenFile) -> WeightStore | None:
+    whole, index = folder / name, folder / f"{name}.index.json"
+    if not whole.exists() and not index.exists():
+        return None
+    shards = (whole,) if whole.exists() else _shards(index)
+    for shard in shards:
+        refuse_pointer(shard)
+    opened = [open_file(shard) for shard in reversed(shards)]
+    tensors = ChainMap(*(tensors for tensors, _ in opened))
+    notes = tuple(f"{whole}: {note}" for _, note in opened if note)
+    return WeightStore(shards if whole.exists() else (index, *shards), tensors, notes)
+
+
+def _open_safetensors(file: Path) -> Opened:
     try:
         # safetensors reports an unreadable file as a missing one: ask the system first.
         with file.open("rb"), safe_open(file, framework="pt") as handle:
             return {
                 name: StoredTensor(
-                    tuple(handle.get_slice(name).get_shape()), partial(_mapped, file, name)
+                    name, tuple(handle.get_slice(name).get_shape()), partial(_mapped, file, name)
                 )
                 for name in handle.keys()  # noqa: SIM118 - the handle is no mapping
-            }
+            }, ""
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: not a readable safetensors file: {error}") from None
 
@@ -90,7 +148,7 @@ def _mapped(file: Path, name: str) -> torch.Tensor:
     return tensor
 
 
-def _open_pickle(file: Path) -> dict[str, StoredTensor]:
+def _open_pickle(file: Path) -> Opened:
     try:
         with file.open("rb") as stream:
             zipped = stream.read(2) == b"PK"
@@ -102,16 +160,30 @@ def _open_pickle(file: Path) -> dict[str, StoredTensor]:
             f"{file}: refused: it is damaged or holds more than tensors, and loading it could "
             f"execute code ({reason})"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # a damaged file makes the unpickler fail in any way
         raise InputError(f"{file}: not a readable PyTorch weight file: {error}") from None
-    if not isinstance(loaded, dict) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in loaded.items()
-    ):
-        raise InputError(f"{file}: expected a state dict, names to tensors")
-    return {name: StoredTensor(tuple(t.shape), t.detach) for name, t in loaded.items()}
+    for key in ("", *_INSIDE):
+        found = loaded.get(key) if key and isinstance(loaded, dict) else loaded
+        if isinstance(found, dict) and all(
+            isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in found.items()
+        ):
+            note = f"its state dict is under {key!r}; the rest of it is not read" if key else ""
+            tensors = {k: StoredTensor(k, tuple(v.shape), v.detach) for k, v in found.items()}
+            return tensors, note
+    raise InputError(f"{file}: expected a state dict, names to tensors")
 
 
-_FORMATS = {"model.safetensors": _open_safetensors, "pytorch_model.bin": _open_pickle}
+Opened: TypeAlias = tuple[dict[str, StoredTensor], str]
+"""The tensors of a file, and what a user should know of it."""
+OpenFile: TypeAlias = Callable[[Path], Opened]
+Formats: TypeAlias = Mapping[str, OpenFile]
+
+MODEL_FORMATS: Formats = {
+    "model.safetensors": _open_safetensors, "pytorch_model.bin": _open_pickle,
+}  # fmt: skip
+ADAPTER_FORMATS: Formats = {
+    "adapter_model.safetensors": _open_safetensors, "adapter_model.bin": _open_pickle,
+}  # fmt: skip
 
 
 def _shards(index: Path) -> tuple[Path, ...]:

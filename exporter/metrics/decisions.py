@@ -162,6 +162,8 @@ def decision_of(shape: ModelShape) -> Decision:
     if shape.task is Task.BASE:
         return Decision.NONE
     if shape.task is Task.SEQUENCE_CLASSIFICATION:
+        if shape.num_labels == 1:  # a score, whose order counts, whatever function shows it
+            return Decision.NONE
         kinds = {"value": Decision.NONE, "sigmoid": Decision.SIGNS, "softmax": Decision.ARGMAX}
         return kinds[label_kind(shape)]
     return Decision.ARGMAX

@@ -17,7 +17,8 @@ class ModelShape:
 
     `vocab_size` and `type_vocab_size` (0 without types) are above every id. The model was trained
     for `max_position_embeddings` tokens; `position_biased_input` means absolute positions, and so
-    no longer inputs. `problem_type` is what the logits of a classifier mean, see `label_kind`.
+    no longer inputs. `problem_type` and `activation_fn` say what the logits of a classifier mean,
+    see `label_kind`.
     """
 
     task: Task
@@ -30,6 +31,7 @@ class ModelShape:
     position_biased_input: bool
     id2label: Mapping[int, str]
     problem_type: str | None
+    activation_fn: str | None = None
 
     @property
     def num_labels(self) -> int:
@@ -68,10 +70,19 @@ class ModelShape:
         }[self.task]
 
 
+LABEL_KINDS = {"Sigmoid": "sigmoid", "Identity": "value"}
+"""Classes that a CrossEncoder may apply to its one logit, and what it is then."""
+
+
 def label_kind(shape: ModelShape) -> str:
-    """What the logits of a sequence classifier mean: "softmax", "sigmoid" or "value"."""
-    if shape.problem_type == "multi_label_classification":
-        return "sigmoid"
-    if shape.problem_type == "regression" or shape.num_labels == 1:
+    """What the logits of a sequence classifier mean: "softmax", "sigmoid" or "value".
+
+    As the pipeline of transformers reads them, one alone also as CrossEncoder of
+    sentence-transformers, which keeps the name of what it applies in config.json.
+    """
+    if shape.num_labels == 1 and shape.activation_fn is not None:
+        return LABEL_KINDS.get(shape.activation_fn.rpartition(".")[2], "value")
+    if shape.problem_type == "regression":
         return "value"
-    return "softmax"
+    one = shape.num_labels == 1 or shape.problem_type == "multi_label_classification"
+    return "sigmoid" if one else "softmax"

@@ -236,7 +236,7 @@ def _stages(
     from exporter.deberta.checkpoint import open_checkpoint
 
     path, plan = candidate.graph
-    checkpoint = open_checkpoint(Path(reference.info.name), shape.task)
+    checkpoint = open_checkpoint(Path(reference.info.name), shape.task, base=reference.base)
     return judge_graph(checkpoint, path, plan, cases, progress)
 
 

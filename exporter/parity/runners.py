@@ -105,11 +105,11 @@ class TorchRunner(SessionRunner):
         InputError: a weight cannot be read or holds NaN.
     """
 
-    def __init__(self, folder: Path, shape: ModelShape) -> None:
+    def __init__(self, folder: Path, shape: ModelShape, base: Path | None = None) -> None:
         from exporter.deberta.checkpoint import open_checkpoint
         from exporter.runtime.providers.torch_session import TorchSession
 
-        session = TorchSession(open_checkpoint(folder, shape.task))
+        session = TorchSession(open_checkpoint(folder, shape.task, base=base))
         super().__init__(session, Layers(layer_names(shape.num_hidden_layers)))
         self.model: Any = session.model
 

@@ -38,6 +38,7 @@ class Side:
         saved: its outputs belong to saved inputs; it takes no others.
         graph: a graph of ours and the plan that it was made by, to be judged stage by stage.
         checkpoint: whether `info.name` is a checkpoint, which a plan can be applied to.
+        base: the model of that checkpoint's adapter.
         export: the fp32 graph that it was made of, where it is there: judged before it.
         engines: made of it: each is judged after it, where it can run.
     """
@@ -52,6 +53,7 @@ class Side:
     saved: bool = False
     graph: tuple[Path, PrecisionPlan] | None = None
     checkpoint: bool = False
+    base: Path | None = None
     export: Side | None = None
     engines: tuple[Side, ...] = ()
 

@@ -37,7 +37,7 @@ from exporter.parity.runners import (
 )
 from exporter.parity.side import Open, Side, vocabulary_files
 from exporter.precision.precision_plan import PrecisionPlan, decode_plan
-from exporter.runtime.load import artifact_shape, require_torch, source_folder
+from exporter.runtime.load import artifact_shape, require_torch, source_base, source_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -70,8 +70,8 @@ def open_side(path: Path, task: Task | None = None) -> Side:
     return openers[path.suffix.lower()](path)
 
 
-def checkpoint_side(folder: Path, task: Task | None = None) -> Side:
-    """A checkpoint folder, run by our PyTorch model in fp32.
+def checkpoint_side(folder: Path, task: Task | None = None, base: Path | None = None) -> Side:
+    """A checkpoint folder, run by our PyTorch model in fp32; `base` is that of an adapter.
 
     Raises:
         InputError: it is unusable.
@@ -80,17 +80,21 @@ def checkpoint_side(folder: Path, task: Task | None = None) -> Side:
     require_torch()
     from exporter.deberta.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(folder, task)
+    checkpoint = open_checkpoint(folder, task, base=base)
+    folder, base = checkpoint.folder, None if base is None else checkpoint.base
     files = (*checkpoint.files, *vocabulary_files(folder).values())
-    return reference_side(folder, checkpoint.shape, tuple(record(path) for path in files))
+    records = tuple(record(path) for path in files)
+    return reference_side(folder, checkpoint.shape, records, base)
 
 
-def reference_side(folder: Path, shape: ModelShape, files: tuple[FileRecord, ...]) -> Side:
+def reference_side(
+    folder: Path, shape: ModelShape, files: tuple[FileRecord, ...], base: Path | None = None
+) -> Side:
     """A checkpoint that has been opened already; `files` are its own with their hashes."""
     info = SideInfo(str(folder), "checkpoint", "fp32", "torch fp32", files)
-    opens: tuple[Open, ...] = (partial(TorchRunner, folder),)
-    known = (shape, _tokenizer_folder(folder), shape.longest)
-    return Side(info, *known, opens, checkpoint=True)
+    opens: tuple[Open, ...] = (partial(TorchRunner, folder, base=base),)
+    texts = _tokenizer_folder(folder) or (None if base is None else _tokenizer_folder(base))
+    return Side(info, shape, texts, shape.longest, opens, checkpoint=True, base=base)
 
 
 def source_side(manifest: Manifest, checkpoint: Path | None = None) -> Side:
@@ -102,11 +106,14 @@ def source_side(manifest: Manifest, checkpoint: Path | None = None) -> Side:
     folder = checkpoint or source_folder(manifest)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the source checkpoint with --checkpoint")
-    changed = verify_files(folder, manifest.source.files)
+    base = source_base(manifest)
+    near = [item for item in manifest.source.files if not base or (folder / item.path).exists()]
+    far = [item for item in manifest.source.files if item not in near]
+    changed = verify_files(folder, near) + (verify_files(base, far) if base else ())
     if changed:
         first = f"{changed[0].path} {changed[0].problem}"
         raise InputError(f"{folder}: not the checkpoint that the artifact was built from: {first}")
-    return checkpoint_side(folder, Task(manifest.task))
+    return checkpoint_side(folder, Task(manifest.task), base)
 
 
 def artifact_side(folder: Path) -> Side:

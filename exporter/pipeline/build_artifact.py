@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import FileRecord
-from exporter.artifact.manifest import MODEL_FILE, Manifest, ParitySummary, Source, half_type
+from exporter.artifact.manifest import MODEL_FILE, Manifest, ParitySummary, half_type
 from exporter.artifact.writer import ArtifactWriter
 from exporter.engine.targets import BuiltTargets, build_targets, plan_targets
 from exporter.environment import environment, tool_name
@@ -27,7 +27,7 @@ from exporter.parity.limits import limits_for
 from exporter.parity.report.json import limits_json, to_json
 from exporter.parity.result import EXPORT, ParityResult, SideInfo
 from exporter.parity.side import Side
-from exporter.parity.sides import engine_sides, graph_opens, planned_graph, reference_side
+from exporter.parity.sides import engine_sides, graph_opens, planned_graph
 from exporter.parity.store import ReferenceStore
 from exporter.pipeline.config import BuildConfig
 from exporter.pipeline.source import BuildSource, BuildTexts, open_source, open_texts
@@ -71,7 +71,7 @@ def build_and_judge(
     with ArtifactWriter(config.output_folder, force=config.force) as writer:
         with _timed(seconds, "read"):
             progress("reading the checkpoint")
-            source = open_source(config.model, config.task, config.seq)
+            source = open_source(config)
             texts = open_texts(source, config)
             profiles: tuple[ShapeProfile, ...] = ()
             if targets.backends:
@@ -87,8 +87,7 @@ def build_and_judge(
             external_data = config.external_data if exact == path else True
             only_graph = not targets.backends
             graph = _export(source, files, exact, external_data, only_graph, progress)
-            for item in (source.folder / "config.json", *source.tokenizer_files):
-                writer.copy(item)
+            source.write_files(writer)
 
         if exact != path:
             with _timed(seconds, "precision"):
@@ -226,7 +225,7 @@ def _judge(
     # Beside the unfinished artifact, with which it goes: a temporary folder may be small.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         return check_sides(
-            reference_side(source.folder, source.shape, files),
+            source.reference(files),
             built,
             source.shape,
             data_sets,
@@ -253,7 +252,7 @@ def _manifest(
     return Manifest(
         tool=tool_name(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        source=Source(str(source.folder), source.demo, source_files),
+        source=source.described(source_files),
         precision=config.precision,
         targets=built.targets,
         task=shape.task.value,

@@ -68,7 +68,10 @@ class BuildConfig:
         precision: storage and arithmetic of the graph, one of `PRECISIONS`.
         targets: what to build, each one of `TARGETS`; None is what this machine can build: the
             graph, and engines whose builder is installed and has what it needs.
-        task: head to export; None takes it from the checkpoint's `architectures`.
+        task: head to export; None takes the checkpoint's.
+        base: folder of the model that a LoRA adapter in `model` changes; None is the one that the
+            adapter names, or lies beside.
+        strict: refuse a checkpoint with tensors that the task does not use.
         batch: batch sizes that the artifact is meant for.
         seq: lengths in tokens that the artifact is meant for; None ends at the model's maximum.
         data: text file for the parity check, one text a line; None takes the demo's texts.
@@ -89,6 +92,8 @@ class BuildConfig:
     precision: str = "fp32"
     targets: Kind[Iterable[str], tuple[str, ...]] = Kind(tuple)
     task: Kind[Task | str, Task] = Kind(_task)
+    base: Kind[Path | str, Path] = Kind(Path)
+    strict: bool = False
     batch: Range = field(default=Range(1, 8, 32))
     seq: Range | None = None
     data: Kind[Path | str, Path] = Kind(Path)
@@ -106,6 +111,8 @@ class BuildConfig:
         for option, value, choices in chosen:
             if value not in choices:
                 raise InputError(f"{option} {value!r}: unknown; choose from {', '.join(choices)}")
+        if self.base is not None and self.model is None:
+            raise InputError(f"--base {self.base}: give the folder of its adapter as MODEL")
         if self.calibration_data is not None and self.precision == "fp32":
             raise InputError("--calibration-data: fp32 has no use for it; give another --precision")
         if self.quantization != QuantizationOptions() and not self.quantized:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from calibration.texts import TextItem
 from exporter.artifact.files import FileRecord, record
-from exporter.deberta.configuration import DebertaConfig
+from exporter.artifact.manifest import Source
+from exporter.artifact.writer import ArtifactWriter
+from exporter.deberta.configuration import DebertaConfig, read_object
 from exporter.deberta.tokenization import tokenizer_files
 from exporter.demo import checkpoint_folder
 from exporter.errors import InputError
@@ -19,7 +21,8 @@ from exporter.inputs.encode import TextEncoder
 from exporter.inputs.text_files import calibration_texts, model_texts
 from exporter.model.model_shape import ModelShape
 from exporter.model.profile import Range
-from exporter.model.task import Task
+from exporter.parity.side import Side
+from exporter.parity.sides import reference_side
 from exporter.pipeline.config import BuildConfig
 from exporter.precision.quantized.quantization_input import QuantizationInput, quantization_input
 from exporter.runtime.load import text_encoder
@@ -35,19 +38,20 @@ class BuildSource:
     """The model that is built.
 
     Attributes:
-        folder, demo: of the checkpoint, and whether it is the built-in one.
+        demo: whether it is the built-in checkpoint.
         checkpoint: its configuration and its weights, which are not loaded.
         seq: lengths in tokens that the artifact is for.
         encoder, tokenizer_files: its tokenizer, which cuts to `seq.max`, None where there is none,
             and what it was read from.
+        notes: what was changed or left out in reading it.
     """
 
-    folder: Path
     demo: bool
     checkpoint: Checkpoint
     seq: Range
     encoder: TextEncoder | None
     tokenizer_files: tuple[Path, ...]
+    notes: tuple[str, ...]
 
     @property
     def shape(self) -> ModelShape:
@@ -57,6 +61,26 @@ class BuildSource:
     def records(self) -> tuple[FileRecord, ...]:
         """Every file that is read, with its hash."""
         return tuple(record(path) for path in (*self.checkpoint.files, *self.tokenizer_files))
+
+    def described(self, files: tuple[FileRecord, ...]) -> Source:
+        """What the manifest says of it."""
+        folder, base = self.checkpoint.folder, self.checkpoint.base
+        return Source(str(folder), self.demo, files, str(base), self.notes)
+
+    def reference(self, files: tuple[FileRecord, ...]) -> Side:
+        """What the artifact is compared with."""
+        folder, base = self.checkpoint.folder, self.checkpoint.base
+        return reference_side(folder, self.shape, files, None if base == folder else base)
+
+    def write_files(self, writer: ArtifactWriter) -> None:
+        """Write what the artifact needs beside its graph."""
+        checkpoint = self.checkpoint
+        if (labels := checkpoint.own_labels) is None:
+            writer.copy(checkpoint.config_file)
+        else:
+            writer.write_json("config.json", {**read_object(checkpoint.config_file), **labels})
+        for item in self.tokenizer_files:
+            writer.copy(item)
 
 
 @dataclass(frozen=True)
@@ -71,30 +95,32 @@ class BuildTexts:
     quantization: QuantizationInput | None
 
 
-def open_source(model: Path | None, task: Task | None, seq: Range | None) -> BuildSource:
-    """Open a checkpoint folder and its tokenizer; None is the demo, or what the checkpoint says.
+def open_source(config: BuildConfig) -> BuildSource:
+    """Open the checkpoint folder of a build and its tokenizer; the demo's without one.
+
+    Warns of all that was changed on the way, or is not used.
 
     Raises:
         InputError: the checkpoint is unusable, or has no positions for the lengths.
     """
-    from exporter.deberta.checkpoint import open_checkpoint
+    from exporter.deberta.checkpoint import contradictions, open_checkpoint
 
-    folder = (model or checkpoint_folder()).absolute()
-    checkpoint = open_checkpoint(folder, task)
-    unknown = checkpoint.config.unknown
-    if unknown:
-        fields = ", ".join(sorted(unknown))
-        warnings.warn(
-            f"{folder}: config.json has fields that nothing reads: {fields}", stacklevel=2
-        )
-    lengths = _lengths(seq, checkpoint.config)
-    encoder = text_encoder(folder, checkpoint.task, lengths.max)
+    folder = (config.model or checkpoint_folder()).absolute()
+    base = None if config.base is None else config.base.absolute()
+    checkpoint = open_checkpoint(folder, config.task, base=base, strict=config.strict)
+    notes = [*checkpoint.notes, *contradictions(checkpoint)]
+    lengths = _lengths(config.seq, checkpoint.config)
+    encoder = None
+    files: tuple[Path, ...] = ()
+    for place in dict.fromkeys((checkpoint.folder, checkpoint.base)):
+        if encoder is None:
+            encoder = text_encoder(place, checkpoint.task, lengths.max)
+            files = () if encoder is None else tokenizer_files(place)
     if encoder is None:
-        warnings.warn(
-            f"{folder}: no tokenizer, so the artifact takes token ids and no texts", stacklevel=2
-        )
-    files = () if encoder is None else tokenizer_files(folder)
-    return BuildSource(folder, model is None, checkpoint, lengths, encoder, files)
+        notes.append(f"{folder}: no tokenizer, so the artifact takes token ids and no texts")
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return BuildSource(config.model is None, checkpoint, lengths, encoder, files, tuple(notes))
 
 
 def open_texts(source: BuildSource, config: BuildConfig) -> BuildTexts:

@@ -127,7 +127,8 @@ def open_session(
         from exporter.deberta.checkpoint import open_checkpoint
         from exporter.runtime.providers.torch_session import TorchSession
 
-        return TorchSession(open_checkpoint(source, shape.task), text, options)
+        checkpoint = open_checkpoint(source, shape.task, base=source_base(manifest))
+        return TorchSession(checkpoint, text, options)
     if provider in BACKENDS:
         from exporter.runtime.providers.tensorrt_session import TensorRtSession
 
@@ -187,6 +188,12 @@ def source_folder(manifest: Manifest) -> Path:
     if not folder.is_dir():
         raise InputError(f"{folder}: the source checkpoint is gone; name its folder: --checkpoint")
     return folder
+
+
+def source_base(manifest: Manifest) -> Path | None:
+    """The model that an adapter was merged into, where it lay elsewhere than the adapter."""
+    source = manifest.source
+    return Path(source.base) if source.base not in ("", source.folder) else None
 
 
 def require_torch() -> None:

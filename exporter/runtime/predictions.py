@@ -24,7 +24,7 @@ FILLS = 5
 
 @dataclass(frozen=True)
 class Label:
-    """A class and its score: a probability, or the raw value for a regression."""
+    """A class and its score: a probability, or the raw value: see `LabelPrediction.kind`."""
 
     label: str
     score: float
@@ -35,7 +35,8 @@ class LabelPrediction:
     """Classification of a text or pair; `labels` has the highest score first.
 
     `kind` says what the scores are: "softmax" probabilities of exclusive classes, "sigmoid"
-    probabilities of independent ones, or the "value" of a regression.
+    probabilities of independent ones or of a single one, or the raw "value", of a regression or
+    because the checkpoint says so; see `label_kind`.
     """
 
     text: str

@@ -30,7 +30,9 @@ def render(prediction: Prediction) -> str:
 def _lines(prediction: Prediction) -> list[str]:
     match prediction:
         case LabelPrediction(kind="value", labels=labels):
-            return [f"{label.label}  {label.score:.6g}" for label in labels]
+            return [f"{label.label}  {label.score:.6g} (value)" for label in labels]
+        case LabelPrediction(kind="sigmoid", labels=(one,)):
+            return [f"{one.label}  {one.score:.4f} (sigmoid)"]
         case LabelPrediction(labels=labels):
             rest = len(labels) - _SHOWN_LABELS
             return _scores(labels[:_SHOWN_LABELS]) + [f"and {rest} more"] * (rest > 0)

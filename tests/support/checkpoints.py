@@ -62,6 +62,8 @@ def write_checkpoint(
     for name, value in model.state_dict().items():
         noise = torch.randn(value.shape, generator=generator) * 0.08
         state[name] = noise + 1.0 if name.endswith("LayerNorm.weight") else noise
+    if config.tie_word_embeddings:
+        state.pop("cls.predictions.decoder.weight", None)
     save_file(state, folder / "model.safetensors")
     if tokenizer:
         shutil.copy(GOLDEN / "spm.model", folder)

@@ -129,7 +129,7 @@ def test_a_base_model_from_a_checkpoint_with_a_head(folder: Path) -> None:
 def test_the_task_comes_from_architectures(folder: Path) -> None:
     assert open_checkpoint(folder).task is Task.SEQUENCE_CLASSIFICATION
     change_config(folder, architectures=None)
-    assert open_checkpoint(folder).task is Task.BASE
+    assert open_checkpoint(folder).task is Task.SEQUENCE_CLASSIFICATION
     change_config(folder, architectures=["DebertaV2ForSomethingElse"])
     with pytest.raises(InputError, match="--task"):
         open_checkpoint(folder)

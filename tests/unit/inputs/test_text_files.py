@@ -83,7 +83,7 @@ def test_a_file_means_the_same_to_every_command(
     make_data_sets(shape, encoder, DataOptions((path,), lengths=()), 160)  # parity --data
     assert seen == expected
     seen.clear()
-    source = open_source(folder, None, None)
+    source = open_source(BuildConfig(folder))
     config = BuildConfig(data=path, calibration_data=path, precision="fp16")
     given = open_texts(source, config)
     assert seen == expected
@@ -99,7 +99,7 @@ def test_a_file_means_the_same_to_every_command(
 
 def test_labels_of_a_build_are_judged(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     path = write(tmp_path / "texts.jsonl", [as_json(row) for row in ROWS])
-    source = open_source(make_checkpoint("sequence-classification"), None, None)
+    source = open_source(BuildConfig(make_checkpoint("sequence-classification")))
     _, texts = open_texts(source, BuildConfig(data=path)).data_sets
     assert [label for case in texts.cases for label in case.labels or ()] == [
         item.label for item in WANTED

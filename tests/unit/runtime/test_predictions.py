@@ -24,6 +24,7 @@ from exporter.runtime.predictions import (
     VectorPrediction,
     decode,
 )
+from exporter.runtime.render import render
 
 
 class Names:
@@ -77,7 +78,38 @@ def test_independent_labels_have_their_own_probability() -> None:
     ]
 
 
-@pytest.mark.parametrize("changes", [{"num_labels": 1}, {"problem_type": "regression"}])
+IDENTITY = "torch.nn.modules.linear.Identity"
+SIGMOID = "torch.nn.modules.activation.Sigmoid"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, "sigmoid"),
+        ({"problem_type": "single_label_classification"}, "sigmoid"),
+        ({"problem_type": "regression"}, "value"),
+        ({"sentence_transformers": {"activation_fn": IDENTITY, "version": "4.1.0"}}, "value"),
+        ({"sentence_transformers": {"activation_fn": SIGMOID}}, "sigmoid"),
+        ({"sbert_ce_default_activation_function": IDENTITY}, "value"),
+        ({"sbert_ce_default_activation_function": SIGMOID}, "sigmoid"),
+        ({"sentence_transformers": {"version": "5.0.0"}, "problem_type": "regression"}, "value"),
+    ],
+)
+def test_one_label_is_a_probability_unless_the_configuration_says_otherwise(
+    changes: dict[str, Any], kind: str
+) -> None:
+    found = run(Task.SEQUENCE_CLASSIFICATION, PLAIN, {"logits": [-1.5]}, num_labels=1, **changes)
+    assert isinstance(found, LabelPrediction)
+    assert found.kind == kind
+    expected = -1.5 if kind == "value" else 1 / (1 + exp(1.5))
+    assert [label.score for label in found.labels] == [pytest.approx(expected, rel=1e-12)]
+    assert kind in render(found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_labels": 1, "problem_type": "regression"}, {"problem_type": "regression"}],
+)
 def test_regressions_keep_their_value(changes: dict[str, Any]) -> None:
     count = changes.get("num_labels", 2)
     logits = [-1.5, 3.0][:count]
