@@ -90,6 +90,8 @@ class Adapter:
         left = []
         parts = {part for forms in HEADS.values() for form in forms for part in form}
         for name, tensor in self.store.tensors.items():
+            if ".original_module." in name:
+                continue  # the base's own, which the module that was saved took the place of
             if found := _LORA.match(name):
                 pairs.setdefault(found[1], {})[f"{found[2] or ''}{found[3]}"] = tensor
                 continue
@@ -105,7 +107,8 @@ class Adapter:
                 raise InputError(f"{self.folder}: is for {module}, which the base does not have")
             tensors[key] = self._sum(module, tensors[key], pair)
         count = f"{len(pairs)} matrices" if len(pairs) != 1 else "1 matrix"
-        others = len(self.store.tensors) - sum(map(len, pairs.values()))
+        others = sum(tensors[key] is not tensor for key, tensor in base.tensors.items())
+        others += len(tensors) - len(base.tensors) - len(pairs)
         note = f"{self.folder}: a LoRA adapter, merged: {count} changed, {others} tensors replaced"
         return replace(base, files=(*base.files, *self.files), tensors=tensors,
                        notes=(*base.notes, *self.store.notes, note))  # fmt: skip
