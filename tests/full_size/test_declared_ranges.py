@@ -120,7 +120,7 @@ def lowest_of_all(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[s
     # pyenv's command of that name is there whether or not the version is.
     version = {**os.environ, "PYENV_VERSION": number}
     if found is None or subprocess.run([found, "--version"], env=version, check=False).returncode:
-        pytest.skip(f"no {name} on the path")
+        pytest.skip("the lowest Python is not on the path")
     packages = [f"{name}=={bound}" for name, bound in lowest().items() if name != "torch"]
     return environment(tmp_path_factory.mktemp("lowest") / "venv", found, packages)
 
