@@ -77,6 +77,8 @@ def build(
     if quantization is not None:
         click.echo("\n".join(quantization_lines(quantization)))
     click.echo(to_table(result))
+    for note in manifest.source.notes:
+        click.echo(f"note: {note}")
     if manifest.skipped:
         click.echo(f"not built: {skipped_text(manifest.skipped)}")
     size = size_text(sum(item.bytes for item in manifest.files))

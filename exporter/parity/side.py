@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.artifact.files import record
+from exporter.deberta.tokenization import vocabulary_of
 from exporter.environment import package_version
 from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape
@@ -127,7 +127,7 @@ def _check_vocabularies(reference: Side, candidate: Side) -> None:
     sides = (reference, candidate)
     found = [vocabulary_files(side.folder) if side.folder else {} for side in sides]
     for name in (name for name in found[0] if name in found[1]):
-        first, second = (record(files[name]).sha256 for files in found)
+        first, second = (vocabulary_of(files[name]) for files in found)
         if first != second:
             raise InputError(
                 f"{name}: that of {candidate.info.name} is another one than that of "

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from exporter.artifact.engine_record import EngineRecord
-from exporter.artifact.files import FileRecord
+from exporter.artifact.files import FileRecord, record
 from exporter.artifact.manifest import MODEL_FILE, Manifest, ParitySummary, half_type
 from exporter.artifact.writer import ArtifactWriter
 from exporter.engine.targets import BuiltTargets, build_targets, plan_targets
@@ -86,8 +86,8 @@ def build_and_judge(
             # A graph on the way is read again: a runtime maps its weights from a file of their own.
             external_data = config.external_data if exact == path else True
             only_graph = not targets.backends
-            graph = _export(source, files, exact, external_data, only_graph, progress)
             source.write_files(writer)
+            graph = _export(source, writer.folder, exact, external_data, only_graph, progress)
 
         if exact != path:
             with _timed(seconds, "precision"):
@@ -121,21 +121,20 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
 
 def _export(
     source: BuildSource,
-    files: Sequence[FileRecord],
+    folder: Path,
     path: Path,
     external_data: bool | None,
     only_graph: bool,
     progress: Progress,
 ) -> Converted:
-    """Write the fp32 graph, with the hash of the vocabulary that its ids belong to."""
+    """Write the fp32 graph, with the hash of the vocabulary in `folder` that its ids belong to."""
     from exporter.graph.attention_body import SKEW_UP_TO
     from exporter.graph.export import export_onnx
 
-    hashes = {item.path: item.sha256 for item in files}
     metadata = {}
     if source.encoder is not None:
         vocabulary = source.encoder.tokenizer.source_files[0].name
-        metadata["deb_export.vocabulary_sha256"] = hashes[vocabulary]
+        metadata["deb_export.vocabulary_sha256"] = record(folder / vocabulary).sha256
     short = source.seq.max <= SKEW_UP_TO
     summary = export_onnx(
         source.checkpoint,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calibration.texts import TextItem
 from exporter.artifact.files import FileRecord, record
 from exporter.artifact.manifest import Source
 from exporter.artifact.writer import ArtifactWriter
 from exporter.deberta.configuration import DebertaConfig, read_object
-from exporter.deberta.tokenization import tokenizer_files
+from exporter.deberta.tokenization import shipped_files, tokenizer_files
 from exporter.demo import checkpoint_folder
 from exporter.errors import InputError
 from exporter.inputs.cases import DataSet
@@ -43,6 +44,7 @@ class BuildSource:
         seq: lengths in tokens that the artifact is for.
         encoder, tokenizer_files: its tokenizer, which cuts to `seq.max`, None where there is none,
             and what it was read from.
+        tokenizer_json: what the artifact has in the place of some of these files, by name.
         notes: what was changed or left out in reading it.
     """
 
@@ -51,6 +53,7 @@ class BuildSource:
     seq: Range
     encoder: TextEncoder | None
     tokenizer_files: tuple[Path, ...]
+    tokenizer_json: Mapping[str, dict[str, Any]]
     notes: tuple[str, ...]
 
     @property
@@ -80,7 +83,10 @@ class BuildSource:
         else:
             writer.write_json("config.json", {**read_object(checkpoint.config_file), **labels})
         for item in self.tokenizer_files:
-            writer.copy(item)
+            if item.name not in self.tokenizer_json:
+                writer.copy(item)
+        for name, content in self.tokenizer_json.items():
+            writer.write_json(name, content)
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,13 @@ def open_source(config: BuildConfig) -> BuildSource:
         notes.append(f"{folder}: no tokenizer, so the artifact takes token ids and no texts")
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    return BuildSource(config.model is None, checkpoint, lengths, encoder, files, tuple(notes))
+    shipped: Mapping[str, dict[str, Any]] = {}
+    if encoder is not None:
+        inputs = checkpoint.shape.inputs
+        shipped, unsaid = shipped_files(encoder.tokenizer, inputs, lengths.max)
+        notes += unsaid
+    known = (checkpoint, lengths, encoder, files, shipped)
+    return BuildSource(config.model is None, *known, tuple(notes))
 
 
 def open_texts(source: BuildSource, config: BuildConfig) -> BuildTexts:

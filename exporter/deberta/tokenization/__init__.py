@@ -2,6 +2,15 @@
 
 from exporter.deberta.tokenization.encoding import Encoding
 from exporter.deberta.tokenization.loading import load_tokenizer, tokenizer_files
+from exporter.deberta.tokenization.shipping import shipped_files, vocabulary_of
 from exporter.deberta.tokenization.tokenizer import Tokenizer, check_vocabulary
 
-__all__ = ["Encoding", "Tokenizer", "check_vocabulary", "load_tokenizer", "tokenizer_files"]
+__all__ = [
+    "Encoding",
+    "Tokenizer",
+    "check_vocabulary",
+    "load_tokenizer",
+    "shipped_files",
+    "tokenizer_files",
+    "vocabulary_of",
+]

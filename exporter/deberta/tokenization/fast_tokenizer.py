@@ -7,10 +7,12 @@ limits, and a warning is logged where it contradicts the file.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -20,6 +22,7 @@ from exporter.deberta.tokenization.tokenizer import Tokenizer, check_ids, missin
 from exporter.errors import InputError
 
 _logger = logging.getLogger(__name__)
+_OWN_PARTS = ("truncation", "padding", "added_tokens", "post_processor")
 
 
 class FastTokenizer(Tokenizer):
@@ -37,6 +40,7 @@ class FastTokenizer(Tokenizer):
             if self._backend.token_to_id(content) is None:
                 raise missing_token(file, name, content)
         _add_tokens(self._backend, settings, file)
+        self._backend.encode_special_tokens = settings.split_special_tokens
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
         ids = {content: vocabulary[content] for content in settings.special_contents}
         super().__init__(settings, ids, max(vocabulary.values()) + 1, source_files)
@@ -54,6 +58,11 @@ class FastTokenizer(Tokenizer):
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         return str(self._backend.decode(check_ids(ids), skip_special_tokens=skip_special_tokens))
 
+    def file_parts(self) -> dict[str, Any]:
+        """What this tokenizer has in the place of those parts of `tokenizer.json`."""
+        whole = json.loads(self._backend.to_str())
+        return {name: whole[name] for name in _OWN_PARTS}
+
     def _segment(self, text: str) -> Segment:
         with _library_errors(self._failure):
             found = self._backend.encode(text, add_special_tokens=False)
@@ -63,9 +72,15 @@ class FastTokenizer(Tokenizer):
         return self._backend.id_to_token(index)
 
     def _check_format(self, path: Path) -> None:
-        """InputError unless the file joins texts as DeBERTa does, or says nothing about it."""
+        """InputError unless the file joins texts as DeBERTa does; one that says nothing is told."""
         if self._backend.post_processor is None:
-            return
+            ids = (self.cls_token_id, self.sep_token_id)
+            first, last = (str(self._backend.id_to_token(index)) for index in ids)
+            self._backend.post_processor = tokenizers.processors.TemplateProcessing(
+                single=[first, "$A", last],
+                pair=[first, "$A", last, "$B:1", f"{last}:1"],
+                special_tokens=list(zip((first, last), ids, strict=True)),
+            )
         single, pair = self._backend.encode(""), self._backend.encode("", "")
         expected = [self.cls_token_id, self.sep_token_id, self.sep_token_id]
         if (single.ids, pair.ids, pair.type_ids) != (expected[:2], expected, [0, 0, 1]):

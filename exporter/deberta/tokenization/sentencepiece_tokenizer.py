@@ -48,6 +48,7 @@ class SentencePieceTokenizer(Tokenizer):
             or (content not in named and index >= self._piece_count)
         )
         self._splitter = AddedTokenSplitter(settings.added_tokens)
+        self._whole = settings.split_special_tokens
         self.do_lower_case = bool(settings.do_lower_case)
         self.split_by_punct = bool(settings.split_by_punct)
         # Added tokens that are neither special nor normalised are lower-cased before the search
@@ -86,7 +87,8 @@ class SentencePieceTokenizer(Tokenizer):
     def _tokens(self, text: str) -> Iterator[tuple[int, tuple[int, int]]]:
         """(id, span in `text`) in order."""
         mapped = lower_outside(text, self._protected) if self.do_lower_case else MappedText(text)
-        for start, end, is_added in self._splitter.split(mapped.text):
+        whole = [(0, len(mapped.text), False)] if mapped.text else []
+        for start, end, is_added in whole if self._whole else self._splitter.split(mapped.text):
             part = mapped.text[start:end]
             if is_added:
                 yield self._added[part], mapped.source_span(start, end)

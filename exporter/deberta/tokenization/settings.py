@@ -57,7 +57,8 @@ class TokenizerSettings:
 
     `special_tokens` maps `cls_token`, `sep_token`, ... to the token's text; `special_contents` are
     the distinct texts of those and of `additional_special_tokens`, in transformers' order.
-    `added_tokens` has the tokens with an id first, in order of id.
+    `added_tokens` has the tokens with an id first, in order of id. `split_special_tokens` says that
+    a special token's name in a text is text.
     """
 
     special_tokens: Mapping[str, str]
@@ -67,6 +68,7 @@ class TokenizerSettings:
     split_by_punct: bool | None
     model_max_length: int | None
     truncation_side: Side
+    split_special_tokens: bool
 
 
 def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
@@ -110,7 +112,8 @@ def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
     side: Side = config.get("truncation_side") or "right"
     if side not in ("right", "left"):
         raise InputError(f'{path}: truncation_side must be "right" or "left", got {side!r}')
-    options = {name: config.get(name) for name in ("do_lower_case", "split_by_punct")}
+    switches = ("do_lower_case", "split_by_punct", "split_special_tokens")
+    options = {name: config.get(name) for name in switches}
     for name, value in options.items():
         if not isinstance(value, (bool, NoneType)):
             raise InputError(f"{path}: {name} must be true or false, got {value!r}")
@@ -120,6 +123,7 @@ def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
         added_tokens=tuple(ordered),
         model_max_length=None if limit is None or limit > _UNLIMITED else int(limit),
         truncation_side=side,
+        split_special_tokens=bool(options.pop("split_special_tokens")),
         **options,
     )
 

@@ -10,8 +10,9 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+from exporter.deberta.model_folder import refuse_pointer
 from exporter.deberta.tokenization.encoding import (
     Encoding,
     Kind,
@@ -52,6 +53,10 @@ class Tokenizer(ABC):
         self.truncation_side = settings.truncation_side
         self.source_files = files
         self._unk_token = names["unk_token"]
+
+    def file_parts(self) -> dict[str, Any]:
+        """Parts of its vocabulary file that it has otherwise than the file, which clients read."""
+        return {}
 
     @abstractmethod
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
@@ -161,6 +166,7 @@ def missing_token(file: Path, name: str, content: str) -> InputError:
 
 def read_file(path: Path) -> bytes:
     """The content of a vocabulary; InputError when it cannot be read."""
+    refuse_pointer(path)
     try:
         return path.read_bytes()
     except OSError as error:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from support.command_line import assert_one_message, call
 
 import exporter.commands.build as build_command
+from exporter.artifact.manifest import Source
 from exporter.cli import cli
 from exporter.errors import MissingDependencyError
 
@@ -148,6 +149,7 @@ def test_a_build_outside_its_limits_is_exit_code_1(
         passed = False
         files = skipped = engines = ()
         task = precision = "x"
+        source = Source("x", False, ())
         graph: ClassVar[dict[str, object]] = {}
 
     monkeypatch.setattr(pipeline_module, "build_and_judge", lambda *given: (Manifest(), None))

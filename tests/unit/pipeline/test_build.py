@@ -35,7 +35,8 @@ def config(make_checkpoint: MakeCheckpoint, texts_file: Path, tmp_path: Path) ->
 def test_the_folder_holds_what_the_manifest_says(make_artifact: Callable[[str], Path]) -> None:
     folder = make_artifact("sequence-classification")
     names = {path.name for path in folder.iterdir()}
-    assert names == {"manifest.json", "model.onnx", "parity.json", "config.json", "spm.model"}
+    tokenizer = {"spm.model", "tokenizer_config.json"}
+    assert names == {"manifest.json", "model.onnx", "parity.json", "config.json", *tokenizer}
     manifest = read_manifest(folder)
     assert verify_files(folder, manifest.files) == ()
     assert {item.path for item in manifest.files} == names - {"manifest.json"}
