@@ -7,6 +7,7 @@ Exit codes: 0 all built and within limits; 1 parity outside its limits; 2 wrong 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -61,6 +62,7 @@ for _command in (build, parity, run, bench, inspect, package, doctor):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become messages on stderr."""
     settings = Settings()
+    _open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _terminable(), _short_warnings():
@@ -81,6 +83,21 @@ def _invoke(arguments: list[str], settings: Settings) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _open_streams() -> None:
+    """Give the null device in the place of a stream that the caller has closed.
+
+    Otherwise the next file that is opened takes its number, and is written over. What a terminal's
+    encoding cannot show is shown as an escape.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            # The lowest free descriptor, which is its own.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _report(error: BaseException, settings: Settings) -> int:

@@ -45,6 +45,18 @@ class FileProblem:
     problem: str
 
 
+def usable_path(path: Path | str) -> Path:
+    """The path; an InputError where no file of JSON can name it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = ascii(str(path))
+        raise InputError(f"{shown}: the path is not UTF-8; rename it, or give a link") from None
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!a}: a path has no null character")
+    return Path(path)
+
+
 def record(path: Path, name: str | None = None) -> FileRecord:
     """Size and SHA-256 of the file at `path`, under `name` (its own name by default).
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +23,10 @@ class ArtifactWriter:
 
     Files go into `folder`, a hidden sibling of `output` on the same file system. `finish` gives it
     the final name. Leaving the block in any other way, by an error or an interrupt, removes it.
+    What a killed build has left beside `output` is removed, with a warning.
+
+    A mount point cannot be renamed: there `folder` is a hidden one inside, and `finish` moves the
+    files up, the manifest last. It may be empty without `force`.
 
     Raises:
         InputError: `output` exists and `force` is off, or it is not an artifact; or it cannot be
@@ -32,17 +39,23 @@ class ArtifactWriter:
         self._force = force
         self._finished = False
         self._made: list[Path] = []
+        self._lock: int | None = None
+        self._mount = os.path.ismount(self._output)
         token = secrets.token_hex(4)
-        self.folder = self._output.with_name(f".{self._output.name}.partial-{token}")
-        self._aside = self._output.with_name(f".{self._output.name}.old-{token}")
+        place = self._output if self._mount else self._output.parent
+        self._begins = f".{self._output.name}.partial-"
+        self.folder = place / f"{self._begins}{token}"
+        self._aside = place / f".{self._output.name}.old-{token}"
 
     def __enter__(self) -> ArtifactWriter:
-        self._check_output()
         try:
+            self._remove_stale()
+            self._check_output()
             for parent in reversed([path for path in self._output.parents if not path.is_dir()]):
                 parent.mkdir()
                 self._made.append(parent)
             self.folder.mkdir()
+            self._lock = _locked(self.folder)
         except OSError as error:
             self._remove()
             raise storage_error(error, self._output) or InputError(
@@ -51,6 +64,8 @@ class ArtifactWriter:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
         if self._finished:
             return
         self._remove()
@@ -86,6 +101,9 @@ class ArtifactWriter:
         for path in [*self.folder.rglob("*"), self.folder]:
             sync(path)
         self._check_output()
+        if self._mount:
+            self._move_up()
+            return
         try:
             if self._output.exists():
                 self._output.rename(self._aside)
@@ -99,15 +117,44 @@ class ArtifactWriter:
         if self._aside.exists():
             shutil.rmtree(self._aside, ignore_errors=True)
 
+    def _move_up(self) -> None:
+        """Give the files their final place in a mount point, and remove what was there."""
+        self._aside.mkdir()
+        for path in self._content():
+            path.rename(self._aside / path.name)
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == MANIFEST):
+            path.rename(self._output / path.name)
+        self._finished = True
+        sync(self._output)
+        for folder in (self._aside, self.folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _content(self) -> list[Path]:
+        """What is in the output, the manifest first, but for what is ours or the file system's."""
+        ours = {self.folder, self._aside, self._output / "lost+found"}
+        found = [path for path in self._output.iterdir() if path not in ours]
+        return sorted(found, key=lambda path: path.name != MANIFEST)
+
+    def _remove_stale(self) -> None:
+        """Remove unfinished folders of builds that were killed: nobody holds their lock."""
+        for path in self.folder.parent.glob(f"{glob.escape(self._begins)}*"):
+            lock = _locked(path)
+            if lock is not None:
+                warnings.warn(f"{path}: left by a build that was killed; removed", stacklevel=3)
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(lock)
+
     def _check_output(self) -> None:
         output = self._output
-        if not output.exists():
+        if not output.name and not self._mount:
+            raise InputError(f"{output}: cannot be replaced; choose another --output")
+        if not output.exists() or (self._mount and not self._content()):
             return
         if not self._force:
             raise InputError(f"{output}: exists; choose another --output, or add --force")
         if not output.is_dir():
             raise InputError(f"{output}: is a file, which --force does not replace")
-        if not is_artifact(output) and any(output.iterdir()):
+        if not is_artifact(output) and self._content():
             found = (output / MANIFEST).exists()
             reason = f"its {MANIFEST} is not ours or is broken" if found else f"no {MANIFEST}"
             raise InputError(
@@ -117,6 +164,26 @@ class ArtifactWriter:
     def _remove(self) -> None:
         """Remove the partial folder, and the parents made for it where they are empty."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._aside.is_dir() and self._mount:  # it was moving up: what was there comes back
+            for path in self._aside.iterdir():
+                with suppress(OSError):
+                    path.rename(self._output / path.name)
+            shutil.rmtree(self._aside, ignore_errors=True)
         with suppress(OSError):  # someone else has put something there
             for made in reversed(self._made):
                 made.rmdir()
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that locks a folder until it is closed; None where another process has it."""
+    try:
+        import fcntl
+    except ImportError:  # a system without it: nothing is known to be stale
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +147,13 @@ def _compare_options(options: dict[str, Any], observe: Any) -> CompareOptions:
     cache = options["reference_cache"]
     if options["no_reference_cache"] and cache is not None:
         raise InputError("--reference-cache and --no-reference-cache exclude each other")
-    if not options["no_reference_cache"]:
-        cache = cache or default_folder()
+    if not options["no_reference_cache"] and cache is None:
+        try:
+            cache = default_folder()
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            text = f"{place}no cache ({error.strerror}), so the reference runs every time"
+            warnings.warn(text, stacklevel=2)
     lengths: tuple[int, ...] | None = None
     if (text := options["lengths"]) is not None:
         try:

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter.commands.options.runtime import runtime_options
-from exporter.commands.options.shared import artifact_argument, debug_option, take
+from exporter.commands.options.shared import (
+    artifact_argument,
+    debug_option,
+    stdout_is_unicode,
+    take,
+)
 from exporter.errors import InputError
 from exporter.runtime.runtime_options import RuntimeOptions
 
@@ -64,9 +69,10 @@ def run(
         items: Iterable[TextInput] = piped_texts(sys.stdin.buffer)
         if texts:
             items = _join(texts, pairs, session.shape.rank == 3)
+        ascii_only = not stdout_is_unicode()
         for prediction in session.stream(items):
             if as_json:
-                click.echo(json.dumps(asdict(prediction), ensure_ascii=False))
+                click.echo(json.dumps(asdict(prediction), ensure_ascii=ascii_only))
             else:
                 click.echo(render(prediction))
     return 0

@@ -59,7 +59,9 @@ def as_item(given: TextInput) -> TextItem:
     if isinstance(given, str):
         return TextItem(given)
     if isinstance(given, (tuple, list)) and len(given) == 2 and isinstance(given[0], str):
-        return TextItem(given[0], (given[1],) if isinstance(given[1], str) else tuple(given[1]))
+        second = (given[1],) if isinstance(given[1], str) else given[1]
+        if isinstance(second, (tuple, list)) and all(isinstance(text, str) for text in second):
+            return TextItem(given[0], tuple(second))
     raise InputError(f"{given!r}: give a text, or a pair of texts")
 
 

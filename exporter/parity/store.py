@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -32,9 +33,16 @@ _IN_USE_SECONDS = 3600.0
 
 
 def default_folder() -> Path:
-    """Where entries are kept by default: below $XDG_CACHE_HOME."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "deb-export" / "parity"
+    """Where entries are kept by default: below $XDG_CACHE_HOME.
+
+    Raises:
+        OSError: nothing can be kept there.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(os.path.expanduser(root)) / "deb-export" / "parity"  # noqa: PTH111 - no home, no error
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return folder
 
 
 def entry_key(model: str, feeds: Mapping[str, Ids], layers: bool) -> str:
@@ -49,10 +57,10 @@ def entry_key(model: str, feeds: Mapping[str, Ids], layers: bool) -> str:
 
 
 class ReferenceStore:
-    """A folder of entries, made when the first one is written."""
+    """A folder of entries, made when the first one is written; `option` is what chooses it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, option: str = "--reference-cache") -> None:
+        self.folder, self._option = folder, option
         self._used: set[str] = set()
 
     def get(self, key: str) -> Observation | None:
@@ -87,7 +95,7 @@ class ReferenceStore:
         except OSError as error:
             raise InputError(
                 f"{self.folder}: outputs of the reference cannot be kept ({error.strerror}); "
-                "choose another --reference-cache"
+                f"choose another {self._option}"
             ) from None
         self._used.add(key)
 

@@ -230,7 +230,7 @@ def _judge(
             data_sets,
             limits_for(config.precision),
             progress,
-            store=ReferenceStore(Path(folder)),
+            store=ReferenceStore(Path(folder), "--output"),
             problems=graph.problems,
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from exporter.artifact.engine_record import EngineOptions
+from exporter.artifact.files import usable_path
 from exporter.errors import InputError
 from exporter.model.profile import Range, ShapeProfile
 from exporter.model.task import Task
@@ -87,17 +88,17 @@ class BuildConfig:
         InputError: an option's value is not one that this version can build.
     """
 
-    model: Kind[Path | str, Path] = Kind(Path)
-    output: Kind[Path | str, Path] = Kind(Path)
+    model: Kind[Path | str, Path] = Kind(usable_path)
+    output: Kind[Path | str, Path] = Kind(usable_path)
     precision: str = "fp32"
     targets: Kind[Iterable[str], tuple[str, ...]] = Kind(tuple)
     task: Kind[Task | str, Task] = Kind(_task)
-    base: Kind[Path | str, Path] = Kind(Path)
+    base: Kind[Path | str, Path] = Kind(usable_path)
     strict: bool = False
     batch: Range = field(default=Range(1, 8, 32))
     seq: Range | None = None
-    data: Kind[Path | str, Path] = Kind(Path)
-    calibration_data: Kind[Path | str, Path] = Kind(Path)
+    data: Kind[Path | str, Path] = Kind(usable_path)
+    calibration_data: Kind[Path | str, Path] = Kind(usable_path)
     external_data: bool | None = None
     force: bool = False
     quantization: QuantizationOptions = field(default=QuantizationOptions())

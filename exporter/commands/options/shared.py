@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import reduce
@@ -11,14 +13,22 @@ from typing import Any, TypeVar
 
 import click
 
-from exporter.artifact.files import write_output
+from exporter.artifact.files import usable_path, write_output
 from exporter.model.profile import Range
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config")
 
-FILE = click.Path(path_type=Path)
-FILE_OR_STDOUT = click.Path(path_type=Path, allow_dash=True)
+
+class _UsablePath(click.Path):
+    """A path, refused where it is not UTF-8."""
+
+    def convert(self, value: Any, param: Any, context: Any) -> Path:
+        return usable_path(os.fsdecode(super().convert(value, param, context)))
+
+
+FILE = _UsablePath(path_type=Path)
+FILE_OR_STDOUT = _UsablePath(path_type=Path, allow_dash=True)
 _TYPES = {"int": int, "float": float, "Path": FILE}
 
 artifact_argument = click.argument("artifact", type=FILE)
@@ -94,4 +104,10 @@ debug_option = click.option(
 
 def write_json(path: Path, content: object) -> None:
     """Write `content` as JSON to a file, or to stdout for `-`; an InputError if it cannot be."""
-    write_output(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    ascii_only = str(path) == "-" and not stdout_is_unicode()
+    write_output(path, json.dumps(content, indent=2, ensure_ascii=ascii_only) + "\n")
+
+
+def stdout_is_unicode() -> bool:
+    """Whether stdout takes every character; where not, JSON is written with escapes."""
+    return "utf" in (sys.stdout.encoding or "utf").lower()

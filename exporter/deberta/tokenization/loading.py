@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from exporter.deberta.tokenization.settings import FAST_FILE, SETTINGS_FILES, read_settings
 from exporter.deberta.tokenization.tokenizer import Tokenizer
-from exporter.errors import InputError
+from exporter.errors import InputError, MissingDependencyError
 
 SENTENCEPIECE_FILE = "spm.model"
 
@@ -49,6 +50,9 @@ def load_tokenizer(
     settings = read_settings(folder, kind)
     source_files = (folder / name, *_present(folder, SETTINGS_FILES))
     # Each kind loads its own library only.
+    library = "tokenizers" if kind == "fast" else "sentencepiece"
+    if find_spec(library) is None:
+        raise MissingDependencyError(f"{folder / name} needs {library}; pip install {library}")
     if kind == "fast":
         from exporter.deberta.tokenization.fast_tokenizer import FastTokenizer
 

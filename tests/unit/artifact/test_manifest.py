@@ -191,6 +191,104 @@ def test_a_link_keeps_pointing_to_the_replaced_folder(tmp_path: Path) -> None:
     assert (tmp_path / "real" / "model.onnx").read_text() == "other"
 
 
+@pytest.fixture
+def mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is like a container's volume: it cannot be renamed, nor anything put beside."""
+    folder = tmp_path / "volume"
+    (folder / "lost+found").mkdir(parents=True)
+    rename, mkdir, ismount = Path.rename, Path.mkdir, os.path.ismount
+
+    def busy(self: Path, target: Path) -> Path:
+        if folder in (self, Path(target)):
+            raise OSError(errno.EBUSY, "device or resource busy", str(self))
+        return rename(self, target)
+
+    def inside(self: Path, *args: Any, **options: Any) -> None:
+        if self.parent == tmp_path:
+            raise OSError(errno.EROFS, "read-only file system", str(self))
+        mkdir(self, *args, **options)
+
+    monkeypatch.setattr(Path, "rename", busy)
+    monkeypatch.setattr(Path, "mkdir", inside)
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == folder or ismount(path))
+    return folder
+
+
+def test_a_mount_point_is_filled_and_replaced(mount: Path) -> None:
+    write(mount)
+    assert names(mount) == {"model.onnx", MANIFEST, "lost+found"}
+    with pytest.raises(InputError, match="exists; choose another"):
+        write(mount, "other")
+    (mount / "left-over").write_text("x")
+    write(mount, "other", force=True)
+    assert (mount / "model.onnx").read_text() == "other"
+    assert names(mount) == {"model.onnx", MANIFEST, "lost+found"}
+    (mount / MANIFEST).unlink()
+    with pytest.raises(InputError, match="is not an artifact"):
+        write(mount, "third", force=True)
+
+
+@pytest.mark.parametrize("at", ["model.onnx", MANIFEST])
+def test_what_was_in_a_mount_point_comes_back(
+    at: str, mount: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(mount)
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == at and ".partial-" in self.parent.name:
+            raise OSError(errno.EIO, "input/output error", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="input/output"):
+        write(mount, "other", force=True)
+    assert names(mount) == {"model.onnx", MANIFEST, "lost+found"}
+    assert (mount / "model.onnx").read_text() == "graph"
+    assert read_manifest(mount).files[0].bytes == len("graph")
+
+
+def test_what_a_killed_build_left_is_removed_and_said(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from exporter.artifact.writer import ArtifactWriter\n"
+        "with ArtifactWriter(Path(sys.argv[1])):\n"
+        "    print('in it', flush=True); sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-B", "-c", code, str(tmp_path / "a")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in it\n"
+    (running,) = names(tmp_path)
+    write(tmp_path / "a")  # the other one is at work: it stays
+    assert names(tmp_path) == {"a", running}
+    process.kill()
+    process.communicate(timeout=60)
+    with pytest.warns(UserWarning, match=f"{running}: left by a build that was killed; removed"):
+        write(tmp_path / "a", "other", force=True)
+    assert names(tmp_path) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("x" * 300, "the name is too long"), ("/", "is not an artifact")],
+)
+def test_a_place_that_cannot_be_is_refused_before_any_work(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message), ArtifactWriter(tmp_path / name, force=True):
+        raise AssertionError("work was begun")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["ünï cödé 模型", "a b"])
+def test_names_that_file_systems_have(name: str, tmp_path: Path) -> None:
+    write(tmp_path / name)
+    assert names(tmp_path) == {name}
+
+
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(143)])
 def test_whatever_ends_the_block_early_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     with (
