@@ -164,7 +164,7 @@ class ArtifactWriter:
     def _remove(self) -> None:
         """Remove the partial folder, and the parents made for it where they are empty."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self._aside.is_dir() and self._mount:  # it was moving up: what was there comes back
+        if self._mount and self._aside.is_dir():  # it was moving up: what was there comes back
             for path in self._aside.iterdir():
                 with suppress(OSError):
                     path.rename(self._output / path.name)
