@@ -15,6 +15,8 @@ from exporter.model.profile import Range
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.onnx"
+PLAIN_FILE = "model.plain.onnx"
+"""The same graph with no function in it, where a build was asked for it."""
 SCHEMA = 1
 FORMAT = "deb-export-artifact"
 

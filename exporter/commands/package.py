@@ -22,6 +22,12 @@ from exporter.packaging.triton import DEVICES, TritonOptions, package_triton
     metavar="DIR",
     help="Add the models to this model repository of Triton Inference Server.",
 )
+@click.option(
+    "--plain",
+    type=FILE,
+    metavar="FILE",
+    help="Write the graph with no function in it to this .onnx file, for tools that read none.",
+)
 @config_options(
     TritonOptions,
     {
@@ -35,15 +41,22 @@ from exporter.packaging.triton import DEVICES, TritonOptions, package_triton
     },
 )
 @debug_option
-def package(artifact: Path, repository: Path | None, **given: Any) -> int:
-    """Write ARTIFACT as a server takes it.
+def package(artifact: Path, repository: Path | None, plain: Path | None, **given: Any) -> int:
+    """Write ARTIFACT as a server or another tool takes it.
 
     The server's models take token ids; texts are tokenized by the client.
     """
-    if repository is None:
-        raise InputError("nothing to write; give --triton DIR")
     options = TritonOptions(**given)
     manifest = read_manifest(artifact)
+    if repository is None and plain is None:
+        raise InputError("nothing to write; give --triton DIR or --plain FILE")
+    if plain is not None:
+        from exporter.packaging.plain import package_plain
+
+        written = package_plain(artifact, manifest, plain)
+        click.echo(f"{', '.join(map(str, written))}: {manifest.task}, {manifest.precision}, plain")
+    if repository is None:
+        return 0
     models = package_triton(artifact, manifest, manifest.engines, repository, options)
     for model in models:
         click.echo(f"{model.folder}: {model.backend}, {', '.join(model.files)}")

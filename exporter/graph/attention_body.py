@@ -202,7 +202,7 @@ class _Body:
         pos_key_HLD = self.factor(name, self.live(self.inputs["pos_key"], live))
         pos_key_HDL = self.op("Transpose", pos_key_HLD, perm=(0, 2, 1))
         table_BHSL = self.term(name, query_BHSD, pos_key_HDL)
-        return self.summed(self.op("GatherElements", table_BHSL, index_BHSS, axis=-1))
+        return self.summed(self.op("GatherElements", table_BHSL, index_BHSS, axis=3))
 
     def position_to_content(
         self, key: ir.Value, live: _LiveSlots | None, index_BHSS: ir.Value
@@ -219,7 +219,7 @@ class _Body:
             key_BHDS = self.heads(self.scaled(name, key), (0, 2, 3, 1))
             pos_query_HLD = self.factor(name, self.live(pos_query, live))
         table_BHLS = self.term(name, pos_query_HLD, key_BHDS)
-        return self.summed(self.op("GatherElements", table_BHLS, index_BHSS, axis=-2))
+        return self.summed(self.op("GatherElements", table_BHLS, index_BHSS, axis=2))
 
     def skewed_terms(self, query: ir.Value, key: ir.Value) -> Iterator[ir.Value]:
         """Both position terms, from products with every distance in order; fp32."""

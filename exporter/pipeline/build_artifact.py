@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import FileRecord, record
-from exporter.artifact.manifest import MODEL_FILE, Manifest, ParitySummary, half_type
+from exporter.artifact.manifest import MODEL_FILE, PLAIN_FILE, Manifest, ParitySummary, half_type
 from exporter.artifact.writer import ArtifactWriter
 from exporter.engine.targets import BuiltTargets, build_targets, plan_targets
 from exporter.environment import environment, tool_name
@@ -92,6 +92,11 @@ def build_and_judge(
         if exact != path:
             with _timed(seconds, "precision"):
                 graph = _to_precision(config, path, exact, graph, source, texts, files, progress)
+
+        if config.plain:
+            from exporter.graph.transforms.plain_form import write_plain
+
+            write_plain(path, writer.folder / PLAIN_FILE)
 
         with _timed(seconds, "engines"):
             names = source.shape.inputs

@@ -79,6 +79,7 @@ class BuildConfig:
         calibration_data: texts that show the values in the model, which decide what fp16 can hold
             and the scales of int8; text or JSONL, see docs/calibration.md. None takes the demo's.
         external_data: weights in `model.onnx.data`; None puts them there above 1 GiB.
+        plain: write the graph a second time with no function in it, for tools that read none.
         force: replace an existing artifact folder.
         quantization: how an int8 or fp8 graph is quantized.
         engine: how engines are built.
@@ -100,6 +101,7 @@ class BuildConfig:
     data: Kind[Path | str, Path] = Kind(usable_path)
     calibration_data: Kind[Path | str, Path] = Kind(usable_path)
     external_data: bool | None = None
+    plain: bool = False
     force: bool = False
     quantization: QuantizationOptions = field(default=QuantizationOptions())
     engine: EngineOptions = field(default=EngineOptions())
