@@ -39,9 +39,10 @@ from exporter.environment import processor_name
 from exporter.graph.export import export_onnx
 from exporter.inputs.encode import collate
 from exporter.model.task import Task
+from exporter.predictions.decode import decode
+from exporter.predictions.predicted import Prediction
 from exporter.runtime.batching import Batching, batches
 from exporter.runtime.load import text_encoder
-from exporter.runtime.predictions import Prediction, decode
 from exporter.runtime.providers.onnx_session import OnnxSession
 from exporter.runtime.providers.openvino_session import OpenVinoSession
 from exporter.runtime.runtime_options import RuntimeOptions
@@ -99,7 +100,7 @@ def in_file_order(session: Session, texts: list[str], size: int) -> list[Predict
         outputs = session.run(**collate(examples, session.shape))
         for row, example in enumerate(examples):
             part = {name: values[row] for name, values in outputs.items()}
-            found.append(decode(session.shape, session.text.tokenizer, example, part))
+            found.append(decode(session.shape, session.text.tokenizer, [example], [part]))
     return found
 
 

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from calibration.whole_files import write_whole
+from exporter.commands.options.predictions import prediction_options
 from exporter.commands.options.runtime import runtime_options
 from exporter.commands.options.shared import (
+    FILE,
     artifact_argument,
     debug_option,
     stdout_is_unicode,
     take,
 )
 from exporter.errors import InputError
+from exporter.predictions.prediction_options import PredictionOptions
+from exporter.progress import ProgressLine
 from exporter.runtime.runtime_options import RuntimeOptions
 
 if TYPE_CHECKING:
     from exporter.inputs.encode import TextInput
+    from exporter.predictions.predicted import Prediction
+    from exporter.runtime.session import Session
+
+_SUFFIXES = (".jsonl", ".ndjson", ".csv")
 
 
 @click.command()
@@ -37,10 +44,34 @@ if TYPE_CHECKING:
     "repeat it for more.",
 )
 @click.option(
+    "--input",
+    "source",
+    type=FILE,
+    metavar="FILE",
+    help="Texts, one a line, as JSON lines, or CSV with the columns text and text_pair.",
+)
+@click.option(
+    "--output",
+    type=FILE,
+    metavar="FILE",
+    help="Write predictions there, as JSON lines or CSV by its ending.",
+)
+@click.option(
+    "--zero-shot",
+    "labels",
+    multiple=True,
+    metavar="LABEL",
+    help="Which LABEL each text entails, by a model of inference; repeat it for more.",
+)
+@click.option("--hypothesis", metavar="TEXT", help="Sentence with {} for a label of --zero-shot.")
+@click.option("--multi-label", is_flag=True, help="Each label of --zero-shot stands for itself.")
+@click.option("--rerank", metavar="QUERY", help="Rank the texts by their relevance to QUERY.")
+@click.option(
     "--provider",
     default="cpu",
     help="Runtime: cpu, openvino, cuda, ort-tensorrt, tensorrt, tensorrt-rtx or torch.",
 )
+@prediction_options
 @runtime_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @debug_option
@@ -48,34 +79,106 @@ def run(
     artifact: Path,
     texts: tuple[str, ...],
     pairs: tuple[str, ...],
+    source: Path | None,
+    output: Path | None,
     provider: str,
     as_json: bool,
     **given: Any,
 ) -> int:
     """Print what ARTIFACT predicts for each TEXT.
 
-    Without TEXT, texts are read from stdin, one a line, a tab between the parts of a pair, or as
-    JSON lines. A text longer than the artifact takes is cut, with a warning.
+    Without TEXT and --input, texts are read from stdin, one a line, a tab between the parts of a
+    pair, or as JSON lines. A text longer than the artifact takes is read in windows for entities
+    and answers, and with --windows; else it is cut, with a warning.
     """
     if not texts and pairs:
         raise InputError("--pair needs a TEXT")
-    if not texts and sys.stdin.isatty():
-        raise InputError("no TEXT; give one or more, or pipe texts in, one a line")
-    from exporter.inputs.text_files import piped_texts
+    if texts and source is not None:
+        raise InputError("TEXT and --input; leave one of them out")
+    if not texts and source is None and sys.stdin.isatty():
+        raise InputError("no TEXT; give one or more, --input, or pipe texts in, one a line")
+    if output is not None and output.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"--output {output}: its ending says the format: {', '.join(_SUFFIXES)}")
+    from exporter.predictions.render import render
+    from exporter.predictions.written import json_line
     from exporter.runtime.load import load
-    from exporter.runtime.render import render
 
+    options = take(PredictionOptions, given)
     with load(artifact, provider, options=take(RuntimeOptions, given)) as session:
-        items: Iterable[TextInput] = piped_texts(sys.stdin.buffer)
-        if texts:
-            items = _join(texts, pairs, session.shape.rank == 3)
+        items = _given(texts, pairs, source, session)
+        predictions = _predictions(session, items, options, **given)
+        if output is not None:
+            _write(output, predictions)
+            return 0
         ascii_only = not stdout_is_unicode()
-        for prediction in session.stream(items):
-            if as_json:
-                click.echo(json.dumps(asdict(prediction), ensure_ascii=ascii_only))
-            else:
-                click.echo(render(prediction))
+        for prediction in predictions:
+            click.echo(json_line(prediction, ascii_only) if as_json else render(prediction))
     return 0
+
+
+def _given(
+    texts: Sequence[str], pairs: Sequence[str], source: Path | None, session: Session
+) -> Iterable[TextInput]:
+    from exporter.inputs.csv_texts import csv_texts
+    from exporter.inputs.text_files import file_texts, piped_texts
+
+    if texts:
+        return _join(texts, pairs, session.shape.rank == 3)
+    if source is None:
+        return piped_texts(sys.stdin.buffer)
+    return csv_texts(source) if source.suffix.lower() == ".csv" else file_texts(source)
+
+
+def _predictions(
+    session: Session,
+    items: Iterable[TextInput],
+    options: PredictionOptions,
+    *,
+    labels: tuple[str, ...],
+    hypothesis: str | None,
+    multi_label: bool,
+    rerank: str | None,
+) -> Iterable[Prediction]:
+    """What the session says, in the mode that the options ask for."""
+    if rerank is not None and labels:
+        raise InputError("--rerank and --zero-shot; leave one of them out")
+    if not labels and (hypothesis is not None or multi_label):
+        raise InputError("--hypothesis and --multi-label are for --zero-shot; give its labels")
+    if rerank is not None:
+        return session.rerank(rerank, _single(items, "--rerank"), options.top_k)
+    if labels:
+        chosen = {} if hypothesis is None else {"hypothesis": hypothesis}
+        alone = _single(items, "--zero-shot")
+        return session.zero_shot(alone, labels, multi_label=multi_label, **chosen)
+    return session.stream(items, options)
+
+
+def _single(items: Iterable[TextInput], mode: str) -> Iterator[str]:
+    from exporter.inputs.encode import as_item
+
+    for given in items:
+        item = as_item(given)
+        if item.second:
+            raise InputError(f"{item.text[:60]!r}: {mode} takes single texts, not pairs")
+        yield item.text
+
+
+def _write(output: Path, predictions: Iterable[Prediction]) -> None:
+    """All predictions to a file, which is there when it is whole."""
+    from exporter.predictions.written import csv_lines, json_line
+
+    def lines(progress: ProgressLine) -> Iterator[bytes]:
+        as_csv = output.suffix.lower() == ".csv"
+        found = csv_lines(predictions) if as_csv else (json_line(p) + "\n" for p in predictions)
+        for count, line in enumerate(found, 1):
+            progress(f"{count} texts")
+            yield line.encode()
+
+    try:
+        with ProgressLine() as progress:
+            write_whole(output, lines(progress))
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror})") from None
 
 
 def _join(texts: Sequence[str], pairs: Sequence[str], several: bool) -> list[TextInput]:

@@ -29,7 +29,7 @@ MAX_OUTPUT_BYTES = 3 << 28
 BATCH = 8
 """Texts in a batch."""
 
-_PER_TOKEN = [field.name for field in fields(Encoding) if field.name != "truncated"]
+_PER_TOKEN = [item.name for item in fields(Encoding) if "tuple" in str(item.type)]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def random_examples(shape: ModelShape, longest: int) -> ExampleSource:
         size = length or int(generator.integers(4, min(60, longest) + 1))
         ids = tuple(generator.integers(0, shape.vocab_size, size).tolist())
         types = tuple(int(place > size // 2) for place in range(size))
-        return Encoding(ids, types, ((0, 0),) * size, (0,) * size, truncated=False)
+        return Encoding(ids, types, ((0, 0),) * size, (0,) * size, (0,) * size, size)
 
     return make
 
@@ -245,7 +245,7 @@ def _cut(row: Encoding, length: int) -> Encoding:
     if len(row) <= length:
         return row
     cut = {name: getattr(row, name)[:length] for name in _PER_TOKEN}
-    return replace(row, truncated=True, **cut)
+    return replace(row, **cut)
 
 
 def _finished(encoder: TextEncoder, example: Example, index: int) -> Example:

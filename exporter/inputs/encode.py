@@ -10,6 +10,7 @@ import numpy as np
 
 from calibration.texts import TextItem
 from exporter.deberta.tokenization import Encoding, Tokenizer
+from exporter.deberta.tokenization.encoding import Truncation
 from exporter.errors import InputError
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
@@ -79,19 +80,47 @@ class TextEncoder:
     task: Task
     max_length: int
 
-    def encode(self, given: TextInput, max_length: int | None = None) -> Example:
+    def encode(
+        self,
+        given: TextInput,
+        max_length: int | None = None,
+        truncation: Truncation = "longest_first",
+    ) -> Example:
         """Tokenize one input, cut to `max_length` tokens (the encoder's own by default).
 
         Raises InputError for no text at all, or more or fewer texts than the task takes.
         """
+        item = self._item(given)
+        limit = self.max_length if max_length is None else max_length
+        seconds = item.second or (None,)
+        rows = tuple(
+            self.tokenizer.encode(item.text, it, max_length=limit, truncation=truncation)
+            for it in seconds
+        )
+        return Example(item.text, item.second, rows, item.label)
+
+    def windows(self, given: TextInput, stride: int | None = None) -> tuple[Example, ...]:
+        """One input in windows of the encoder's length, one where it fits: see `encode_windows`.
+
+        A question is whole in each; of other pairs the longer text is cut. Raises InputError as
+        `encode`, and where a text that stays whole leaves no room.
+        """
+        item = self._item(given)
+        rows = self.tokenizer.encode_windows(
+            item.text,
+            *item.second,
+            max_length=self.max_length,
+            stride=stride,
+            windowed="pair" if self.task is Task.QUESTION_ANSWERING else "longer",
+        )
+        return tuple(Example(item.text, item.second, (row,), item.label) for row in rows)
+
+    def _item(self, given: TextInput) -> TextItem:
         item = as_item(given)
         if not fits(self.task, item):
             *_, wanted = _SECONDS.get(self.task, _OTHER_SECONDS)
             raise InputError(f"{item.text[:60]!r}: {self.task} takes {wanted}")
-        limit = self.max_length if max_length is None else max_length
-        seconds = item.second or (None,)
-        rows = tuple(self.tokenizer.encode(item.text, it, max_length=limit) for it in seconds)
-        return Example(item.text, item.second, rows, item.label)
+        return item
 
 
 def collate(

@@ -66,6 +66,15 @@ def piped_texts(stream: BinaryIO) -> Iterator[TextItem]:
         yield from stream_texts(stream, "stdin")
 
 
+def file_texts(path: Path) -> Iterator[TextItem]:
+    """The texts of a file as they are needed; InputError where it, or a line, cannot be read."""
+    try:
+        with path.open("rb") as file, calibration_errors():
+            yield from stream_texts(file, str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 @contextmanager
 def calibration_errors() -> Iterator[None]:
     """Errors of `calibration` are the user's: a CalibrationError becomes an InputError."""

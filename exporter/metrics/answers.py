@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporter.metrics.decisions import Bools, Decision, Doubles, Ints, decision_of
-from exporter.model.answer_spans import answer_spans
+from exporter.model.answer_spans import answer_spans, softmax
+from exporter.model.entities import entity_runs
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
 
@@ -121,36 +122,12 @@ class Entities(Answers):
         """Precision and recall of the candidate's entities against the reference's."""
         theirs = np.where(self.margin <= tie, self.reference, self.candidate)
         ref, cand = (
-            entities(self.names, labels, self.starts) for labels in (self.reference, theirs)
+            set(entity_runs(self.names, labels, self.starts)) for labels in (self.reference, theirs)
         )
         return {
             "entity_precision": len(ref & cand) / len(cand) if cand else None,
             "entity_recall": len(ref & cand) / len(ref) if ref else None,
         }
-
-
-def entities(names: Sequence[str], labels: Ints, starts: Bools) -> set[tuple[int, int, str]]:
-    """Entities as first token, token behind the last, type: each a maximal run of one type.
-
-    `B-` begins another one, `I-` goes on, `O` is outside; a name without a prefix is a type itself.
-
-    Args:
-        names: of the labels.
-        labels: `(N,)`, of the tokens.
-        starts: `(N,)`, the first token of a text, where a run ends as well.
-    """
-    plain = [name[2:] if name[:2] in ("B-", "I-") else name for name in names]
-    kinds = sorted(set(plain) - {"O"})
-    kind = np.array([kinds.index(n) if n in kinds else -1 for n in plain], np.int64)[labels]
-    begins = np.array([name[:2] == "B-" for name in names], np.bool_)[labels]
-    changed = np.diff(kind, prepend=-2) != 0
-    edges = np.flatnonzero(changed | begins | starts)
-    ends = np.append(edges, len(labels))[1:]
-    return {
-        (int(first), int(end), kinds[kind[first]])
-        for first, end in zip(edges, ends, strict=True)
-        if kind[first] >= 0
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,8 +210,8 @@ def _spans(shape: ModelShape, pairs: _Pairs, asked: Bools, firsts: Sequence[str]
         (start, start_cand), (final, final_cand) = (
             [side[index][asked[index]].astype(np.float64) for side in sides] for sides in pairs
         )
-        one, last, _ = next(answer_spans(start, final, 1))
-        two, end, _ = next(answer_spans(start_cand, final_cand, 1))
+        one, last, _ = next(answer_spans(softmax(start), softmax(final), 1))
+        two, end, _ = next(answer_spans(softmax(start_cand), softmax(final_cand), 1))
         # Four logits err, not the two of a decision.
         margins.append((start[one] + final[last] - start[two] - final[end]) / np.sqrt(2.0))
         common = max(0, min(last, end) - max(one, two) + 1)

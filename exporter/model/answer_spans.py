@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 Doubles = NDArray[np.float64]
 
-MAX_ANSWER_TOKENS = 30
-"""Longest answer span considered."""
+MAX_ANSWER_TOKENS = 15
+"""Longest answer span considered, that of the pipeline of transformers."""
 
 
 def softmax(logits: Doubles) -> Doubles:
@@ -20,21 +20,25 @@ def softmax(logits: Doubles) -> Doubles:
     return result
 
 
-def answer_spans(start: Doubles, end: Doubles, count: int) -> Iterator[tuple[int, int, float]]:
+def answer_spans(
+    start: Doubles, end: Doubles, count: int, longest: int = MAX_ANSWER_TOKENS
+) -> Iterator[tuple[int, int, float]]:
     """Spans of a context with their probabilities, the likeliest first.
 
     Args:
-        start: `(N,)`, logits of the context's tokens; N >= 1.
+        start: `(N,)`, probabilities of the context's tokens, or any values in their proportion;
+            N >= 1.
         end: the same of the last token.
         count: how many spans at most.
+        longest: tokens of a span at most.
 
     Yields:
-        first and last token, first <= last < first + `MAX_ANSWER_TOKENS`, and the probability.
+        first and last token, first <= last < first + `longest`, and the probability.
     """
-    scores = np.triu(np.outer(softmax(start), softmax(end)))
-    scores -= np.triu(scores, MAX_ANSWER_TOKENS)
+    scores = np.triu(np.outer(start, end))
+    scores -= np.triu(scores, longest)
     for flat in np.argsort(-scores, axis=None, kind="stable")[:count]:
         first, last = (int(index) for index in np.unravel_index(flat, scores.shape))
-        if first > last or last - first >= MAX_ANSWER_TOKENS:
+        if first > last or last - first >= longest:
             return  # only the zeros outside the band are left
         yield first, last, float(scores[first, last])

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exporter.errors import InputError
-from exporter.inputs.encode import TextEncoder, TextInput, collate
+from exporter.inputs.encode import Example, TextEncoder, TextInput, collate
 from exporter.model.feeds import Ids, make_feeds
 from exporter.model.model_shape import ModelShape
+from exporter.model.task import Task
+from exporter.predictions.decode import decode
+from exporter.predictions.passages import check_ranks, ranked_passages
+from exporter.predictions.predicted import Prediction, RankedPassage, ZeroShotPrediction
+from exporter.predictions.prediction_options import DEFAULTS, PredictionOptions
+from exporter.predictions.zero_shot import (
+    HYPOTHESIS,
+    entailment_labels,
+    hypotheses,
+    zero_shot_prediction,
+)
 from exporter.runtime.batching import ON_GPU, Batching, batches, windows
-from exporter.runtime.predictions import Prediction, decode
 
 Floats = NDArray[np.floating]
+Outputs: TypeAlias = Mapping[str, Floats]
+Result = TypeVar("Result")
 
 
 class TruncationWarning(UserWarning):
@@ -95,20 +108,26 @@ class Session(ABC):
         """
         return self._execute(make_feeds(self.shape, input_ids, attention_mask, token_type_ids))
 
-    def __call__(self, texts: Iterable[TextInput]) -> list[Prediction]:
+    def __call__(
+        self, texts: Iterable[TextInput], options: PredictionOptions = DEFAULTS
+    ) -> list[Prediction]:
         """A prediction for each text, in order; runs in batches of similar length.
 
         Args:
             texts: texts; pairs `(question, context)` for question answering and `(text, choices)`
-                for multiple choice. An empty text is valid. One that is too long is cut, with a
-                `TruncationWarning`.
+                for multiple choice. An empty text is valid. One that is too long is read in windows
+                for token classification, question answering and where `options.windows` asks for
+                it; else it is cut, with a `TruncationWarning`.
+            options: what to read of the outputs.
 
         Raises:
             InputError: the model has no tokenizer, or a text does not suit the task.
         """
-        return list(self._stream(texts, stacklevel=3))
+        return list(self._stream(texts, options, stacklevel=3))
 
-    def stream(self, texts: Iterable[TextInput]) -> Iterator[Prediction]:
+    def stream(
+        self, texts: Iterable[TextInput], options: PredictionOptions = DEFAULTS
+    ) -> Iterator[Prediction]:
         """Predictions in the order of the texts, which are taken as they are needed.
 
         At most `batching.window` texts and their predictions are in memory at once, so an endless
@@ -117,29 +136,124 @@ class Session(ABC):
         Raises:
             InputError: as for a call of the session, when the text's window is reached.
         """
-        return self._stream(texts, stacklevel=2)
+        return self._stream(texts, options, stacklevel=2)
 
-    def _stream(self, texts: Iterable[TextInput], stacklevel: int) -> Iterator[Prediction]:
-        """As `stream`; warnings are shown `stacklevel` calls up: at the user's own line."""
-        encoder = self.text
+    def zero_shot(
+        self,
+        texts: Iterable[str],
+        labels: Sequence[str],
+        *,
+        hypothesis: str = HYPOTHESIS,
+        multi_label: bool = False,
+    ) -> Iterator[ZeroShotPrediction]:
+        """For each text, in order, which of `labels` it entails by a model trained for inference.
+
+        Args:
+            texts: texts, taken as they are needed.
+            labels: any words.
+            hypothesis: a sentence with `{}` where a label goes.
+            multi_label: whether each label stands for itself; else they are exclusive.
+
+        Raises:
+            InputError: the model's labels have no entailment, or a text does not suit.
+        """
+        entailment_labels(self.shape)
+        sentences = hypotheses(labels, hypothesis)
+        encoder = self._encoder(texts)
+
+        def read(examples: Sequence[Example], outputs: Sequence[Outputs]) -> ZeroShotPrediction:
+            logits = _logits(outputs)
+            return zero_shot_prediction(self.shape, labels, examples, logits, multi_label)
+
+        for some in windows(texts, max(1, self.batching.window // len(labels))):
+            pairs = [
+                [encoder.encode((text, it), truncation="only_first") for it in sentences]
+                for text in some
+            ]
+            self._warn_of_cuts([part[0] for part in pairs], stacklevel=3)
+            yield from self._read(pairs, read)
+
+    def rerank(
+        self, query: str, passages: Iterable[str], top_k: int | None = None
+    ) -> list[RankedPassage]:
+        """The passages by their relevance to `query`, best first, the `top_k` of them.
+
+        Raises:
+            InputError: the model has not one label, or a text does not suit.
+        """
+        check_ranks(self.shape)
+        encoder = self._encoder(passages)
+        examples = [encoder.encode((query, passage)) for passage in passages]
+        self._warn_of_cuts(examples, stacklevel=3)
+        if not examples:
+            return []
+        (found,) = self._read(
+            [examples], lambda of, outputs: ranked_passages(self.shape, of, _logits(outputs), top_k)
+        )
+        return found
+
+    def _encoder(self, texts: Iterable[object]) -> TextEncoder:
         if isinstance(texts, str):
             raise InputError("texts is one text; give a list of texts")
-        for window in windows(texts, self.batching.window):
-            if encoder is None:
-                raise InputError("the model has no tokenizer; pass token ids to session.run")
-            examples = [encoder.encode(text) for text in window]
-            for example in examples:
-                if example.truncated:
-                    message = f"text cut to {example.length} tokens: {example.text[:40]!r}..."
-                    warnings.warn(message, TruncationWarning, stacklevel=stacklevel)
-            groups = list(batches(examples, self.shape, self.batching))
-            feeds = (
-                make_feeds(self.shape, **collate([examples[i] for i in group], self.shape))
-                for group in groups
-            )
-            found: dict[int, Prediction] = {}
-            for group, outputs in zip(groups, self._execute_all(feeds), strict=True):
-                for row, index in enumerate(group):
-                    part = {name: values[row] for name, values in outputs.items()}
-                    found[index] = decode(self.shape, encoder.tokenizer, examples[index], part)
-            yield from (found[index] for index in range(len(examples)))
+        if self.text is None:
+            raise InputError("the model has no tokenizer; pass token ids to session.run")
+        return self.text
+
+    def _stream(
+        self, texts: Iterable[TextInput], options: PredictionOptions, stacklevel: int
+    ) -> Iterator[Prediction]:
+        """As `stream`; warnings are shown `stacklevel` calls up: at the user's own line."""
+        encoder, task = self._encoder(texts), self.shape.task
+        windowed = task in (Task.TOKEN_CLASSIFICATION, Task.QUESTION_ANSWERING)
+        if task is Task.SEQUENCE_CLASSIFICATION:
+            windowed = options.windows != "cut"
+
+        def read(examples: Sequence[Example], outputs: Sequence[Outputs]) -> Prediction:
+            return decode(self.shape, encoder.tokenizer, examples, outputs, options)
+
+        for some in windows(texts, self.batching.window):
+            parts = [
+                encoder.windows(text, options.stride) if windowed else (encoder.encode(text),)
+                for text in some
+            ]
+            self._warn_of_cuts([part[0] for part in parts if len(part) == 1], stacklevel + 1)
+            yield from self._read(parts, read)
+
+    def _warn_of_cuts(self, examples: Iterable[Example], stacklevel: int) -> None:
+        for example in examples:
+            if example.truncated:
+                message = f"text cut to {example.length} tokens: {example.text[:40]!r}..."
+                warnings.warn(message, TruncationWarning, stacklevel=stacklevel)
+
+    def _read(
+        self,
+        parts: Sequence[Sequence[Example]],
+        read: Callable[[Sequence[Example], Sequence[Outputs]], Result],
+    ) -> list[Result]:
+        """What `read` makes of each part's examples and their outputs, without the batch dimension.
+
+        Each part is read as soon as it is complete: outputs may be large.
+        """
+        examples = [example for part in parts for example in part]
+        owners = [number for number, part in enumerate(parts) for _ in part]
+        groups = list(batches(examples, self.shape, self.batching))
+        feeds = (
+            make_feeds(self.shape, **collate([examples[i] for i in group], self.shape))
+            for group in groups
+        )
+        waiting: dict[int, dict[int, Outputs]] = {}
+        found: dict[int, Result] = {}
+        for group, outputs in zip(groups, self._execute_all(feeds), strict=True):
+            for row, index in enumerate(group):
+                owner = owners[index]
+                mine = waiting.setdefault(owner, {})
+                mine[index] = {name: values[row] for name, values in outputs.items()}
+                if len(mine) == len(parts[owner]):
+                    ordered = [values for _, values in sorted(waiting.pop(owner).items())]
+                    found[owner] = read(parts[owner], ordered)
+        return [found[number] for number in range(len(parts))]
+
+
+def _logits(outputs: Sequence[Outputs]) -> NDArray[np.float64]:
+    """The logits of a classifier for several rows, `(N, L)`."""
+    return np.array([values["logits"] for values in outputs], np.float64)

@@ -31,9 +31,9 @@ ROOMS = {
     "exporter.graph": "plugins errors progress model artifact deberta",
     "exporter.metrics": "model",
     "exporter.inputs": "calibration errors demo model deberta metrics",
+    "exporter.predictions": "errors console model deberta metrics inputs",
     "exporter.engine": "plugins calibration errors progress environment model artifact graph",
-    "exporter.runtime": "errors threads console demo model artifact deberta graph metrics inputs "
-    "engine",
+    "exporter.runtime": "errors threads demo model artifact deberta graph inputs predictions engine",
     "exporter.precision": "plugins calibration errors progress console model artifact deberta "
     "graph metrics inputs runtime",
     "exporter.parity": "calibration errors progress console svg environment model artifact deberta "
@@ -44,7 +44,7 @@ ROOMS = {
     "exporter.pipeline": "calibration errors progress environment demo model artifact deberta "
     "graph inputs engine runtime precision parity",
     "exporter.commands": "calibration errors console progress threads environment model artifact "
-    "inputs engine runtime precision parity packaging bench pipeline",
+    "inputs predictions engine runtime precision parity packaging bench pipeline",
     "exporter.cli": "errors progress environment commands",
     "exporter.__main__": "cli",
     "exporter": "model artifact runtime pipeline",

@@ -19,10 +19,15 @@ Kind = Literal["sentencepiece", "fast"]
 
 @dataclass(frozen=True)
 class Segment:
-    """The tokens of one text without special ones; `offsets` are (start, end) in code points."""
+    """The tokens of one text without special ones.
+
+    `offsets` are (start, end) in code points, `words` the number of the word that each is a part
+    of: what white space, added tokens and, where the tokenizer splits it off, punctuation bound.
+    """
 
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
+    words: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -31,8 +36,12 @@ class Segment:
         """The `length` tokens that stay; `side` is where tokens are dropped."""
         if length == len(self):
             return self
-        kept = slice(len(self) - length, None) if side == "left" else slice(0, length)
-        return Segment(self.ids[kept], self.offsets[kept])
+        return self.part(len(self) - length if side == "left" else 0, length)
+
+    def part(self, first: int, length: int) -> Segment:
+        """At most `length` tokens from `first` on."""
+        kept = slice(first, first + length)
+        return Segment(self.ids[kept], self.offsets[kept], self.words[kept])
 
 
 @dataclass(frozen=True)
@@ -42,15 +51,23 @@ class Encoding:
     `offsets` are (start, end) in characters of the original text, of the pair's own text where
     `sequence_ids` is 1, and (0, 0) for special tokens that the tokenizer added. As in Hugging
     Face's fast tokenizers a token that begins a word usually includes the white space before it.
-    `sequence_ids` is 0 or 1 for tokens of the texts, None for added ones. `truncated` is True when
-    tokens were dropped.
+    `sequence_ids` is 0 or 1 for tokens of the texts, None for added ones; `words` is the number of
+    the word in its text, None for added ones. `total` counts the tokens of the whole, the added
+    ones too; `skipped` those of the cut text before this window, see `Tokenizer.encode_windows`.
     """
 
     input_ids: tuple[int, ...]
     token_type_ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
     sequence_ids: tuple[int | None, ...]
-    truncated: bool
+    words: tuple[int | None, ...]
+    total: int
+    skipped: int = 0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether tokens of the whole are not here."""
+        return len(self) < self.total
 
     @property
     def attention_mask(self) -> tuple[int, ...]:
@@ -104,18 +121,30 @@ def _longest_first(lengths: list[int], budget: int, kind: Kind) -> list[int]:
     return [large, small] if kind == "sentencepiece" or first > second else [small, large]
 
 
+def window_starts(length: int, size: int, stride: int) -> list[int]:
+    """First tokens of windows of `size` that cover `length` tokens, each with the `stride` last
+    tokens of the one before: those of `return_overflowing_tokens` in the `tokenizers` library.
+    """
+    return list(range(0, max(length - stride, 1), size - stride))
+
+
 def assemble(
-    segments: Sequence[Segment], special_ids: tuple[int, ...], truncated: bool
+    segments: Sequence[Segment], special_ids: tuple[int, ...], dropped: int, skipped: int = 0
 ) -> Encoding:
-    """Joins one or two segments; `special_ids` are those of `[CLS]` and `[SEP]`, or none at all."""
+    """Joins one or two segments; `special_ids` are those of `[CLS]` and `[SEP]`, or none at all.
+
+    `dropped` tokens of the texts are not in the segments, `skipped` of them before a window.
+    """
     ids: tuple[int, ...] = ()
     types: tuple[int, ...] = ()
     offsets: tuple[tuple[int, int], ...] = ()
     sequences: tuple[int | None, ...] = ()
+    words: tuple[int | None, ...] = ()
     for index, segment in enumerate(segments):
         before, after = special_ids[: int(index == 0)], special_ids[1:]
         ids += before + segment.ids + after
         types += (index,) * len(before + segment.ids + after)
         offsets += ((0, 0),) * len(before) + segment.offsets + ((0, 0),) * len(after)
         sequences += (None,) * len(before) + (index,) * len(segment) + (None,) * len(after)
-    return Encoding(ids, types, offsets, sequences, truncated)
+        words += (None,) * len(before) + segment.words + (None,) * len(after)
+    return Encoding(ids, types, offsets, sequences, words, len(ids) + dropped, skipped)

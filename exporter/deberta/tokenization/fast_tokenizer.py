@@ -66,7 +66,8 @@ class FastTokenizer(Tokenizer):
     def _segment(self, text: str) -> Segment:
         with _library_errors(self._failure):
             found = self._backend.encode(text, add_special_tokens=False)
-        return Segment(tuple(found.ids), tuple(found.offsets))
+        words = tuple(word or 0 for word in found.word_ids)  # None is for special tokens alone
+        return Segment(tuple(found.ids), tuple(found.offsets), words)
 
     def _id_to_token(self, index: int) -> str | None:
         return self._backend.id_to_token(index)

@@ -8,7 +8,7 @@ alignment; the slow tokenizer has none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +82,21 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _segment(self, text: str) -> Segment:
         found = list(self._tokens(text))
-        return Segment(tuple(index for index, _ in found), tuple(span for _, span in found))
+        words = accumulate((begins for _, _, begins in found[1:]), initial=0)
+        return Segment(
+            tuple(index for index, _, _ in found),
+            tuple(span for _, span, _ in found),
+            tuple(words)[: len(found)],
+        )
 
-    def _tokens(self, text: str) -> Iterator[tuple[int, tuple[int, int]]]:
-        """(id, span in `text`) in order."""
+    def _tokens(self, text: str) -> Iterator[tuple[int, tuple[int, int], bool]]:
+        """(id, span in `text`, whether it begins a word) in order."""
         mapped = lower_outside(text, self._protected) if self.do_lower_case else MappedText(text)
         whole = [(0, len(mapped.text), False)] if mapped.text else []
         for start, end, is_added in whole if self._whole else self._splitter.split(mapped.text):
             part = mapped.text[start:end]
             if is_added:
-                yield self._added[part], mapped.source_span(start, end)
+                yield self._added[part], mapped.source_span(start, end), True
                 continue
             spans = split_punctuation(part) if self.split_by_punct else [(0, len(part))]
             for first, last in spans:
@@ -99,16 +104,17 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _encode_part(
         self, part: str, at: int, mapped: MappedText
-    ) -> Iterator[tuple[int, tuple[int, int]]]:
+    ) -> Iterator[tuple[int, tuple[int, int], bool]]:
         found = self._model.encode(part, out_type="offset_mapping")
         rows = zip(found["pieces"], found["ids"], found["offsets"], strict=True)
-        for piece, index, (start, end) in rows:
+        for place, (piece, index, (start, end)) in enumerate(rows):
             # SentencePiece gives an empty span to the word mark that it puts before a text, and to
             # all but the last of the pieces that one character normalises to. Such a piece gets
             # that character, as in the fast tokenizer.
             end = min(max(end, start + 1), len(part))
             # transformers looks every piece up by its text, added tokens first.
-            yield self._added.get(piece, index), mapped.source_span(at + start, at + end)
+            span = mapped.source_span(at + start, at + end)
+            yield self._added.get(piece, index), span, place == 0 or piece.startswith("▁")
 
     def _id_to_token(self, index: int) -> str | None:
         if index in self._added_by_id:

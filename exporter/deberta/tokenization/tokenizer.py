@@ -10,7 +10,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from exporter.deberta.model_folder import refuse_pointer
 from exporter.deberta.tokenization.encoding import (
@@ -20,6 +20,7 @@ from exporter.deberta.tokenization.encoding import (
     Truncation,
     assemble,
     kept_lengths,
+    window_starts,
 )
 from exporter.deberta.tokenization.settings import TokenizerSettings
 from exporter.errors import InputError
@@ -80,14 +81,11 @@ class Tokenizer(ABC):
         surrogates, a `max_length` that leaves no room for the special tokens, and a `truncation`
         that cannot reach it.
         """
-        _check_text(text, "text")
-        if pair is not None:
-            _check_text(pair, "pair")
+        segments = self._segments(text, pair)
         if truncation not in get_args(Truncation):
             choices = ", ".join(get_args(Truncation))
             raise InputError(f"truncation must be one of {choices}, got {truncation!r}")
         limit = self.model_max_length if max_length is None else _check_length(max_length)
-        segments = [self._segment(item) for item in (text, pair) if item is not None]
         lengths = [len(segment) for segment in segments]
         special_ids = (self.cls_token_id, self.sep_token_id) if add_special_tokens else ()
         budget = sum(lengths)
@@ -99,7 +97,44 @@ class Tokenizer(ABC):
         kept = kept_lengths(lengths, budget, truncation, self.kind)
         side = self.truncation_side
         cut = [segment.cut(count, side) for segment, count in zip(segments, kept, strict=True)]
-        return assemble(cut, special_ids, kept != lengths)
+        return assemble(cut, special_ids, sum(lengths) - sum(kept))
+
+    def encode_windows(
+        self, text: str, pair: str | None = None, *, max_length: int, stride: int | None = None,
+        windowed: Literal["text", "pair", "longer"] = "longer",
+    ) -> tuple[Encoding, ...]:  # fmt: skip
+        """A text or pair in windows of at most `max_length` tokens, as model inputs.
+
+        `windowed` is the text that is cut; the other one is whole in each window. A window begins
+        with the `stride` last tokens of the one before, half of a window by default, at most 128.
+        Raises InputError as `encode`, and where the whole text, `stride` and special tokens leave
+        no room.
+        """
+        segments = self._segments(text, pair)
+        lengths = [len(segment) for segment in segments]
+        cut = {"text": 0, "pair": len(segments) - 1}.get(windowed, lengths.index(max(lengths)))
+        special_ids = (self.cls_token_id, self.sep_token_id)
+        size = max_length - 1 - len(segments) - sum(lengths) + lengths[cut]
+        shared = min(128, max_length // 2, size // 2) if stride is None else stride
+        if size < lengths[cut] and size <= max(shared, 0):
+            raise InputError(
+                f"windows of {max_length} tokens have {max(size, 0)} left for the long text, of "
+                f"which they share {max(shared, 0)}; shorten the other text or the stride"
+            )
+        found = []
+        for first in window_starts(lengths[cut], max(size, shared + 1), shared):
+            parts = list(segments)
+            parts[cut] = segments[cut].part(first, size)
+            dropped = lengths[cut] - len(parts[cut])
+            found.append(assemble(parts, special_ids, dropped, first))
+        return tuple(found)
+
+    def _segments(self, text: str, pair: str | None) -> list[Segment]:
+        """The tokens of the texts; InputError where one is no text."""
+        _check_text(text, "text")
+        if pair is not None:
+            _check_text(pair, "pair")
+        return [self._segment(item) for item in (text, pair) if item is not None]
 
     def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
         """The token of each id; ids without one give the unknown token.

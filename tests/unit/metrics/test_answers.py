@@ -17,7 +17,6 @@ from exporter.metrics.answers import (
     Ranking,
     Spans,
     answers_of,
-    entities,
     spearman,
 )
 from exporter.model.model_shape import ModelShape
@@ -110,32 +109,6 @@ def test_an_order_within_a_near_tie_is_not_flipped_and_a_constant_turns_every_pa
 def test_batches_of_one_query_are_ranked_together() -> None:
     parts = ranking(["a"], [1.0], [2.0]) + ranking(["a"], [2.0], [1.0])
     assert parts.scores(0.0)["order_flips"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("labels", "starts", "expected"),
-    [
-        ("O B-PER I-PER O", "0", {(1, 3, "PER")}),
-        ("B-PER B-PER I-PER", "0", {(0, 1, "PER"), (1, 3, "PER")}),
-        ("I-PER I-LOC I-LOC", "0", {(0, 1, "PER"), (1, 3, "LOC")}),  # IOB1 has no B- here
-        ("B-PER I-LOC", "0", {(0, 1, "PER"), (1, 2, "LOC")}),
-        ("I-PER I-PER I-PER", "0 2", {(0, 2, "PER"), (2, 3, "PER")}),  # a text ends between
-        ("O O", "0", set()),
-        ("B-LOC O I-LOC", "0", {(0, 1, "LOC"), (2, 3, "LOC")}),
-    ],
-)
-def test_entities_are_maximal_runs(
-    labels: str, starts: str, expected: set[tuple[int, int, str]]
-) -> None:
-    found = [NAMES.index(name) for name in labels.split()]
-    begins = np.isin(np.arange(len(found)), [int(i) for i in starts.split()])
-    assert entities(NAMES, np.array(found), begins) == expected
-
-
-def test_labels_without_a_prefix_are_types_themselves() -> None:
-    starts = np.array([True, False, False, False, False])
-    found = entities(("O", "PER", "LOC"), np.array([1, 1, 2, 0, 1]), starts)
-    assert found == {(0, 2, "PER"), (2, 3, "LOC"), (4, 5, "PER")}
 
 
 def tokens(reference: str, candidate: str, margin: float = 1.0) -> Entities:

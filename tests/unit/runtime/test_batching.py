@@ -31,7 +31,7 @@ def shape(task: Task = Task.SEQUENCE_CLASSIFICATION, vocabulary: int = 1000) -> 
 
 def example(length: int, rows: int = 1) -> Example:
     zeros = (0,) * length
-    row = Encoding((1,) * length, zeros, ((0, 0),) * length, zeros, truncated=False)
+    row = Encoding((1,) * length, zeros, ((0, 0),) * length, zeros, zeros, length)
     return Example("", (), (row,) * rows)
 
 
@@ -125,7 +125,7 @@ def test_a_text_that_does_not_suit_comes_up_in_its_window(make_artifact: MakeArt
 
 
 def test_warnings_name_the_line_that_calls(make_artifact: MakeArtifact) -> None:
-    folder = make_artifact("token-classification")
+    folder = make_artifact("sequence-classification")
     long = ["word " * 400]
     with load(folder, options=RuntimeOptions(threads=1)) as session:
         with pytest.warns(TruncationWarning) as called:

@@ -13,7 +13,8 @@ from exporter.deberta.tokenization import Encoding
 from exporter.inputs.encode import Example
 from exporter.model.answer_spans import MAX_ANSWER_TOKENS
 from exporter.model.task import Task
-from exporter.runtime.predictions import (
+from exporter.predictions.decode import decode
+from exporter.predictions.predicted import (
     Answer,
     AnswerPrediction,
     ChoicePrediction,
@@ -22,7 +23,6 @@ from exporter.runtime.predictions import (
     Prediction,
     TokenPrediction,
     VectorPrediction,
-    decode,
 )
 from exporter.runtime.render import render
 
@@ -38,14 +38,17 @@ class Names:
 
 
 def row(ids: list[int], offsets: list[tuple[int, int]], sequences: list[int | None]) -> Encoding:
-    return Encoding(tuple(ids), (0,) * len(ids), tuple(offsets), tuple(sequences), False)
+    """Tokens that are a word each."""
+    types, size = (0,) * len(ids), len(ids)
+    words = tuple(None if s is None else place for place, s in enumerate(sequences))
+    return Encoding(tuple(ids), types, tuple(offsets), tuple(sequences), words, size)
 
 
 def run(task: Task, example: Example, outputs: dict[str, Any], **changes: Any) -> Prediction:
     fields = {"model_type": "deberta-v2", "hidden_size": 8, "num_attention_heads": 2, **changes}
     shape = DebertaConfig.from_dict(fields).shape(task)
     arrays = {name: np.asarray(values, np.float32) for name, values in outputs.items()}
-    return decode(shape, Names(), example, arrays)  # type: ignore[arg-type]
+    return decode(shape, Names(), [example], [arrays])  # type: ignore[arg-type]
 
 
 PLAIN = Example(
@@ -160,8 +163,8 @@ def spans(start: dict[int, float], end: dict[int, float], size: int = 12) -> dic
 def test_the_answer_is_the_best_span_of_the_context() -> None:
     found = run(Task.QUESTION_ANSWERING, QUESTION, spans({5: 4.0}, {7: 3.0}))
     assert isinstance(found, AnswerPrediction)
-    start = exp(4) / (exp(4) + 5)
-    end = exp(3) / (exp(3) + 5)
+    start = exp(4) / (exp(4) + 6)  # five more tokens, and the null answer
+    end = exp(3) / (exp(3) + 6)
     best = found.answers[0]
     assert (best.answer, best.start, best.end) == ("red and blue", 6, 18)
     assert best.score == pytest.approx(start * end, rel=1e-6)
@@ -176,7 +179,8 @@ def test_an_answer_never_ends_before_it_starts_nor_lies_in_the_question() -> Non
     assert isinstance(found, AnswerPrediction)
     for answer in found.answers:
         assert 0 <= answer.start < answer.end <= len(CONTEXT)
-    # 7 as the start goes with any end from 7 on: zeros, all alike, so the first of them.
+    # 7 as the start goes with any end from 7 on: zeros, all alike, so the first of them. The null
+    # answer has most of the mass.
     assert found.answers[0].answer == "blue"
 
 
@@ -200,7 +204,8 @@ def test_an_empty_context_has_no_answer() -> None:
     found = run(
         Task.QUESTION_ANSWERING, example, {"start_logits": [0.0] * 4, "end_logits": [0.0] * 4}
     )
-    assert found == AnswerPrediction("q", "", ())
+    read = {"tokens_read": 4, "tokens_total": 4, "truncated": False}
+    assert found == AnswerPrediction("q", "", (), **read)  # type: ignore[arg-type]
 
 
 def test_short_contexts_have_fewer_answers() -> None:
@@ -209,7 +214,7 @@ def test_short_contexts_have_fewer_answers() -> None:
         Task.QUESTION_ANSWERING, example, {"start_logits": [0.0] * 3, "end_logits": [0.0] * 3}
     )
     assert isinstance(found, AnswerPrediction)
-    assert found.answers == (Answer("a", 0, 1, 1.0),)
+    assert found.answers == (Answer("a", 0, 1, 0.25),)
 
 
 def test_each_mask_has_its_likeliest_tokens() -> None:
@@ -226,7 +231,7 @@ def test_each_mask_has_its_likeliest_tokens() -> None:
 
 def test_a_text_without_mask_has_no_fills() -> None:
     found = run(Task.MASKED_LM, PLAIN, {"logits": np.zeros((4, 12))}, vocab_size=12)
-    assert found == MaskPrediction("one two", None, ())
+    assert (found.text, found.masks, found.tokens_read) == ("one two", (), 4)
 
 
 def test_choices_share_one_distribution_in_the_order_given() -> None:
