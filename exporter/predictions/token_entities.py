@@ -113,7 +113,8 @@ def _entities(
         begin, end = parts[first][0], parts[stop - 1][-1]
         source, score = sources[begin.sequence], float(best[first:stop].mean())
         start, stopped = trimmed(source, begin.start, end.end)
-        yield Entity(label, source[start:stopped], start, stopped, begin.sequence == 1, score)
+        if start < stopped:  # a word mark may stand alone
+            yield Entity(label, source[start:stopped], start, stopped, begin.sequence == 1, score)
 
 
 def _scores(word: Sequence[_Token], aggregation: str) -> Doubles:

@@ -79,7 +79,7 @@ def main() -> None:
     cases = []
     for number in range(COUNT):
         options = OPTIONS[number % len(OPTIONS)]
-        length = 1 + number % (5 if options["top_k"] > 5 else 9) * 3
+        length = 1 + number % (3 if options["top_k"] > 5 else 7) * 3
         question, *context = lines[number : number + 1 + length]
         question, text = " ".join(question.split()[:8]), " ".join(context)
         answers = pipeline(question=question, context=text, **options)

@@ -33,7 +33,8 @@ ROOMS = {
     "exporter.inputs": "calibration errors demo model deberta metrics",
     "exporter.predictions": "errors console model deberta metrics inputs",
     "exporter.engine": "plugins calibration errors progress environment model artifact graph",
-    "exporter.runtime": "errors threads demo model artifact deberta graph inputs predictions engine",
+    "exporter.runtime": "errors threads demo model artifact deberta graph inputs predictions "
+    "engine",
     "exporter.precision": "plugins calibration errors progress console model artifact deberta "
     "graph metrics inputs runtime",
     "exporter.parity": "calibration errors progress console svg environment model artifact deberta "

@@ -24,7 +24,7 @@ from exporter.predictions.predicted import (
     TokenPrediction,
     VectorPrediction,
 )
-from exporter.runtime.render import render
+from exporter.predictions.render import render
 
 
 class Names:
