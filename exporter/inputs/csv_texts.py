@@ -27,7 +27,8 @@ def csv_texts(path: Path) -> Iterator[TextItem]:
                 raise InputError(f"{path}: no column {_TEXT!r}; its columns are {found}")
             for row in rows:
                 text, pair = row[_TEXT], row.get(_PAIR)
-                if text is None or None in row:
+                # DictReader has None for what lacks, as the cell or as the column.
+                if None in row or None in row.values():
                     raise InputError(f"{path}, line {rows.line_num}: not as many cells as columns")
                 yield TextItem(text, (pair,) if pair else ())
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -122,3 +123,96 @@ def test_a_closed_pipe_is_quiet(make_artifact: MakeArtifact) -> None:
     _, err = process.communicate(b"text\n" * 2000, timeout=60)
     assert process.returncode == 141
     assert err == b""
+
+
+def test_files_in_and_out(make_artifact: MakeArtifact, tmp_path: Path) -> None:
+    folder = make_artifact("sequence-classification")
+    table = tmp_path / "texts.csv"
+    table.write_text('id,text,text_pair\n1,"one, two",\n2,"three\nfour",five\n', encoding="utf-8")
+    for name in ("found.jsonl", "found.csv"):
+        done = run_process("run", folder, "--input", table, "--output", tmp_path / name)
+        assert (done.returncode, done.stdout) == (0, b""), done.stderr
+        assert b"2 texts" in done.stderr or b"1 texts" in done.stderr
+    lines = (tmp_path / "found.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [(item["text"], item["pair"]) for item in found] == [
+        ("one, two", None),
+        ("three\nfour", "five"),
+    ]
+    with (tmp_path / "found.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, item in zip(rows, found, strict=True):
+        assert (row["best"], float(row["score"])) == (
+            item["labels"][0]["label"],
+            item["labels"][0]["score"],
+        )
+        assert json.loads(row["labels"]) == item["labels"]
+        assert (row["text"], row["truncated"]) == (item["text"], "False")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b\n1,2\n", "no column 'text'; its columns are a, b"),
+        (b"text\n\xff\n", "not CSV in UTF-8"),
+        (b"text,label\none\n", "line 2: not as many cells as columns"),
+        (None, "cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_broken_table_leaves_nothing(
+    content: bytes | None,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    make_artifact: MakeArtifact,
+    tmp_path: Path,
+) -> None:
+    table, output = tmp_path / "texts.csv", tmp_path / "out" / "found.jsonl"
+    output.parent.mkdir()
+    if content is not None:
+        table.write_bytes(content)
+    folder = make_artifact("sequence-classification")
+    code, out, err = call(capsys, "run", folder, "--input", table, "--output", output)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "--input", "x.txt"], "TEXT and --input"),
+        (["a", "--output", "x.txt"], "its ending says the format: .jsonl, .ndjson, .csv"),
+        (["a", "--rerank", "q", "--zero-shot", "x"], "leave one of them out"),
+        (["a", "--multi-label"], "are for --zero-shot"),
+        (["a", "--zero-shot", "x"], "needs a classifier with the labels entailment"),
+        (["a", "--rerank", "q"], "rerank needs a classifier with one label"),
+        (["a", "--windows", "sum"], "windows 'sum': unknown; choose from cut, max, mean"),
+        (["a", "--top-k", "0"], "top_k is 0; give at least 1"),
+        (["a b c " * 99, "--windows", "max", "--stride", "158"], "leave"),
+    ],
+)
+def test_modes_that_do_not_fit_are_refused(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    make_artifact: MakeArtifact,
+) -> None:
+    code, out, err = call(capsys, "run", make_artifact("sequence-classification"), *arguments)
+    assert (code, out) == (2, "")
+    assert message in err or "shorten the other text or the stride" in err
+
+
+def test_entities_and_options_are_printed(
+    capsys: pytest.CaptureFixture[str], make_artifact: MakeArtifact
+) -> None:
+    folder = make_artifact("token-classification")
+    code, out, _ = call(capsys, "run", folder, "Some words", "--aggregation", "simple", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {entity["label"] for entity in found["entities"]} <= {"LABEL_0", "LABEL_1"}
+    assert (found["tokens_read"], found["truncated"]) == (found["tokens_total"], False)
+    folder = make_artifact("question-answering")
+    arguments = ["Who?", "--pair", "It was me.", "--null-answer", "--top-k", "40"]
+    code, out, _ = call(capsys, "run", folder, *arguments)
+    assert code == 0
+    assert "no answer" in out
