@@ -1,7 +1,8 @@
-"""Text for people: columns and sizes."""
+"""Text for people: columns, sizes, and texts of others within a line."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Sequence
 
 
@@ -15,6 +16,12 @@ def aligned(rows: Sequence[Sequence[str]], numbers: Collection[int] = ()) -> lis
         ).rstrip()
         for row in rows
     ]
+
+
+def one_line(text: str) -> str:
+    """A text or label of somebody's, with what breaks lines, columns or terminals as escapes."""
+    breaks = {char for char in text if unicodedata.category(char) in ("Cc", "Zl", "Zp")}
+    return text.translate({ord(char): char.encode("unicode_escape").decode() for char in breaks})
 
 
 def size_text(size: int) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter.commands.options.shared import FILE, debug_option, write_json
-from exporter.console import size_text
+from exporter.console import one_line, size_text
 from exporter.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _manifest_lines(folder: Path, manifest: Manifest) -> Iterator[str]:
     yield f"shapes     batch {manifest.batch}, length {manifest.seq}"
     known = {name: manifest.model[name] for name in _MODEL_FIELDS if name in manifest.model}
     yield "model      " + ", ".join(f"{name} {value}" for name, value in known.items())
-    labels = [f"{index} {label}" for index, label in list(manifest.labels.items())[:10]]
+    labels = [f"{index} {one_line(label)}" for index, label in list(manifest.labels.items())[:10]]
     yield "labels     " + ", ".join(labels) + (" ..." if len(manifest.labels) > 10 else "")
     yield f"parity     {'pass' if manifest.passed else 'FAIL'} ({manifest.parity.report})"
     yield from (f"           {failure}" for failure in manifest.parity.failures)

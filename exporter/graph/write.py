@@ -16,11 +16,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from exporter.errors import InputError
+
 Progress = Callable[[int, int], None]
 Tensors = list[ir.TensorProtocol]
 
 EXTERNAL_ABOVE = 1 << 30
 """Bytes of weights from which they go to a file beside the graph: protobuf ends at 2 GiB."""
+EMBEDDED_UP_TO = (1 << 31) - (1 << 20)
+"""Bytes of weights that fit into a graph's own file, with some room for the rest of it."""
 _ALIGNMENT = 4096  # lets a runtime map a tensor instead of copying it
 EMBEDDED_BELOW = 1024
 """Bytes of a tensor that stays in the graph in any case, where shape inference reads it."""
@@ -38,13 +42,18 @@ def write_model(
         progress: called with the bytes written and the bytes there are.
 
     Raises:
-        InputError: an initializer's source is broken.
+        InputError: an initializer's source is broken, or a file would be too large for the weights.
         OSError: the disk is full or not writable. No file is left behind.
     """
     data = path.with_name(path.name + ".data")
     tensors = [tensor_of(value) for value in model.graph.initializers.values()]
     total = sum(tensor.nbytes for tensor in tensors)
     outside = total > EXTERNAL_ABOVE if external_data is None else external_data
+    if total >= EMBEDDED_UP_TO and not outside:
+        raise InputError(
+            f"{path.name}: {total / (1 << 30):.1f} GiB of weights, and a file that holds them ends "
+            "at 2 GiB (protobuf); leave out --no-external-data"
+        )
     proto = skeleton(model)
     try:
         if outside:

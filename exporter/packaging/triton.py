@@ -18,6 +18,7 @@ from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import storage_error, sync, verify_files
 from exporter.artifact.graph_description import GraphDescription, Value, describe_graph
 from exporter.artifact.manifest import MODEL_FILE, Manifest
+from exporter.console import one_line
 from exporter.engine.backend import TENSORRT
 from exporter.errors import InputError
 from exporter.model.profile import CHOICES, ShapeProfile
@@ -102,7 +103,7 @@ def package_triton(
     plain = ShapeProfile(manifest.batch, manifest.seq, choices)
     labels = None
     if manifest.task == Task.SEQUENCE_CLASSIFICATION:  # a row of the output is a class's score
-        labels = "".join(f"{label}\n" for _, label in sorted(manifest.labels.items()))
+        labels = "".join(f"{one_line(label)}\n" for _, label in sorted(manifest.labels.items()))
     folder = repository.absolute()
     model = TritonModel(
         f"{name}_onnx", "onnxruntime", folder / f"{name}_onnx", (MODEL_FILE, *graph.external_files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.console import aligned
+from exporter.console import aligned, one_line
 from exporter.predictions.predicted import (
     AnswerPrediction,
     ChoicePrediction,
@@ -32,7 +32,7 @@ def render(prediction: Prediction) -> str:
             pass
         case _:
             title = " | ".join(filter(None, (prediction.text, prediction.pair)))
-    return "\n".join([title, *(f"  {line}" for line in _lines(prediction))])
+    return "\n".join([one_line(title), *(f"  {one_line(line)}" for line in _lines(prediction))])
 
 
 def _lines(prediction: Prediction) -> list[str]:

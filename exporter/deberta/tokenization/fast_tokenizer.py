@@ -138,6 +138,6 @@ def _add_tokens(backend: tokenizers.Tokenizer, settings: TokenizerSettings, path
         index = backend.token_to_id(token.content)
         if token.id is not None and index != token.id:
             raise InputError(
-                f"{path}: gives the added token {token.content!r} the id {index}, "
-                f"tokenizer_config.json the id {token.id}; the two are of different checkpoints"
+                f"{path}: gives the added token {token.content!r} the id {index}, {token.file} the "
+                f"id {token.id}; the two are of different checkpoints"
             )

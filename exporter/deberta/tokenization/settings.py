@@ -38,7 +38,7 @@ class AddedToken:
     """A token that is matched in the raw text, before the vocabulary is consulted.
 
     `id` is None when the files name the token and give it no id. `has_flags` is False when no file
-    gives the flags.
+    gives the flags. `file` is the one that gives the id.
     """
 
     content: str
@@ -49,6 +49,7 @@ class AddedToken:
     rstrip: bool = False
     single_word: bool = False
     has_flags: bool = True
+    file: str = _CONFIG
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ def read_settings(folder: Path, kind: Kind) -> TokenizerSettings:
         # These files know no flags; those of a name that was written with its flags hold.
         for token in specials:
             if token.has_flags and token.content in by_content:
-                by_content[token.content] = replace(token, id=by_content[token.content].id)
+                numbered_one = by_content[token.content]
+                kept = replace(token, id=numbered_one.id, file=numbered_one.file)
+                by_content[token.content] = kept
     for token in specials:
         by_content.setdefault(token.content, token)
     ordered = sorted(by_content.values(), key=lambda t: (t.id is None, t.id or 0))
@@ -140,7 +143,7 @@ def _token(fields: Mapping[str, Any], name: str, path: Path, **known: Any) -> Ad
     known.setdefault("special", bool(fields.get("special", False)))
     known["normalized"] = bool(fields.get("normalized", not known["special"]))
     flags = {flag: bool(fields.get(flag, False)) for flag in ("lstrip", "rstrip", "single_word")}
-    return AddedToken(content, **flags, **known)
+    return AddedToken(content, file=path.name, **flags, **known)
 
 
 def _named_token(value: object, name: str, path: Path) -> AddedToken:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from exporter.console import aligned
+from exporter.console import aligned, one_line
 from exporter.metrics.tally import Flip, Tally
 from exporter.model.model_shape import ModelShape
 from exporter.parity.limits import BUILT_IN, HIGHER_IS_BETTER, Level
@@ -126,7 +126,8 @@ def _verdict(result: ParityResult) -> str:
 
 def choice_name(shape: ModelShape, index: int, column: int = -1) -> str:
     """How a decision is called: by its label where the model has one for it."""
-    labels = shape.id2label if shape.task.value.endswith("-classification") else {}
+    named = shape.task.value.endswith("-classification")
+    labels = {key: one_line(label) for key, label in shape.id2label.items()} if named else {}
     if column >= 0:
         return f"{labels.get(column, str(column))}: {'yes' if index else 'no'}"
     return labels.get(index, str(index))

@@ -13,6 +13,8 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.tape import Tape
 
+from exporter.errors import InputError
+from exporter.graph import write
 from exporter.graph.write import write_model
 
 ARRAYS = {
@@ -42,6 +44,16 @@ def model_of(arrays: dict[str, np.ndarray]) -> ir.Model:
         [], outputs, nodes=tape.nodes, initializers=values, opset_imports={"": 20}, name="g"
     )
     return ir.Model(graph, ir_version=10, producer_name="test")
+
+
+def test_weights_beyond_protobuf_are_refused_before_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "EMBEDDED_UP_TO", 1000)
+    with pytest.raises(InputError, match="leave out --no-external-data"):
+        write_model(model_of(ARRAYS), tmp_path / "model.onnx", external_data=False)
+    assert list(tmp_path.iterdir()) == []
+    write_model(model_of(ARRAYS), tmp_path / "model.onnx", external_data=True)
 
 
 @pytest.mark.parametrize("external", [False, True])

@@ -177,6 +177,15 @@ def test_labels_lie_beside_the_configuration(
     assert (model.folder / "labels.txt").read_text() == "bad\ngood\n"
 
 
+def test_a_label_is_one_line(artifact: Callable[..., Any], tmp_path: Path) -> None:
+    folder, manifest = artifact()
+    odd = {0: 'so\nso "x"', 1: "a\tb\u2028c\x1b[31m", 2: "größer \\n"}
+    (model,) = package_triton(folder, replace(manifest, labels=odd), [], tmp_path / "models")
+    assert (model.folder / "labels.txt").read_text().splitlines() == [
+        r'so\nso "x"', r"a\tb\u2028c\x1b[31m", r"größer \n",
+    ]  # fmt: skip
+
+
 def test_profiles_of_an_engine_are_used(
     service: Any, artifact: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -113,6 +113,18 @@ def test_one_label_is_a_probability_unless_the_configuration_says_otherwise(
     "changes",
     [{"num_labels": 1, "problem_type": "regression"}, {"problem_type": "regression"}],
 )
+def test_a_text_and_a_label_are_a_line_each(changes: dict[str, Any]) -> None:
+    fields = {**changes, "id2label": {"0": "so\nso"}}
+    odd = Example("a\nb\x1b[2J", PLAIN.second, PLAIN.rows)
+    found = run(Task.SEQUENCE_CLASSIFICATION, odd, {"logits": [0.0]}, **fields)
+    assert len(render(found).splitlines()) == 2
+    assert r"a\nb\x1b[2J" in render(found)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_labels": 1, "problem_type": "regression"}, {"problem_type": "regression"}],
+)
 def test_regressions_keep_their_value(changes: dict[str, Any]) -> None:
     count = changes.get("num_labels", 2)
     logits = [-1.5, 3.0][:count]

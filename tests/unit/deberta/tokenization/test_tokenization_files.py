@@ -132,7 +132,19 @@ CONFIG = "tokenizer_config.json"
         (
             "fast",
             write_json(CONFIG, {"added_tokens_decoder": {"9000": {"content": "<e>"}}}),
-            "different checkpoints",
+            r"tokenizer_config\.json the id 9000; the two are of different checkpoints",
+        ),
+        (
+            "fast",
+            write_json("added_tokens.json", {"<e>": 9000}),
+            r"added_tokens\.json the id 9000; the two are of different checkpoints",
+        ),
+        (
+            "sentencepiece",
+            lambda folder: (folder / "spm.model").write_text(
+                "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2464616\n"
+            ),
+            r"spm\.model: a pointer of Git LFS.*git lfs pull",
         ),
         (
             "sentencepiece",
