@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from support.checkpoints import write_checkpoint
 from support.tokenizer_files import configure, write_tokenizer_files
 
 from exporter.artifact.files import record
-from exporter.artifact.manifest import read_manifest
+from exporter.artifact.writer import ArtifactWriter
 from exporter.deberta.tokenization import load_tokenizer
+from exporter.inputs.encode import TextEncoder
 from exporter.parity.side import common_shape
 from exporter.parity.sides import artifact_side, checkpoint_side
 from exporter.pipeline.build_artifact import build
 from exporter.pipeline.config import BuildConfig
+from exporter.pipeline.source import open_source
 from exporter.runtime.load import load
 
 LONG = "I have owned three of these, and each one broke within a year of being bought, sadly. " * 3
@@ -59,41 +62,57 @@ def built(folder: Path, texts_file: Path) -> Path:
     return output
 
 
-@pytest.mark.parametrize(
-    ("changes", "settings"),
-    [
-        ({}, {}),
-        ({"post_processor": None}, {}),
-        ({"truncation": TRUNCATION, "padding": PADDING}, {}),
-        ({}, {"padding_side": "left", "model_max_length": 10}),
-        ({"post_processor": None}, {"split_special_tokens": True, "truncation_side": "left"}),
-    ],
-)
-def test_a_client_gets_the_session_s_ids_and_answers(
-    changes: dict[str, Any], settings: dict[str, Any], tmp_path: Path, texts_file: Path
+def shipped(folder: Path) -> tuple[TextEncoder, Path]:
+    """What the session encodes with, and a folder with what the artifact would have of it."""
+    source, output = open_source(BuildConfig(folder)), folder.with_name("shipped")
+    with ArtifactWriter(folder.with_name("artifact")) as writer:
+        source.write_files(writer)
+        shutil.copytree(writer.folder, output)
+    assert source.encoder is not None
+    return source.encoder, output
+
+
+CHANGED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"post_processor": None}, {}),
+    ({"truncation": TRUNCATION, "padding": PADDING}, {}),
+    ({}, {"padding_side": "left", "model_max_length": 10}),
+    ({"post_processor": None}, {"split_special_tokens": True, "truncation_side": "left"}),
+]
+
+
+@pytest.mark.parametrize(("changes", "settings"), CHANGED)
+def test_a_client_gets_the_session_s_ids(
+    changes: dict[str, Any], settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    artifact = built(fast_checkpoint(tmp_path / "model", changes, **settings), texts_file)
-    client = transformers.AutoTokenizer.from_pretrained(artifact)
-    plain = tokenizers.Tokenizer.from_file(str(artifact / "tokenizer.json"))
+    encoder, folder = shipped(fast_checkpoint(tmp_path / "model", changes, **settings))
+    client = transformers.AutoTokenizer.from_pretrained(folder)
+    plain = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     plain.encode_special_tokens = settings.get("split_special_tokens", False)
+    for text in TEXTS:
+        ids = list(encoder.encode(text).rows[0].input_ids)
+        assert client(text, truncation=True)["input_ids"] == ids
+        if len(ids) < 160:
+            assert plain.encode(text).ids == ids
+    pair = encoder.encode((TEXTS[1], TEXTS[3])).rows[0].input_ids
+    assert client(TEXTS[1], TEXTS[3])["input_ids"] == list(pair)
+
+
+def test_a_client_gets_the_session_s_answers(tmp_path: Path, texts_file: Path) -> None:
+    changes = {"post_processor": None, "truncation": TRUNCATION, "padding": PADDING}
+    model = fast_checkpoint(tmp_path / "model", changes, padding_side="left")
+    artifact = built(model, texts_file)
+    client = transformers.AutoTokenizer.from_pretrained(artifact)
+    inputs = client(list(TEXTS), padding=True, truncation=True, return_tensors="np")
     graph = onnxruntime.InferenceSession(artifact / "model.onnx")
+    (logits,) = graph.run(None, dict(inputs))
     with load(artifact) as session:
-        assert session.text is not None
-        for text in TEXTS:
-            ids = list(session.text.encode(text).rows[0].input_ids)
-            assert client(text, truncation=True)["input_ids"] == ids
-            if len(ids) < 160:
-                assert plain.encode(text).ids == ids
-        pair = session.text.encode((TEXTS[1], TEXTS[3])).rows[0].input_ids
-        assert client(TEXTS[1], TEXTS[3])["input_ids"] == list(pair)
-        inputs = client(list(TEXTS), padding=True, truncation=True, return_tensors="np")
-        (logits,) = graph.run(None, dict(inputs))
         expected = session(TEXTS)
-        for row, answer in zip(logits, expected, strict=True):
-            scores = np.exp(row) / np.exp(row).sum()
-            found = {f"LABEL_{index}": score for index, score in enumerate(scores)}
-            for label in answer.labels:  # type: ignore[union-attr]
-                assert abs(found[label.label] - label.score) <= 1e-6
+    for row, answer in zip(logits, expected, strict=True):
+        scores = np.exp(row) / np.exp(row).sum()
+        found = {f"LABEL_{index}": score for index, score in enumerate(scores)}
+        for label in answer.labels:  # type: ignore[union-attr]
+            assert abs(found[label.label] - label.score) <= 1e-6
 
 
 def test_what_stays_as_it_was(tmp_path: Path, texts_file: Path) -> None:
@@ -114,12 +133,11 @@ def test_what_stays_as_it_was(tmp_path: Path, texts_file: Path) -> None:
     assert (config["model_max_length"], config["padding_side"]) == (160, "right")
 
 
-def test_spm_model_alone_is_said(tmp_path: Path, texts_file: Path) -> None:
+def test_spm_model_alone_is_said(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", "sequence-classification")
-    notes = read_manifest(built(folder, texts_file)).source.notes
-    assert len(notes) == 1
-    assert "transformers 5" in notes[0]
-    client = transformers.AutoTokenizer.from_pretrained(tmp_path / "artifact")
+    (note,) = open_source(BuildConfig(folder)).notes
+    assert "transformers 5" in note
+    client = transformers.AutoTokenizer.from_pretrained(shipped(folder)[1])
     assert list(client("a good film")) == ["input_ids", "attention_mask"]
 
 
