@@ -5,7 +5,7 @@ A chain of such functions holds one tensor at a time, so a model's weights are n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -30,9 +30,11 @@ def convert(
     function: Callable[[Floats], Stored],
     dtype: ir.DataType,
     new_name: str,
+    shape: Sequence[int] | None = None,
 ) -> ir.Value:
-    """Add `new_name`, a function of the fp32 initializer `name`, which stays, lazily."""
-    return _add(model, _lazy(_tensor(model, name), function, dtype, new_name))
+    """Add `new_name`, a function of the fp32 initializer `name`, which stays, lazily; `shape` is
+    that of its result where it is another."""
+    return _add(model, _lazy(_tensor(model, name), function, dtype, new_name, shape))
 
 
 def add(model: ir.Model, name: str, array: Stored, dtype: ir.DataType | None = None) -> ir.Value:
@@ -48,12 +50,17 @@ def _add(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
 
 
 def _lazy(
-    source: ir.TensorProtocol, function: Callable[[Floats], Stored], dtype: ir.DataType, name: str
+    source: ir.TensorProtocol,
+    function: Callable[[Floats], Stored],
+    dtype: ir.DataType,
+    name: str,
+    shape: Sequence[int] | None = None,
 ) -> ir.LazyTensor:
     def evaluate() -> ir.TensorProtocol:
         return ir.Tensor(np.ascontiguousarray(function(source.numpy())), dtype=dtype, name=name)
 
-    return ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(source.shape.numpy()), name=name)
+    known = ir.Shape(source.shape.numpy() if shape is None else shape)
+    return ir.LazyTensor(evaluate, dtype=dtype, shape=known, name=name)
 
 
 def _tensor(model: ir.Model, name: str) -> ir.TensorProtocol:

@@ -1,6 +1,7 @@
 """Which linear layers are quantized: the policy, and what it makes of one graph.
 
-Embeddings, LayerNorm, softmax, pooler and classifier are not sites at all: they stay in float.
+Tables of embeddings have no policy but yes or no. LayerNorm, softmax, pooler and classifier are not
+sites at all: they stay in float.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from calibration.calibration_error import CalibrationError
 from calibration.sites import Site, SiteKind
+from calibration.tables import Table
 
 _RANGE = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
 
@@ -44,16 +46,19 @@ class PlacementPolicy:
 
 @dataclass(frozen=True)
 class Placement:
-    """Every site of a graph: quantized, or kept in float for a reason, by its name."""
+    """Every site of a graph: quantized, or kept in float for a reason, by its name; tables too."""
 
     quantized: tuple[Site, ...]
     kept: Mapping[str, str]
+    tables: tuple[Table, ...] = ()
 
     def keep(self, names: Sequence[str], reason: str) -> Placement:
-        """The placement with the named sites in float as well."""
-        moved = {site.name: reason for site in self.quantized if site.name in names}
+        """The placement with the named sites and tables in float as well."""
+        known = (item.name for items in (self.quantized, self.tables) for item in items)
+        moved = {name: reason for name in known if name in names}
         rest = tuple(site for site in self.quantized if site.name not in names)
-        return Placement(rest, {**self.kept, **moved})
+        tables = tuple(table for table in self.tables if table.name not in names)
+        return Placement(rest, {**self.kept, **moved}, tables)
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

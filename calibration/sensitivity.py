@@ -1,7 +1,8 @@
 """Accuracy budget: what each part costs, and which parts fall back to float to keep within it.
 
-A unit is a site or a whole layer. What it costs is what a quantized model wins when this unit alone
-is in float. The costliest fall back, one after the other, until the model is within its budget.
+A unit is a site, a whole layer, or a table of embeddings. What it costs is what a quantized model
+wins when this unit alone is in float. The costliest fall back, one after the other, until the model
+is within its budget.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from math import floor
 
 from calibration.calibration_error import CalibrationError
 from calibration.sites import Site
+from calibration.tables import Table
 
 MOST_FALLBACK = 0.5
 """Share of the units that may fall back: beyond it a model is hardly a quantized one."""
@@ -84,7 +86,7 @@ class UnitCost:
     """What a unit costs.
 
     Attributes:
-        unit, sites: names of the site or layer, and of its sites.
+        unit, sites: names of the site, layer or table, and of its sites or itself.
         without: damage of the model with this unit alone in float.
         cost: by how much that lowers `Damage.size`; may be negative.
     """
@@ -117,17 +119,18 @@ class SensitivityReport:
 
     @property
     def fallback(self) -> tuple[str, ...]:
-        """Names of the sites that stay in float."""
+        """Names of the sites and tables that stay in float."""
         return tuple(site for unit in self.units if unit.fallback for site in unit.sites)
 
 
-def units_of(sites: Sequence[Site]) -> dict[str, tuple[str, ...]]:
-    """Names of the sites of each unit: every site its own, or by layer where there are many."""
+def units_of(sites: Sequence[Site], tables: Sequence[Table] = ()) -> dict[str, tuple[str, ...]]:
+    """Names of the sites of each unit: every site its own, or by layer where there are many. A
+    table is a unit of its own."""
     units: dict[str, tuple[str, ...]] = {}
     for site in sites:
         unit = site.name if len(sites) <= SITES_AT_MOST else f"layer {site.layer}"
         units[unit] = (*units.get(unit, ()), site.name)
-    return units
+    return {**units, **{table.name: (table.name,) for table in tables}}
 
 
 def fit_budget(

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
+from calibration.table_forms import TableForm
 from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import FileRecord, record
 from exporter.artifact.manifest import MODEL_FILE, PLAIN_FILE, Manifest, ParitySummary, half_type
@@ -91,7 +92,9 @@ def build_and_judge(
 
         if exact != path:
             with _timed(seconds, "precision"):
-                graph = _to_precision(config, path, exact, graph, source, texts, files, progress)
+                graph = _to_precision(
+                    config, path, exact, graph, source, texts, files, only_graph, progress
+                )
 
         if config.plain:
             from exporter.graph.transforms.plain_form import write_plain
@@ -161,6 +164,7 @@ def _to_precision(
     source: BuildSource,
     texts: BuildTexts,
     files: Sequence[FileRecord],
+    only_graph: bool,
     progress: Progress,
 ) -> Converted:
     """The fp32 graph `exact` in the precision asked for: quantized, halved, or both in turn."""
@@ -179,6 +183,7 @@ def _to_precision(
             texts.quantization,
             model_hash=quantized.model_hash_of(source.shape.task.value, files),
             previous=config.output_folder,
+            form=TableForm.INT8 if only_graph else TableForm.PACKED,
             external_data=config.external_data if last else True,
             progress=progress,
         )

@@ -7,7 +7,7 @@ size, `R` position slots.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -34,6 +34,7 @@ def emulated_model(checkpoint: Checkpoint, plan: PrecisionPlan) -> nn.Module:
         ValueError: the plan names what the model does not have: it is another model's.
     """
     model = load_model(checkpoint)
+    tables = dict(plan.tables)
     encoder = encoder_of(model)
     prefix = next(name for name, module in model.named_modules() if module is encoder)
     relative = encoder.relative_embeddings(torch.zeros(1, checkpoint.config.hidden_size))
@@ -47,7 +48,11 @@ def emulated_model(checkpoint: Checkpoint, plan: PrecisionPlan) -> nn.Module:
             dense.weight = nn.Parameter(dense.weight * torch.from_numpy(factors))
         half = plan.half if plan.half is not None and index in plan.half.attention else None
         planned = PlannedAttention(_packed(reference, factors), reference, relative, half)
+        for name in ("pos_key", "pos_query"):
+            if stored := tables.pop(f"{path}.self.{name}", None):
+                setattr(planned, name, stored_rows(getattr(planned, name), stored))
         layer.attention.set_submodule("self", planned)
+    _store_tables(model, tables)
     _replace_products(model, plan)
     return model.eval()
 
@@ -65,6 +70,17 @@ def _packed(attention: SelfAttention, factors: object) -> nn.Linear:
     packed = nn.Linear(weight.shape[1], len(weight), device="meta")
     packed.weight, packed.bias = nn.Parameter(weight), nn.Parameter(bias)
     return packed
+
+
+def _store_tables(model: nn.Module, tables: Mapping[str, str]) -> None:
+    """Tables of weights as they are stored, by the name of their weight."""
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    for name, stored in tables.items():
+        if name not in weights:
+            raise ValueError(f"the plan has {name}, which the model does not have")
+        path, _, part = name.rpartition(".")
+        rows = nn.Parameter(stored_rows(weights[name], stored), requires_grad=False)
+        model.get_submodule(path).register_parameter(part, rows)
 
 
 def _replace_products(model: nn.Module, plan: PrecisionPlan) -> None:
@@ -215,6 +231,16 @@ def quantized_weight(
 ) -> torch.Tensor:
     """What is left of `weight` `(N, K)` at `scale` `(N, 1)`; int8 without -128."""
     return _round_trip(weight, scale, number, -number.largest, number.largest)
+
+
+def stored_rows(table: torch.Tensor, stored: str) -> torch.Tensor:
+    """What is left of `(..., E)`, stored in "fp16", or in "int8" with a scale for each row."""
+    if stored == "fp16":
+        return rounding(stored)(table)
+    largest = NumberFormat.INT8.largest
+    scale = (table.abs().amax(-1, keepdim=True) / largest).clamp_min(2.0**-100)
+    # In place, since a table of words is most of a model.
+    return (table / scale).clamp_(-largest, largest).round_().mul_(scale)
 
 
 def quantized_input(

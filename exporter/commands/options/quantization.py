@@ -26,6 +26,8 @@ quantization_options = config_options(
         "0.003; the most harmful linear layers fall back to float.",
         "--labels": "Each calibration text has a label; the budget is then one of accuracy.",
         f"--rest {'|'.join(RESTS)}": "Precision of what is not quantized (int8, fp8).",
+        "--quantize-embeddings/--no-quantize-embeddings": "Whether the tables of words and "
+        "positions are stored in 8 bits as well.  [default: yes]",
         f"--weight-bits {'|'.join(map(str, WEIGHT_BITS))}": "Of int8 weights. 8 round half as "
         "coarsely, and saturate on x86 processors without VNNI in sessions that do not ask for "
         "exact products.  [default: 7, and 8 where engines alone are built]",

@@ -44,7 +44,7 @@ def role_of(node: ir.Node) -> Role:
         return Role.ARITHMETIC
     if node.op_type in _PRODUCTS and not is_stored(node.inputs[0]) and is_stored(node.inputs[1]):
         return Role.PRODUCT
-    if node.op_type == "Gather" and is_stored(node.inputs[0]):
+    if node.op_type == "Gather" and is_stored(node.inputs[0]) and not _is_scale(node.inputs[0]):
         return Role.TABLE
     if node.op_type in _LAYOUT and is_float(node.inputs[0]) and not is_stored(node.inputs[0]):
         return Role.LAYOUT
@@ -59,6 +59,11 @@ def is_float(value: ir.Value | None) -> bool:
 def is_stored(value: ir.Value | None) -> bool:
     """Whether a value is an fp32 initializer; a quantized weight is not."""
     return value is not None and is_float(value) and value.is_initializer()
+
+
+def _is_scale(table: ir.Value | None) -> bool:
+    """Whether the rows of a table are one number: what a step of another table's rows is worth."""
+    return table is not None and table.shape is not None and table.shape[-1] == 1
 
 
 def float_inputs(node: ir.Node) -> list[ir.Value]:

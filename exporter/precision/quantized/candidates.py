@@ -16,6 +16,7 @@ import onnx_ir as ir
 from calibration.formats import NumberFormat
 from calibration.placement import Placement
 from calibration.recipes import Recipes
+from calibration.table_forms import TableForm
 from exporter.graph.write import EMBEDDED_BELOW, append_aligned
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
@@ -30,7 +31,7 @@ class Candidates:
 
     The fp32 graph in `source` has its weights in a data file beside it. `placement` says what may
     be quantized, with recipes for all of that; a variant keeps more in float. `number` is the
-    format of activations, and of weights that have none of their own.
+    format of activations, and of weights that have none of their own; `form` is that of tables.
     """
 
     source: Path
@@ -39,6 +40,7 @@ class Candidates:
     recipes: Recipes
     number: NumberFormat
     weights: NumberFormat | None = None
+    form: TableForm = TableForm.INT8
 
     def __post_init__(self) -> None:
         number, weights = self.number, self.weights
@@ -64,7 +66,9 @@ class Candidates:
             OSError: the disk is full.
         """
         model = ir.load(self.source)
-        report = quantize_graph(model, placement, self.recipes, self._solved, self.number)
+        report = quantize_graph(
+            model, placement, self.recipes, self._solved, self.number, self.form
+        )
         with self._file.open("ab") as stream:
             for value in model.graph.initializers.values():
                 tensor = value.const_value

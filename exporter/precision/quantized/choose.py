@@ -51,7 +51,7 @@ def fit_to_budget(
             variant = placement.keep(tuple(floats), FALLBACK)
             return judge.damage(candidates.run(variant, text.held_back.feeds))
 
-        return fit_budget(units_of(placement.quantized), cost, budget, progress)
+        return fit_budget(units_of(placement.quantized, placement.tables), cost, budget, progress)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""int8 and fp8: an exported graph with explicit quantization of its linear layers.
+"""int8 and fp8: an exported graph with explicit quantization of its linear layers, and its tables.
 
 The stages are those of `calibration`, one file each: smoothing, weight clipping, insertion of
 QuantizeLinear and DequantizeLinear, bias correction. Nothing is run here and no weight is held.
@@ -7,7 +7,7 @@ QuantizeLinear and DequantizeLinear, bias correction. Nothing is run here and no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -22,6 +22,7 @@ from calibration.placement import Placement
 from calibration.recipes import Recipes, SiteRecipe
 from calibration.sites import Site, find_sites
 from calibration.smoothing import SmoothingReport, apply, is_free
+from calibration.table_forms import TableForm, store_tables
 from exporter.artifact.onnx_file import PLAN_KEY, PRECISION_KEY
 from exporter.precision.precision_plan import PrecisionPlan, SitePlan, encode_plan
 
@@ -41,8 +42,8 @@ class SolvedSite:
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What the pass did: `SolvedSite.clipped` columns, sites whose bias was `corrected`, sites that
-    stay in float with the reason, and the bits that a stored weight uses."""
+    """What the pass did: `SolvedSite.clipped` columns, sites whose bias was `corrected`, what
+    stays in float with the reason, the bits that a stored weight uses, and see `store_tables`."""
 
     number: NumberFormat
     smoothing: SmoothingReport
@@ -51,6 +52,7 @@ class QuantizationReport:
     corrected: int
     kept: tuple[tuple[str, str], ...]
     weight_bits: int
+    tables: Mapping[str, str]
 
 
 def solve_sites(
@@ -79,8 +81,9 @@ def quantize_graph(
     recipes: Recipes,
     solved: Mapping[str, SolvedSite],
     number: NumberFormat,
+    form: TableForm = TableForm.INT8,
 ) -> QuantizationReport:
-    """Quantize the sites of a placement in place; weights follow when the model is written.
+    """Quantize what a placement says in place; weights follow when the model is written.
 
     `model` is the exported fp32 graph; there are recipes and solutions for at least its sites.
 
@@ -96,8 +99,10 @@ def quantize_graph(
         raise RuntimeError(
             f"{len(inserted.sites)} sites quantized, but the placement has {len(chosen)}"
         )
+    tables = store_tables(model, placement.tables, form)
+    plan = replace(_plan(chosen, recipes, solved, smoothed, number), tables=tables)
     model.metadata_props[PRECISION_KEY] = number.value
-    model.metadata_props[PLAN_KEY] = encode_plan(_plan(chosen, recipes, solved, smoothed, number))
+    model.metadata_props[PLAN_KEY] = encode_plan(plan)
     return QuantizationReport(
         number=number,
         smoothing=smoothed,
@@ -106,6 +111,7 @@ def quantize_graph(
         corrected=len(chosen),
         kept=tuple(placement.kept.items()),
         weight_bits=min(solved[site.name].scales.weight_bits for site in chosen) if chosen else 8,
+        tables=tables,
     )
 
 

@@ -38,6 +38,7 @@ class QuantizationOptions:
         rest: precision of what is not quantized, one of `RESTS`.
         weight_bits: that an int8 weight uses, one of `WEIGHT_BITS`; None is 7, which no processor
             can get wrong, and in builds for engines alone 8.
+        quantize_embeddings: whether tables of words and positions are quantized too.
 
     Raises:
         InputError: a value is out of range, or layers or an expression are malformed.
@@ -53,6 +54,7 @@ class QuantizationOptions:
     scale_table: Path | None = None
     rest: str = "fp32"
     weight_bits: int | None = None
+    quantize_embeddings: bool = True
 
     def __post_init__(self) -> None:
         for option, value, choices in (

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from calibration.table_forms import TableForm
+from calibration.tables import POSITIONS
 from exporter.console import aligned
 from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
 
@@ -14,12 +16,13 @@ if TYPE_CHECKING:
     from exporter.precision.quantized.quantize import QuantizedFile
 
 TABLE_FILE = "calibration.json"
+_NO_COST = {"cost": None, "cost_unit": None}
 
 
-def quantization_facts(made: QuantizedFile, data_hash: str) -> dict[str, Any]:
+def quantization_facts(made: QuantizedFile, data_hash: str, form: TableForm) -> dict[str, Any]:
     """The quantization in a manifest; docs/manifest.md describes every field.
 
-    `data_hash` is the identity of the texts that the build had.
+    `data_hash` is the identity of the texts that the build had, `form` that of tables.
     """
     report = made.report
     can_saturate = report.number.is_integer and report.weight_bits == 8
@@ -37,6 +40,7 @@ def quantization_facts(made: QuantizedFile, data_hash: str) -> dict[str, Any]:
         "weight_bytes_before": report.insertion.float_bytes,
         "weight_bytes": report.insertion.stored_bytes,
         "layers": _layers(made),
+        "tables": _tables(made, form),
         "onnxruntime_session": dict(EXACT_INTEGERS) if can_saturate else {},
     }
     if made.sensitivity is not None:
@@ -55,9 +59,11 @@ def quantization_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         f"{number}: {len(quantized)} of {len(layers)} linear layers, {after:.1f} MiB in place of "
         f"{before:.1f}, thresholds by {facts['method']}{bits}"
     )
-    measured = any(layer["cost"] is not None for layer in layers)
-    rows = [("linear layer", "choice", "output error", "cost" if measured else "", "")]
-    for layer in layers:
+    # An artifact from before tables were quantized lists none.
+    everything = (*layers, *facts.get("tables", ()))
+    measured = any(layer["cost"] is not None for layer in everything)
+    rows = [("linear layer or table", "choice", "output error", "cost" if measured else "", "")]
+    for layer in everything:
         error = "-" if layer["output_error"] is None else f"{layer['output_error']:.1e}"
         cost = "" if layer["cost"] is None else f"{layer['cost']:+.1e}"
         rows.append((layer["name"], layer["choice"], error, cost, layer["reason"] or ""))
@@ -93,9 +99,7 @@ def budget_problems(report: SensitivityReport | None) -> tuple[str, ...]:
 def _layers(made: QuantizedFile) -> list[dict[str, Any]]:
     """Every linear layer in order: what was chosen, why, and what is known of its cost."""
     report = made.report
-    kept, unknown = dict(report.kept), (None, None)
-    units = () if made.sensitivity is None else made.sensitivity.units
-    costs = {site: (unit.cost, unit.unit) for unit in units for site in unit.sites}
+    kept, costs = dict(report.kept), _costs(made)
     return [
         {
             "name": name,
@@ -103,11 +107,36 @@ def _layers(made: QuantizedFile) -> list[dict[str, Any]]:
             "reason": kept.get(name),
             "smoothing_strength": entry.get("strength"),
             "output_error": entry.get("int8_error"),
-            "cost": costs.get(name, unknown)[0],
-            "cost_unit": costs.get(name, unknown)[1],
+            **costs.get(name, _NO_COST),
         }
         for name, entry in made.table.sites.items()
     ]
+
+
+def _tables(made: QuantizedFile, form: TableForm) -> list[dict[str, Any]]:
+    """The same of the tables of embeddings."""
+    kept, costs = dict(made.report.kept), _costs(made)
+    return [
+        {
+            "name": name,
+            "choice": "float" if error is None else _choice(name, form),
+            "reason": kept.get(name),
+            "output_error": error,
+            **costs.get(name, _NO_COST),
+        }
+        for name, error in made.tables.items()
+    ]
+
+
+def _choice(table: str, form: TableForm) -> str:
+    return form.positions if table == POSITIONS else form.value
+
+
+def _costs(made: QuantizedFile) -> dict[str, dict[str, Any]]:
+    units = () if made.sensitivity is None else made.sensitivity.units
+    return {
+        name: {"cost": unit.cost, "cost_unit": unit.unit} for unit in units for name in unit.sites
+    }
 
 
 def _sensitivity_facts(report: SensitivityReport) -> dict[str, Any]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
+from calibration import initializers
 from calibration.calibration_error import CalibrationError
 from calibration.formats import NumberFormat
+from calibration.observe import MASK
 from calibration.placement import place
 from calibration.sensitivity import Budget, SensitivityReport
 from calibration.sites import find_sites
 from calibration.table import ScaleTable
+from calibration.table_forms import TableForm
+from calibration.tables import POSITIONS, Table, find_tables, table_error
 from exporter.graph.attention_nodes import attention_nodes
 from exporter.graph.finish import GraphSummary, finish
 from exporter.model.model_shape import ModelShape
 from exporter.precision.quantized.calibrate import calibrate, recipes_of
-from exporter.precision.quantized.calibration_text import CalibrationText
+from exporter.precision.quantized.calibration_text import CalibrationText, TextBatches
 from exporter.precision.quantized.candidates import Candidates
 from exporter.precision.quantized.choose import FALLBACK, fit_to_budget
 from exporter.precision.quantized.passes import QuantizationReport
@@ -32,7 +38,8 @@ class QuantizedFile:
     """How a quantized graph came about.
 
     `table` notes what fell back; `reused` says that it was there before. There is no `sensitivity`
-    without a budget.
+    without a budget. `tables` are those of the graph, with the relative squared error of each on
+    the calibration text; None for one in float.
     """
 
     summary: GraphSummary
@@ -40,6 +47,7 @@ class QuantizedFile:
     reused: bool
     report: QuantizationReport
     sensitivity: SensitivityReport | None
+    tables: Mapping[str, float | None]
 
 
 def quantize_file(
@@ -51,6 +59,7 @@ def quantize_file(
     options: QuantizationOptions,
     *,
     model_hash: str,
+    form: TableForm = TableForm.INT8,
     table: ScaleTable | None = None,
     resume: Path | None = None,
     external_data: bool | None = None,
@@ -64,6 +73,7 @@ def quantize_file(
         text: to calibrate with and to judge by.
         number: the format of activations.
         model_hash: identity of the graph and its weights.
+        form: how tables of embeddings are stored.
         table: a scale table of this model to use in the place of a calibration.
         resume: file that keeps what was observed until an interrupted calibration has ended.
 
@@ -73,7 +83,8 @@ def quantize_file(
     """
     exported = ir.load(source)
     sites, layers = find_sites(exported), len(attention_nodes(exported))
-    placement = place(options.policy(), sites)
+    tables = find_tables(exported)
+    placement = replace(place(options.policy(), sites), tables=_chosen(tables, options))
     reused = table is not None
     if table is None:
         table = calibrate(source, sites, text.batches, options, model_hash, resume, progress)
@@ -90,7 +101,7 @@ def quantize_file(
     progress("clipping weights")
     weights = options.weights(number)
     sensitivity = None
-    with Candidates(source, shape, placement, recipes, number, weights) as candidates:
+    with Candidates(source, shape, placement, recipes, number, weights, form) as candidates:
         if options.accuracy_budget is not None:
             budget = Budget(options.accuracy_budget)
             sensitivity = fit_to_budget(candidates, text, budget, progress)
@@ -99,7 +110,30 @@ def quantize_file(
         summary = finish(model, target, layers, external_data=external_data, progress=progress)
     if sensitivity is not None:
         table = _noted(table, sensitivity, number)
-    return QuantizedFile(summary, table, reused, report, sensitivity)
+    errors = {item.name: _error(exported, item, report.tables, text.batches) for item in tables}
+    return QuantizedFile(summary, table, reused, report, sensitivity, errors)
+
+
+def _chosen(tables: Sequence[Table], options: QuantizationOptions) -> tuple[Table, ...]:
+    """The tables to quantize; those of positions take the type of the rest where that is half."""
+    if not options.quantize_embeddings:
+        return ()
+    return tuple(item for item in tables if item.name != POSITIONS or options.rest == "fp32")
+
+
+def _error(
+    exported: ir.Model, table: Table, stored: Mapping[str, str], batches: TextBatches
+) -> float | None:
+    """The error of a table, words weighted by how often the text has them; None in float."""
+    errors = []
+    for name in table.weights:
+        if (kind := stored.get(name)) is not None:
+            values, counts = initializers.read(exported, name), None
+            if table.name != POSITIONS:
+                ids = [feeds["input_ids"][feeds[MASK] != 0] for feeds in batches.feeds]
+                counts = np.bincount(np.concatenate(ids), minlength=len(values))
+            errors.append(table_error(values, kind, counts))
+    return float(np.mean(errors)) if errors else None
 
 
 def _noted(table: ScaleTable, sensitivity: SensitivityReport, number: NumberFormat) -> ScaleTable:
@@ -107,5 +141,7 @@ def _noted(table: ScaleTable, sensitivity: SensitivityReport, number: NumberForm
     key, notes = f"{number.value}_sensitivity", dict(table.sites)
     for unit in sensitivity.units:
         for site in unit.sites:
+            if site not in notes:
+                continue  # a table of embeddings, of which calibration has nothing
             notes[site] = {**notes[site], key: {"cost": unit.cost, "fallback": unit.fallback}}
     return table.with_sites(notes)

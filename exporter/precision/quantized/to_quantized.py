@@ -10,6 +10,7 @@ from pathlib import Path
 from calibration.calibration_error import CalibrationError
 from calibration.formats import NumberFormat
 from calibration.table import ScaleTable
+from calibration.table_forms import TableForm
 from exporter.artifact.files import FileRecord
 from exporter.errors import InputError
 from exporter.inputs.text_files import calibration_errors
@@ -35,6 +36,7 @@ def convert_file(
     *,
     model_hash: str,
     previous: Path,
+    form: TableForm = TableForm.INT8,
     external_data: bool | None = None,
     progress: Progress = silent,
 ) -> Converted:
@@ -45,6 +47,7 @@ def convert_file(
         model_hash: see `model_hash_of`.
         previous: folder of an earlier build at the same place, whose scale table serves again. What
             was observed is kept beside it: an interruption removes the build.
+        form: how tables of embeddings are stored.
         external_data: see `write_model`.
 
     Raises:
@@ -70,6 +73,7 @@ def convert_file(
                 NumberFormat(number),
                 given.options,
                 model_hash=model_hash,
+                form=form,
                 table=table,
                 resume=resume,
                 external_data=external_data,
@@ -81,7 +85,7 @@ def convert_file(
     for warning in made.table.warnings():
         warnings.warn(warning, stacklevel=2)
     made.table.save(table_file)
-    facts = {"quantization": quantization_facts(made, data_hash)}
+    facts = {"quantization": quantization_facts(made, data_hash, form)}
     return Converted(made.summary, facts, budget_problems(made.sensitivity))
 
 
