@@ -58,7 +58,7 @@ class Graph:
         found = found or [
             t
             for name, t in self.tensors.items()
-            if name.rpartition(".")[2] in ("int8", "int7", "fp8")
+            if name.rpartition(".")[2] in ("int8", "int8x4", "int7", "fp8")
             and ("." + name.rpartition(".")[0]).endswith("." + end)
         ]
         if len(found) != 1:
@@ -264,6 +264,17 @@ def _stale_row(graph: Graph, layer: int) -> None:
     graph.change(None, "embeddings.word_embeddings.weight", change)
 
 
+def _position_scale(graph: Graph, layer: int) -> None:
+    """Of the slot of distance 0, of one head."""
+
+    def change(array: Array) -> None:
+        if array.shape[1] == 1:
+            raise NotHereError("the term")
+        array[0, array.shape[1] // 2] *= np.float32(1.03)
+
+    graph.change(layer, "attention.self.pos_key_scale", change)
+
+
 def _packed(change: Callable[[Array, int], None]) -> Callable[[Graph, int], None]:
     """Change the packed projection: its last axis as `(3, H, D)`, in weight, bias and scales."""
 
@@ -359,7 +370,10 @@ def _position_twice(graph: Graph, layer: int) -> None:
             raise NotHereError("the term")
         return array * 2
 
-    graph.change(layer, "attention.self.pos_key", change)
+    try:
+        graph.change(layer, "attention.self.pos_key_scale", change)
+    except NotHereError:
+        graph.change(layer, "attention.self.pos_key", change)
 
 
 def _scale(graph: Graph, layer: int) -> None:
@@ -410,6 +424,7 @@ FAULTS = (
     Fault("last token hidden", _mask(_hide_last), ("context",)),
     Fault("two embedding rows swapped", _rows, ("embeddings",)),
     Fault("a stale embedding row", _stale_row, ("embeddings",)),
+    Fault("a position's scale + 3 %", _position_scale, ("context",), "scales"),
     Fault("two heads swapped in Q, K and V", _packed(_swap_heads), ("qkv",)),
     Fault("Q and K swapped", _packed(_swap_query_key), ("qkv",)),
     Fault("a head's values x 1.1", _head_scale, ("qkv",)),

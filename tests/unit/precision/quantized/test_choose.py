@@ -73,7 +73,7 @@ def test_a_masked_lm_keeps_one_batch_in_memory(
     batches = TextBatches(({"attention_mask": mask},) * BATCHES, rows, "", ())
     text = CalibrationText(batches, batches, (SimpleNamespace(label=None),))  # type: ignore[arg-type]
     monkeypatch.setattr(choose, "OnnxSession", Session)
-    monkeypatch.setattr(choose, "units_of", lambda sites: {})
+    monkeypatch.setattr(choose, "units_of", lambda sites, tables: {})
     exact = Exact(tmp_path / "fp32.onnx", shape, Placement((), {}))
     tracemalloc.start()
     try:

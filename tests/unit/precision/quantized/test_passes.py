@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,17 @@ from calibration.methods import Method
 from calibration.placement import PlacementPolicy, place
 from calibration.sites import SiteKind, find_sites
 from calibration.table import ScaleTable
+from calibration.tables import POSITIONS, find_tables
 from calibration.texts import TextItem
+from exporter.artifact.onnx_file import PLAN_KEY
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.errors import InputError
 from exporter.graph.export import export_onnx
 from exporter.graph.write import write_model
+from exporter.precision.precision_plan import decode_plan
 from exporter.precision.quantized.calibrate import calibrate, recipes_of
 from exporter.precision.quantized.calibration_text import CalibrationText, prepare_text
+from exporter.precision.quantized.candidates import Candidates
 from exporter.precision.quantized.passes import quantize_graph, solve_sites
 from exporter.precision.quantized.quantization_options import QuantizationOptions
 from exporter.precision.quantized.quantize import QuantizedFile, quantize_file
@@ -35,7 +40,8 @@ from exporter.runtime.load import text_encoder
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
 
-WORDS = (
+WORDS = "deberta.embeddings.word_embeddings"
+VOCABULARY = (
     "the film was long and I would not see it again a splendid little camera small light quick no "
     "works mostly battery weak point manual does help at all why stop after two minutes gets hot"
 ).split()
@@ -53,7 +59,7 @@ class Case:
         encoder = text_encoder(checkpoint.folder, checkpoint.task, 40)
         assert encoder is not None
         rng = np.random.default_rng(0)
-        texts = [" ".join(rng.choice(WORDS, rng.integers(1, 30))) for _ in range(60)]
+        texts = [" ".join(rng.choice(VOCABULARY, rng.integers(1, 30))) for _ in range(60)]
         self.examples = [
             TextItem(text, (), index % 2 if labels else None) for index, text in enumerate(texts)
         ]
@@ -185,9 +191,13 @@ def test_a_budget_brings_back_what_hurts(case: Case) -> None:
 
     path, made = case.quantize(accuracy_budget=before.kl * 0.8)
     assert made.sensitivity is not None and made.sensitivity.within
-    assert made.sensitivity.measurements >= 9 and len(made.sensitivity.units) == 8
+    units = [unit.unit for unit in made.sensitivity.units]
+    assert made.sensitivity.measurements >= 11 and len(units) == 10  # two of them tables
+    assert {WORDS, POSITIONS} < set(units)
     fallback = made.sensitivity.fallback
-    assert 1 <= len(fallback) <= 4
+    assert 1 <= len(fallback) <= 5
+    assert (made.tables[WORDS] is None) == (WORDS in fallback)
+    fallback = tuple(name for name in fallback if name not in (WORDS, POSITIONS))
     assert [unit.cost for unit in made.sensitivity.units] == sorted(
         (unit.cost for unit in made.sensitivity.units), reverse=True
     )
@@ -207,8 +217,26 @@ def test_an_unreachable_budget_writes_the_best_graph_and_says_so(case: Case) -> 
     path, made = case.quantize(accuracy_budget=0.0)
     assert made.sensitivity is not None and not made.sensitivity.within
     assert made.sensitivity.after.kl <= made.sensitivity.before.kl
-    assert len(made.sensitivity.fallback) <= 4
+    assert len(made.sensitivity.fallback) <= 5  # of 8 linear layers and 2 tables
     assert relative(logits(path, case), logits(case.graph, case)) < 1e-2
+
+
+def test_a_table_falls_back_like_a_layer(case: Case) -> None:
+    model = ir.load(case.graph)
+    sites = find_sites(model)
+    table = calibrate(case.graph, sites, case.text.batches, QuantizationOptions(), "a" * 64)
+    recipes = recipes_of(table, sites)
+    placement = replace(place(PlacementPolicy(), sites), tables=find_tables(model))
+    with Candidates(case.graph, case.shape, placement, recipes, NumberFormat.INT8) as candidates:
+        for kept in ((WORDS,), (POSITIONS,), (WORDS, POSITIONS)):
+            made, report = candidates.make(placement.keep(kept, "costs too much"))
+            assert dict(report.kept) == dict.fromkeys(kept, "costs too much")
+            assert (f"{WORDS}.weight" in made.graph.initializers) == (WORDS in kept)
+            plan = decode_plan(made.metadata_props[PLAN_KEY], "")
+            assert (f"{WORDS}.weight" in plan.tables) == (WORDS not in kept)
+            assert len(plan.tables) == (WORDS not in kept) + 4 * (POSITIONS not in kept)
+    _, off = case.quantize(quantize_embeddings=False)
+    assert set(off.tables.values()) == {None} and off.report.tables == {}
 
 
 def test_labels_are_counted(tmp_path: Path) -> None:
