@@ -73,14 +73,17 @@ def pack(stored: NDArray[np.int8]) -> NDArray[np.int32]:
 
 
 class _Place:
-    """The one node of a graph that reads the fp32 initializer `name`, and nodes put before it."""
+    """The nodes of a graph that read the fp32 initializer `name`, and nodes put before one."""
 
     def __init__(self, model: ir.Model, name: str) -> None:
         value = model.graph.initializers.get(name)
         uses = [] if value is None else list(value.uses())
-        if value is None or value.const_value is None or len(uses) != 1:
-            raise RuntimeError(f"the graph has no table {name} that one node reads")
+        if value is None or value.const_value is None or not uses:
+            raise RuntimeError(f"the graph has no table {name} that a node reads")
         self.model, self.name, self.value = model, name, value
+        self.readers = {usage.node.op_type: usage.node for usage in uses}
+        if len(self.readers) != len(uses):
+            raise RuntimeError(f"several nodes of a kind read {name}")
         self.node, self.index = uses[0].node, uses[0].idx
         self.shape: tuple[int, ...] = tuple(value.const_value.shape.numpy())
         self.count = 0
@@ -105,6 +108,13 @@ class _Place:
             return known
         return initializers.add(self.model, name, np.full((1,) * rank, value, dtype.numpy()))
 
+    def replace(self, node: ir.Node, value: ir.Value) -> None:
+        """Let `value` take the place of what a node gives, with its name."""
+        found = node.outputs[0]
+        value.shape, name = found.shape, found.name
+        found.replace_all_uses_with(value)
+        found.name, value.name = f"{self.name}.{node.op_type}.whole", name
+
     def op(
         self, kind: str, *inputs: ir.Value | None, dtype: ir.DataType = _FLOAT, **attributes: int
     ) -> ir.Value:
@@ -117,24 +127,33 @@ class _Place:
 
 
 def _store_words(place: _Place, form: TableForm) -> None:
-    gather, width = place.node, place.shape[-1]
-    if gather.op_type != "Gather":
-        raise RuntimeError(f"the graph reads {place.name} with {gather.op_type}")
-    ids, found = gather.inputs[1], gather.outputs[0]
-    scale = place.op("Gather", place.stored("_scale", row_scale, _FLOAT, 1), ids)
+    if not {"Gather"} <= place.readers.keys() <= {"Gather", "Transpose"}:
+        raise RuntimeError(f"the graph reads {place.name} with {', '.join(place.readers)}")
+    width, scale = place.shape[-1], place.stored("_scale", row_scale, _FLOAT, 1)
     if form is TableForm.INT8:
         table = place.stored(".int8", quantized_rows, ir.DataType.INT8)
-        rows = place.op("Gather", table, ids, dtype=ir.DataType.INT8)
-        values = place.op("Cast", rows, to=_FLOAT)
     else:
         table = place.stored(".int8x4", _packed_rows, ir.DataType.INT32, -(-width // 4))
-        rows = place.op("Gather", table, ids, dtype=ir.DataType.INT32)
-        values = _unpacked(place, rows, width)
-    result = place.op("Mul", values, scale)
-    result.shape, name = found.shape, found.name
-    found.replace_all_uses_with(result)
+
+    def widened(rows: ir.Value) -> ir.Value:
+        packed = form is TableForm.PACKED
+        return _unpacked(place, rows, width) if packed else place.op("Cast", rows, to=_FLOAT)
+
+    place.node = gather = place.readers["Gather"]
+    ids = gather.inputs[1]
+    values = widened(place.op("Gather", table, ids, dtype=table.const_value.dtype))  # type: ignore[union-attr]
+    place.replace(gather, place.op("Mul", values, place.op("Gather", scale, ids)))
     place.model.graph.remove(gather, safe=True)
-    result.name = name
+    if (transpose := place.readers.get("Transpose")) is not None:
+        # The last product of a masked LM: what scales a row scales the logit of its word.
+        place.node = transpose
+        transpose.replace_input_with(0, widened(table))
+        (product,) = transpose.outputs[0].consumers()
+        (place.node,) = product.outputs[0].consumers()
+        axis = place.number(1, ir.DataType.INT64, 1)
+        scaled = place.op("Mul", product.outputs[0], place.op("Squeeze", scale, axis))
+        place.replace(product, scaled)
+        scaled.producer().replace_input_with(0, product.outputs[0])  # type: ignore[union-attr]
     del place.model.graph.initializers[place.name]
 
 

@@ -17,6 +17,7 @@ from exporter.graph.finish import GraphSummary, finish
 from exporter.graph.trace import OPSET, trace
 from exporter.graph.transforms.fold_transposes import fold_transposes
 from exporter.graph.transforms.residual_sums import write_residual_sums
+from exporter.graph.transforms.share_weights import share_weights
 from exporter.progress import Progress, silent
 
 IR_VERSION = 10
@@ -53,6 +54,7 @@ def export_onnx(
     form = export_form(checkpoint)
     model = trace(form, checkpoint.task, config.type_vocab_size)
     layers = config.num_hidden_layers
+    share_weights(model, checkpoint.sources)
     _check_count("fold_transposes", fold_transposes(model), _MATRICES * layers)
     _check_count("write_residual_sums", write_residual_sums(model), _SUMS * layers)
     shape = AttentionShape(

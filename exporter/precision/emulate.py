@@ -34,7 +34,7 @@ def emulated_model(checkpoint: Checkpoint, plan: PrecisionPlan) -> nn.Module:
         ValueError: the plan names what the model does not have: it is another model's.
     """
     model = load_model(checkpoint)
-    tables = dict(plan.tables)
+    tables = _tied(checkpoint, plan.tables)
     encoder = encoder_of(model)
     prefix = next(name for name, module in model.named_modules() if module is encoder)
     relative = encoder.relative_embeddings(torch.zeros(1, checkpoint.config.hidden_size))
@@ -53,8 +53,18 @@ def emulated_model(checkpoint: Checkpoint, plan: PrecisionPlan) -> nn.Module:
                 setattr(planned, name, stored_rows(getattr(planned, name), stored))
         layer.attention.set_submodule("self", planned)
     _store_tables(model, tables)
-    _replace_products(model, plan)
+    _replace_products(model, plan, checkpoint)
     return model.eval()
+
+
+def _tied(checkpoint: Checkpoint, weights: Mapping[str, str]) -> dict[str, str]:
+    """The same with all names of a tensor that the checkpoint has once."""
+    sources, found = checkpoint.sources, dict(weights)
+    for name, source in sources.items():
+        for other, what in weights.items():
+            if sources.get(other) == source:
+                found[name] = what
+    return found
 
 
 def _packed(attention: SelfAttention, factors: object) -> nn.Linear:
@@ -83,11 +93,11 @@ def _store_tables(model: nn.Module, tables: Mapping[str, str]) -> None:
         model.get_submodule(path).register_parameter(part, rows)
 
 
-def _replace_products(model: nn.Module, plan: PrecisionPlan) -> None:
+def _replace_products(model: nn.Module, plan: PrecisionPlan, checkpoint: Checkpoint) -> None:
     """Replace linear layers, convolutions and tables that the plan names."""
     half = plan.half
     wanted = {*plan.sites, *(() if half is None else half.products)}
-    stored = () if half is None else half.stored
+    stored = () if half is None else _tied(checkpoint, dict.fromkeys(half.stored, half.dtype))
     wanted |= {name.removesuffix(".weight") for name in stored if name.endswith(".weight")}
     for name, module in list(model.named_modules()):
         if name not in wanted:
@@ -104,7 +114,6 @@ def _replace_products(model: nn.Module, plan: PrecisionPlan) -> None:
                 half.dtype,
                 product=name in half.products,
                 bias=f"{name}.bias" in half.stored,
-                tied=f"{name}.weight.transposed" in half.stored,
             )
         model.set_submodule(name, made)
     if wanted:
@@ -143,18 +152,14 @@ class HalfProduct(nn.Module):
     Args:
         product: its input and product are half as well.
         bias: its bias is half as well, and a part of the product; else it is added in fp32.
-        tied: what else multiplies by the weight, such as a head, has it in half too.
     """
 
-    def __init__(
-        self, module: nn.Module, dtype: str, *, product: bool, bias: bool, tied: bool
-    ) -> None:
+    def __init__(self, module: nn.Module, dtype: str, *, product: bool, bias: bool) -> None:
         super().__init__()
         self.module, self.product, self.round = module, product, rounding(dtype)
-        weight = module.get_parameter("weight")
-        stored = nn.Parameter(self.round(weight))
-        self.weight = stored if tied else weight
-        module.register_parameter("weight", stored)
+        # What else multiplies by the weight, such as a head, has it in half too.
+        self.weight = nn.Parameter(self.round(module.get_parameter("weight")))
+        module.register_parameter("weight", self.weight)
         added = getattr(module, "bias", None)
         self.added: torch.Tensor | None = None if bias else added
         if added is not None:

@@ -15,8 +15,8 @@ import onnx_ir as ir
 def fold_transposes(model: ir.Model) -> int:
     """Replace `Transpose(initializer)` by a transposed initializer of its name, and count them.
 
-    An initializer that is read in its own layout as well stays, and the transposed one is added
-    beside it as `<name>.transposed`.
+    An initializer that is read in its own layout as well, as a tied matrix is, stays with its
+    Transpose, which runtimes fold when they load the graph: so the file has it once.
     """
     graph = model.graph
     folded = 0
@@ -27,17 +27,16 @@ def fold_transposes(model: ir.Model) -> int:
         tensor = None if source is None else source.const_value
         if source is None or source.name is None or tensor is None or not source.is_initializer():
             continue
-        perm = node.attributes["perm"].as_ints()
-        alone = len(source.uses()) == 1
-        name = source.name if alone else f"{source.name}.transposed"
+        if len(source.uses()) > 1:
+            continue
+        perm, name = node.attributes["perm"].as_ints(), source.name
         shape = ir.Shape([tensor.shape.numpy()[axis] for axis in perm])
         dtype, evaluate = tensor.dtype, partial(_transposed, tensor, tuple(perm), name)
         lazy = ir.LazyTensor(evaluate, dtype=dtype, shape=shape, name=name)
         value = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=lazy)
         output.replace_all_uses_with(value)
         graph.remove(node, safe=True)
-        if alone:
-            del graph.initializers[source.name]
+        del graph.initializers[name]
         graph.initializers[name] = value
         folded += 1
     return folded

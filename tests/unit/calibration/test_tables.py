@@ -179,6 +179,29 @@ def test_a_stored_graph_keeps_to_its_plan_and_a_fault_does_not(
     assert alone == (found == []), found
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("form", list(TableForm))
+def test_a_tied_matrix_is_stored_once(form: TableForm, legacy: bool, tmp_path: Path) -> None:
+    changes = {"type_vocab_size": 0, "legacy": legacy, "tie_word_embeddings": True}
+    path, fields = export_random(tmp_path, Task.MASKED_LM, **changes)
+    target = tmp_path / "stored.onnx"
+    plan = stored(path, form, target)
+    tensors = onnx.load(str(path)).graph.initializer
+    assert len([t for t in tensors if len(t.dims) == 2 and 97 in t.dims]) == 1
+    tensors = onnx.load(str(target)).graph.initializer
+    held = {t.name: t.data_type for t in tensors if len(t.dims) == 2 and 97 in t.dims}
+    kind = {TableForm.INT8: onnx.TensorProto.INT8, TableForm.PACKED: onnx.TensorProto.INT32}[form]
+    assert sorted(held.values()) == sorted((kind, onnx.TensorProto.FLOAT))  # and its scales
+    checkpoint = open_checkpoint(tmp_path, Task.MASKED_LM)
+    cases = (ParityCase("", feeds(fields, Task.MASKED_LM), ()),)
+    values = run_stages(target, checkpoint.shape, cases, rounded=False)
+    for right in (plan, PrecisionPlan()):
+        model, names = emulated_model(checkpoint, right), stage_names(checkpoint)
+        judged = judge_stages(model, right, names, values, lambda message: None)
+        wrong = [stage.name for stage in judged if stage.failure]
+        assert ("output logits" in wrong, "embeddings" in wrong) == (right is not plan,) * 2
+
+
 def test_a_plan_of_another_model_is_refused(exported: tuple[Path, dict[str, Any]]) -> None:
     checkpoint = open_checkpoint(exported[0].parent, TASK)
     for name in ("deberta.other.weight", "deberta.encoder.layer.99.attention.self.pos_key"):

@@ -114,9 +114,14 @@ def test_artifact(
     assert model.metadata_props["deb_export.precision"] == precision
     stored = {tensor.name: tensor for tensor in onnx.load(output / "model.onnx").graph.initializer}
     kind = {"int8": onnx.TensorProto.INT8, "fp8": onnx.TensorProto.FLOAT8E4M3FN}[precision]
+    words = stored.pop("deberta.embeddings.word_embeddings.weight.int8")
+    assert words.data_type == onnx.TensorProto.INT8
     assert (
         sum(tensor.data_type == kind and len(tensor.dims) == 2 for tensor in stored.values()) == 8
     )
+    positions = "int8" if rest == "fp32" else "float"  # which is half then, as the attention is
+    assert [item["choice"] for item in facts["tables"]] == ["int8", positions]
+    assert 0 < facts["tables"][0]["output_error"] < 1e-4
     for node in model.graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.inputs) > 2:
             assert not np.asarray(node.inputs[2].const_value.numpy(), np.float32).any()
@@ -244,16 +249,17 @@ def test_a_budget_brings_layers_back(
     manifest = make(checkpoint, tmp_path / "b", data, scale_table=table, accuracy_budget=budget)
     facts = manifest.graph["quantization"]
     assert manifest.passed and facts["accuracy_budget"]["within"]
-    assert all(isinstance(layer["cost"], float) for layer in facts["layers"])
-    assert facts["accuracy_budget"]["models_run"] >= 9
+    everything = [*facts["layers"], *facts["tables"]]
+    assert all(isinstance(layer["cost"], float) for layer in everything)
+    assert facts["accuracy_budget"]["models_run"] >= 11
     # What was learnt is in the table as well.
     sites = json.loads((tmp_path / "b" / "calibration.json").read_text())["sites"]
     assert all("int8_sensitivity" in entry for entry in sites.values())
-    floats = [layer for layer in facts["layers"] if layer["choice"] == "float"]
-    assert 1 <= len(floats) <= 4
+    floats = [layer for layer in everything if layer["choice"] == "float"]
+    assert 1 <= len(floats) <= 5
     assert {layer["reason"] for layer in floats} == {"costs more than the accuracy budget allows"}
     assert min(layer["cost"] for layer in floats) >= max(
-        layer["cost"] for layer in facts["layers"] if layer["choice"] == "int8"
+        layer["cost"] for layer in everything if layer["choice"] == "int8"
     )
     assert facts["accuracy_budget"]["after"]["error"] <= budget
     lines = list(quantization_lines(facts))
