@@ -226,7 +226,10 @@ def test_masked_lm_keeps_its_decoder_in_half_and_its_scores_in_fp32(tmp_path: Pa
     assert set(floats(decoder)) == {ir.DataType.FLOAT}
     matrix = decoder.inputs[1]
     assert matrix is not None
-    cast = matrix.producer()
+    transpose = matrix.producer()  # of the table that the embeddings are read from
+    assert transpose is not None and transpose.op_type == "Transpose"
+    assert transpose.inputs[0] is not None
+    cast = transpose.inputs[0].producer()
     assert cast is not None
     assert cast.op_type == "Cast"
     assert set(floats(cast)) == {ir.DataType.FLOAT16, ir.DataType.FLOAT}
