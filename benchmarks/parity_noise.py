@@ -31,14 +31,13 @@ from safetensors.torch import load_file, save_file
 
 import exporter
 from benchmarks.fidelity.rows import processor
-from exporter.deberta.configuration import DebertaConfig
-from exporter.deberta.heads import make_model
 from exporter.demo import checkpoint_folder
 from exporter.model.task import Task
 from exporter.parity.check import compare_sides
 from exporter.parity.limits import HIGHER_IS_BETTER, Metric, limits_for
 from exporter.parity.result import ParityResult
 from exporter.parity.sides import checkpoint_side
+from tools.random_configurations import write_random
 
 RESULTS = Path(__file__).parent / "results" / "parity_noise.csv"
 PRECISIONS = ("fp16", "bf16", "int8", "fp8")
@@ -97,16 +96,7 @@ def write_checkpoint(model: Model, folder: Path) -> None:
         "num_attention_heads": max(2, model.hidden // 64),
         "intermediate_size": 4 * model.hidden,
     }
-    (folder / "config.json").write_text(json.dumps(raw))
-    generator = torch.Generator().manual_seed(model.seed)
-    state = {}
-    for name, value in make_model(DebertaConfig.from_dict(raw), model.task).state_dict().items():
-        noise = torch.randn(value.shape, generator=generator) * model.deviation
-        state[name] = noise + 1.0 if name.endswith("LayerNorm.weight") else noise
-    save_file(state, folder / "model.safetensors")
-    for pattern in ("*token*", "spm.model"):
-        for path in checkpoint_folder().glob(pattern):
-            shutil.copy(path, folder)
+    write_random(folder, raw, model.task, model.deviation, model.seed)
 
 
 State = dict[str, torch.Tensor]

@@ -178,6 +178,7 @@ class ParityResult:
         problems: what fails besides the checks: files that changed, outputs of a wrong shape.
         notes: what a reader should know, without a part in the verdict.
         cached: batches whose reference was not run again.
+        noise: whether limits are relative to what rounding alone does to the model.
         export: the fp32 graph that the candidate was made of, against the reference; None where it
             is the candidate itself, or is not there.
         engines: those that were made of the candidate.
@@ -196,6 +197,7 @@ class ParityResult:
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     cached: int = 0
+    noise: bool = False
     export: ParityResult | None = None
     engines: tuple[EngineResult, ...] = ()
     environment: Mapping[str, str] = field(default_factory=environment)
@@ -210,6 +212,12 @@ class ParityResult:
     def checks(self) -> tuple[Check, ...]:
         """The checks of all data sets."""
         return tuple(check for part in self.data_sets for check in part.checks)
+
+    @property
+    def judged_by(self) -> str:
+        """What could see a fault: "stages" against a plan, else limits relative to "noise", or
+        constant "limits"."""
+        return "stages" if self.stages else "noise" if self.noise else "limits"
 
     @property
     def tallies(self) -> tuple[Tally, ...]:

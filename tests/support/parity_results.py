@@ -8,9 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import onnx
 
 from exporter.artifact.files import FileRecord
 from exporter.artifact.manifest import read_manifest
+from exporter.artifact.onnx_file import PLAN_KEY
 from exporter.deberta.configuration import DebertaConfig
 from exporter.graph.hidden_states import layer_names
 from exporter.inputs.cases import DataSet, ParityCase
@@ -137,3 +139,13 @@ def compared(
         problems=problems,
         notes=("remember this",),
     )
+
+
+def strip_plan(path: Path, output: Path) -> Path:
+    """The graph as another exporter would give it, that writes no plan: at `output`."""
+    model = onnx.load(path)
+    kept = [item for item in model.metadata_props if item.key != PLAN_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, output)
+    return output

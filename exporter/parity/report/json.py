@@ -69,6 +69,7 @@ def _judged(result: ParityResult) -> dict[str, Any]:
         "passed": bool(result),
         "candidate": asdict(result.candidate),
         "limits": limits_json(result.limits),
+        "judged_by": result.judged_by,
         "failures": result.failures,
         "problems": result.problems,
         "notes": result.notes,

@@ -41,6 +41,7 @@ def _general(root: Element, result: ParityResult) -> Element:
         "reference": f"{result.reference.name} ({result.reference.runtime})",
         "candidate": f"{result.candidate.name} ({result.candidate.runtime})",
         "limits": result.limits.precision,
+        "judged by": result.judged_by,
         "layers": layer_line(result),
         **{f"environment.{name}": value for name, value in result.environment.items()},
     }
