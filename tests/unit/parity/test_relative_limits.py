@@ -57,7 +57,7 @@ def test_an_honest_graph_without_a_plan_passes(
 
 
 @pytest.mark.parametrize(
-    "name", ["pos_query of one head zero", "bias zero: intermediate", "LayerNorm gain x 1.2"]
+    "name", ["pos_key of one head zero", "Q and K swapped", "LayerNorm gain x 1.2"]
 )
 def test_a_fault_without_a_plan_is_seen_and_its_layer_named(
     name: str, built: Judged, tmp_path: Path, capsys: pytest.CaptureFixture[str]
