@@ -32,7 +32,8 @@ def test_8_bits_have_one_scale(precision: str, step: float) -> None:
     exact = linear(values).detach()
     round_model(linear, precision)
     error = (linear(values) - exact).square().mean().sqrt() / exact.square().mean().sqrt()
-    assert step / 20 < error < step
+    # Half a step of the largest value, 4 deviations, in values and weights.
+    assert step / 20 < error < 2 * step
     assert not linear(torch.zeros(1, 64)).any()
 
 
