@@ -184,6 +184,7 @@ def _to_precision(
             model_hash=quantized.model_hash_of(source.shape.task.value, files),
             previous=config.output_folder,
             form=TableForm.INT8 if only_graph else TableForm.PACKED,
+            judged=[case.feeds for item in texts.data_sets for case in item.cases],
             external_data=config.external_data if last else True,
             progress=progress,
         )
@@ -202,7 +203,9 @@ def _to_precision(
         external_data=config.external_data,
         progress=progress,
     )
-    return replace(halved, facts={**graph.facts, **halved.facts}, problems=graph.problems)
+    return replace(
+        halved, facts={**graph.facts, **halved.facts}, problems=graph.problems, notes=graph.notes
+    )
 
 
 def _judge(
@@ -242,7 +245,19 @@ def _judge(
             progress,
             store=ReferenceStore(Path(folder), "--output"),
             problems=graph.problems,
+            notes=(*_whose_texts(config), *graph.notes),
         )
+
+
+def _whose_texts(config: BuildConfig) -> Iterator[str]:
+    """What of a user's own model rests on the demo's texts."""
+    if config.model is None:
+        return
+    if config.precision != "fp32" and config.calibration_data is None:
+        what = "scales" if config.quantized else "ranges"
+        yield f"{what} are from the demo's English texts; give --calibration-data for your own"
+    if config.data is None:
+        yield "judged on the demo's English texts; give --data for your own"
 
 
 def _manifest(

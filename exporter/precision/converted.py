@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 class Converted:
     """A graph in the precision asked for, with what the step did, for the manifest.
 
-    `problems` fail whatever the parity check says, such as a missed accuracy budget.
+    `problems` fail whatever the parity check says, such as a missed accuracy budget;
+    `notes` are for its readers.
     """
 
     summary: GraphSummary
     facts: dict[str, Any]
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -46,8 +46,13 @@ class TextBatches:
 
 @dataclass(frozen=True, eq=False)
 class CalibrationText:
-    """Texts of the user, tokenized and divided: for calibration, and held back to judge by."""
+    """Texts of the user, tokenized and divided: for calibration, and held back to judge by.
 
+    Of `given` texts `used` are calibrated with; repeated ones count once.
+    """
+
+    given: int
+    used: int
     batches: TextBatches
     held_back: TextBatches
     held_back_texts: tuple[TextItem, ...]
@@ -65,7 +70,8 @@ def prepare_text(
     used, held_back = split_texts(examples)
     used, held_back = _spread(used, CALIBRATION_TEXTS), _spread(held_back, HELD_BACK_TEXTS)
     batches = batch_texts(encoder, shape, used, SHORT_TEXTS)
-    return CalibrationText(batches, batch_texts(encoder, shape, held_back), held_back)
+    judged = batch_texts(encoder, shape, held_back)
+    return CalibrationText(len(examples), len(used), batches, judged, held_back)
 
 
 def _spread(examples: tuple[TextItem, ...], limit: int) -> tuple[TextItem, ...]:

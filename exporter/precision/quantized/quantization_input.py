@@ -17,19 +17,23 @@ from exporter.precision.quantized.calibration_text import (
     label_indices,
     prepare_text,
 )
+from exporter.precision.quantized.languages import has_many_scripts, is_other_script
 from exporter.precision.quantized.quantization_options import QuantizationOptions
+
+DEMO_TEXTS = "the demo's texts"
 
 
 @dataclass(frozen=True)
 class QuantizationInput:
     """Options, texts and table of a quantized build in `precision`, "int8" or "fp8".
 
-    `texts` are to calibrate with and to judge by, `text` is the same, tokenized and divided;
-    `table` is one that the user named.
+    `source` says whose the texts are: of a file, or the demo's. `texts` are to calibrate with and
+    to judge by, `text` is the same, tokenized and divided; `table` is one that the user named.
     """
 
     precision: str
     options: QuantizationOptions
+    source: str
     texts: tuple[TextItem, ...]
     text: CalibrationText
     table: ScaleTable | None
@@ -75,4 +79,13 @@ def quantization_input(
         text = prepare_text(encoder, shape, texts)
     for warning in text.batches.warnings:
         warnings.warn(warning, stacklevel=2)
-    return QuantizationInput(precision, options, texts, text, table)
+    source = DEMO_TEXTS if data is None else str(data)
+    words = (part for item in texts for part in (item.text, *item.second))
+    if has_many_scripts(encoder.tokenizer) and not any(map(is_other_script, words)):
+        warnings.warn(
+            f"the model's vocabulary has many scripts, and the calibration texts ({source}) are in "
+            "Latin letters alone: scales may be too narrow for other languages; add texts of them "
+            "to --calibration-data",
+            stacklevel=2,
+        )
+    return QuantizationInput(precision, options, source, texts, text, table)

@@ -13,16 +13,19 @@ from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
 
 if TYPE_CHECKING:
     from calibration.sensitivity import Damage, SensitivityReport
+    from exporter.precision.quantized.quantization_input import QuantizationInput
     from exporter.precision.quantized.quantize import QuantizedFile
 
 TABLE_FILE = "calibration.json"
 _NO_COST = {"cost": None, "cost_unit": None}
 
 
-def quantization_facts(made: QuantizedFile, data_hash: str, form: TableForm) -> dict[str, Any]:
+def quantization_facts(
+    made: QuantizedFile, given: QuantizationInput, form: TableForm
+) -> dict[str, Any]:
     """The quantization in a manifest; docs/manifest.md describes every field.
 
-    `data_hash` is the identity of the texts that the build had, `form` that of tables.
+    `given` has the texts that the build had, `form` is that of tables.
     """
     report = made.report
     can_saturate = report.number.is_integer and report.weight_bits == 8
@@ -30,7 +33,13 @@ def quantization_facts(made: QuantizedFile, data_hash: str, form: TableForm) -> 
         "format": report.number.value,
         "scale_table": TABLE_FILE,
         "scale_table_reused": made.reused,
-        "data_hash": data_hash,
+        "data_hash": given.text.batches.data_hash,
+        "texts": {
+            "source": given.source,
+            "given": given.text.given,
+            "used": given.text.used,
+            "held_back": len(given.text.held_back_texts),
+        },
         "method": made.table.method,
         "smoothed_by_folding": list(report.smoothing.folded),
         "smoothed_by_node": list(report.smoothing.multiplied),
@@ -59,6 +68,13 @@ def quantization_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         f"{number}: {len(quantized)} of {len(layers)} linear layers, {after:.1f} MiB in place of "
         f"{before:.1f}, thresholds by {facts['method']}{bits}"
     )
+    texts = facts.get("texts")  # an artifact from before they were listed has none
+    if texts is not None:
+        source = "an earlier table" if facts["scale_table_reused"] else texts["source"]
+        yield (
+            f"scales from {source}; texts: {texts['used']} of {texts['given']} to calibrate, "
+            f"{texts['held_back']} held back"
+        )
     # An artifact from before tables were quantized lists none.
     everything = (*layers, *facts.get("tables", ()))
     measured = any(layer["cost"] is not None for layer in everything)

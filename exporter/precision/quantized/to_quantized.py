@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from calibration.calibration_error import CalibrationError
 from calibration.formats import NumberFormat
+from calibration.graphs import Feeds
 from calibration.table import ScaleTable
 from calibration.table_forms import TableForm
 from exporter.artifact.files import FileRecord
@@ -24,6 +26,7 @@ from exporter.precision.quantized.quantization_report import (
     quantization_facts,
 )
 from exporter.precision.quantized.quantize import quantize_file
+from exporter.precision.quantized.reach import reach
 from exporter.progress import Progress, silent
 
 
@@ -36,6 +39,7 @@ def convert_file(
     *,
     model_hash: str,
     previous: Path,
+    judged: Sequence[Feeds],
     form: TableForm = TableForm.INT8,
     external_data: bool | None = None,
     progress: Progress = silent,
@@ -48,6 +52,7 @@ def convert_file(
         previous: folder of an earlier build at the same place, whose scale table serves again. What
             was observed is kept beside it: an interruption removes the build.
         form: how tables of embeddings are stored.
+        judged: inputs of the parity check, whose values are compared with the calibrated ranges.
         external_data: see `write_model`.
 
     Raises:
@@ -79,14 +84,18 @@ def convert_file(
                 external_data=external_data,
                 progress=lambda message: progress(f"{number}: {message}"),
             )
+            progress(f"{number}: values of the judged texts")
+            found = reach(source, made.table, judged)
     except InputError:
         resume.unlink(missing_ok=True)  # it would end the same way again
         raise
     for warning in made.table.warnings():
         warnings.warn(warning, stacklevel=2)
     made.table.save(table_file)
-    facts = {"quantization": quantization_facts(made, data_hash, form)}
-    return Converted(made.summary, facts, budget_problems(made.sensitivity))
+    facts = quantization_facts(made, given, form)
+    facts["judged_beyond_calibration"] = asdict(found)
+    problems = budget_problems(made.sensitivity)
+    return Converted(made.summary, {"quantization": facts}, problems, (str(found),))
 
 
 def model_hash_of(task: str, files: Sequence[FileRecord]) -> str:

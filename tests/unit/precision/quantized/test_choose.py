@@ -71,7 +71,7 @@ def test_a_masked_lm_keeps_one_batch_in_memory(
     mask = np.ones((ROWS, LENGTH), np.int64)
     rows = tuple(tuple(range(ROWS * n, ROWS * (n + 1))) for n in range(BATCHES))
     batches = TextBatches(({"attention_mask": mask},) * BATCHES, rows, "", ())
-    text = CalibrationText(batches, batches, (SimpleNamespace(label=None),))  # type: ignore[arg-type]
+    text = CalibrationText(1, 1, batches, batches, (SimpleNamespace(label=None),))  # type: ignore[arg-type]
     monkeypatch.setattr(choose, "OnnxSession", Session)
     monkeypatch.setattr(choose, "units_of", lambda sites, tables: {})
     exact = Exact(tmp_path / "fp32.onnx", shape, Placement((), {}))
