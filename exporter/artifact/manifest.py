@@ -26,8 +26,8 @@ class Source:
     """The checkpoint: its folder when the artifact was built, and the files that were read.
 
     `demo` says that it is the built-in checkpoint, found wherever the package is. `base` is the
-    folder of the model that an adapter was merged into, `folder` as a rule: a file that is not in
-    the one is in the other. `notes` are what was changed or left out in reading them.
+    folder of the model that an adapter was merged into, empty unless it is another: a file that is
+    not in the one is in the other. `notes` are what was changed or left out in reading them.
     """
 
     folder: str

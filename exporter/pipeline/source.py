@@ -68,7 +68,8 @@ class BuildSource:
     def described(self, files: tuple[FileRecord, ...]) -> Source:
         """What the manifest says of it."""
         folder, base = self.checkpoint.folder, self.checkpoint.base
-        return Source(str(folder), self.demo, files, str(base), self.notes)
+        elsewhere = "" if base == folder else str(base)
+        return Source(str(folder), self.demo, files, elsewhere, self.notes)
 
     def reference(self, files: tuple[FileRecord, ...]) -> Side:
         """What the artifact is compared with."""

@@ -193,7 +193,7 @@ def source_folder(manifest: Manifest) -> Path:
 def source_base(manifest: Manifest) -> Path | None:
     """The model that an adapter was merged into, where it lay elsewhere than the adapter."""
     source = manifest.source
-    return Path(source.base) if source.base not in ("", source.folder) else None
+    return Path(source.base) if source.base else None
 
 
 def require_torch() -> None:
