@@ -27,13 +27,12 @@ from exporter.parity.comparison import (
     run_reference,
 )
 from exporter.parity.limits import Limits, chosen_limits, limits_for, widest
-from exporter.parity.noise import measure_noise
 from exporter.parity.result import DataSetResult, EngineResult, ParityResult
-from exporter.parity.runners import Layers
+from exporter.parity.runners import Layers, TorchRunner
 from exporter.parity.side import Side, common_shape
 from exporter.parity.stagewise import StageFigures, judge_graph
 from exporter.parity.store import ReferenceStore
-from exporter.parity.verdict import FACTOR, Noise, judge_sets, relative_to_noise
+from exporter.parity.verdict import FACTOR, Noise, judge_sets, noise_of, relative_to_noise
 from exporter.progress import Progress, silent
 from exporter.runtime.load import text_encoder
 
@@ -228,12 +227,23 @@ def _judge_side(
         judged = judge_sets(comparison.cases, limits)
         wide = reference.checkpoint and not all(c.passed for part in judged for c in part.checks)
         if wide:
-            noise = noise or measure_noise(reference, found, limits.precision, progress)
+            noise = noise or _noise(reference, found, limits.precision, progress)
             judged = judge_sets(comparison.cases, limits, noise)
         results.append(_result(reference, candidate, limits, found, comparison, judged, wide))
     first, *others = results
     other = [f"{item.candidate.runtime}: {line}" for item in others for line in item.failures]
     return replace(first, problems=(*other, *first.problems))
+
+
+def _noise(reference: Side, found: Reference, precision: str, progress: Progress) -> Noise:
+    """The figures of a checkpoint with everything rounded, beside those that it `found`."""
+    from exporter.precision.rounded_model import round_model
+
+    progress(f"parity: loading the reference, to round it as {precision}")
+    with closing(reference.opens[0](found.shape)) as runner:
+        assert isinstance(runner, TorchRunner)
+        round_model(runner.model, precision)
+        return noise_of(compare(found, runner, progress).cases)
 
 
 def _stages(

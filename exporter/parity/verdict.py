@@ -1,6 +1,6 @@
 """Limits applied to what was measured: the checks of a data set.
 
-Where the noise of a precision on this model is known, see `exporter.parity.noise`, a limit of ours
+Where the noise of a precision on this model is known, see `exporter.parity.check`, a limit of ours
 is at least `FACTOR` times that.
 """
 
