@@ -151,7 +151,7 @@ def test_a_build_judges_its_engine_where_it_can_run(
     assert found["status"] == engine.parity.status
     assert found["data_sets"][0]["outputs"]["logits"]["rows"] > 0
     # The profiles of the stand-in take no batch of 8.
-    assert "batches left out: no profile" in found["notes"][0]
+    assert any("batches left out: no profile" in note for note in found["notes"])
     if sound:
         assert f"engine {PLAN}: pass, tensorrt-rtx, " in out
         return
