@@ -105,7 +105,7 @@ def _activation(
     source, name = node.inputs[0], f"{item.site.name}.input"
     assert source is not None and zero is not None
     if not number.is_integer:
-        source = _without_clip(model, source)
+        source = _by_max_and_min(model, source)
     scale = initializers.add(model, f"{name}_scale", scale_of(item.activation, number))
     quantized = ir.node("QuantizeLinear", [source, scale, zero], name=f"{name}_quantize")
     stored = put_before(node, model, quantized, f"{name}_stored", source, zero)
@@ -113,17 +113,23 @@ def _activation(
     return put_before(node, model, dequantized, f"{name}_restored", source, scale)
 
 
-def _without_clip(model: ir.Model, source: ir.Value) -> ir.Value:
-    """The same value, a Clip that gives it (ReLU6) written as Max and Min.
+def _by_max_and_min(model: ir.Model, source: ir.Value) -> ir.Value:
+    """The same value, a Relu or Clip (ReLU6) that gives it written as Max and Min.
 
-    ONNX Runtime 1.32 joins Clip and QuantizeLinear, and cannot load the graph if the stored type is
-    an 8-bit float: "Unexpected data type for QuantizeLinear input y_zero_point".
+    ONNX Runtime 1.32 joins both with QuantizeLinear, which is right for whole numbers alone: if the
+    stored type is an 8-bit float, it drops the Relu, so that negative values pass, and cannot load
+    the Clip: "Unexpected data type for QuantizeLinear input y_zero_point".
     """
     clip = source.producer()
-    if clip is None or clip.op_type != "Clip" or not any(clip.inputs[1:]):
+    if clip is None or clip.op_type not in ("Relu", "Clip"):
+        return source
+    bounds = list(clip.inputs[1:])
+    if clip.op_type == "Relu":
+        bounds = [initializers.add(model, f"{clip.name}.zero", np.zeros((), np.float32))]
+    if not any(bounds):
         return source
     name, value = source.name, clip.inputs[0]
-    for op_type, bound in zip(("max", "min"), clip.inputs[1:], strict=False):
+    for op_type, bound in zip(("max", "min"), bounds, strict=False):
         if bound is not None:
             made = ir.node(op_type.title(), [value, bound], name=f"{clip.name}.{op_type}")
             value = put_before(clip, model, made, f"{name}.{op_type}", source, source)

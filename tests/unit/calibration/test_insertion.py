@@ -106,6 +106,25 @@ def test_a_clipped_activation_loads(number: NumberFormat, tmp_path: Path) -> Non
     assert np.abs(before - after).max() > 0
 
 
+@pytest.mark.parametrize("number", [NumberFormat.INT8, NumberFormat.FP8])
+def test_a_relu_before_quantization_is_kept(number: NumberFormat, tmp_path: Path) -> None:
+    # ONNX Runtime drops a Relu before QuantizeLinear, which for an 8-bit float is another function.
+    path, fields = export_random(tmp_path / "relu", num_hidden_layers=1, hidden_act="relu")
+    inputs = feeds(fields, TASK)
+    model = ir.load(path)
+    insert(model, plain_scales(model, path, inputs), number)
+    written = tmp_path / "quantized.onnx"
+    write_model(model, written)
+    found = []
+    for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        session = onnxruntime.InferenceSession(written, options, ["CPUExecutionProvider"])
+        found.append(session.run(None, inputs)[0])
+    plain, optimized = found
+    np.testing.assert_allclose(optimized, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
+
+
 def test_onnx_runtime_multiplies_integers(exported: Exported, tmp_path: Path) -> None:
     path, fields = exported
     inputs = feeds(fields, TASK)
