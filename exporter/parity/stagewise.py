@@ -9,7 +9,7 @@ values that it moves over a rounding boundary: few, each by one step. `W` is the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,8 @@ class StageFigures:
         channel: the largest share of tokens in which one channel does.
         step: what is rounded within: "fp16", "bf16", "int8", "fp8", or "" for nothing.
         missing: why it could not be compared; "" where it was.
+        summed: whether what is rounded within is summed to each value, as in a head: one flip among
+            many moves them all, so their shares mean nothing.
     """
 
     name: str
@@ -83,6 +85,7 @@ class StageFigures:
     channel: float = 0.0
     step: str = ""
     missing: str = ""
+    summed: bool = False
 
     @property
     def limit(self) -> float:
@@ -96,7 +99,7 @@ class StageFigures:
             return f"{self.name}: {self.missing}"
         if not self.rms <= self.limit:
             return f"{self.name}: differs from its plan by {self.rms:.2g}, permitted {self.limit:g}"
-        if not self.step or self.tokens < LEAST_TOKENS:
+        if not self.step or self.summed or self.tokens < LEAST_TOKENS:
             return ""
         if self.off > OFF_SHARE:
             return f"{self.name}: {self.off:.0%} of its values are not those of its plan"
@@ -248,7 +251,8 @@ def judge_stages(
         else sums[name].figures(name, steps[name])
         for name in names
     ]
-    found += [total.figures(name, _head_step(plan)) for name, total in heads.items()]
+    heads_found = (total.figures(name, _head_step(plan)) for name, total in heads.items())
+    found += [replace(figures, summed=True) for figures in heads_found]
     return tuple(found)
 
 
