@@ -7,7 +7,6 @@ them is executed.
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections import ChainMap
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from typing import TypeAlias
 import torch
 from safetensors import SafetensorError, safe_open
 
+from calibration.json_values import from_json_values, read_json
 from exporter.deberta.model_folder import refuse_pointer
 from exporter.deberta.weight_names import TIED
 from exporter.errors import InputError
@@ -186,12 +186,18 @@ ADAPTER_FORMATS: Formats = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Index:
+    """An index of shards: the file of each tensor."""
+
+    weight_map: Mapping[str, str]
+
+
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted({str(name) for name in weight_map.values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index}: not a readable weight index: {error!r}") from None
+        names = sorted(set(from_json_values(read_json(index), _Index).weight_map.values()))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{index}: not a readable weight index: {error}") from None
     for name in names:
         # An index is data from elsewhere: it names files of its own folder only.
         if Path(name).name != name:
