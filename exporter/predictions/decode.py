@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from exporter.deberta.tokenization import Tokenizer
 from exporter.inputs.encode import Example
+from exporter.metrics.answers import FILLS
 from exporter.model.answer_spans import softmax
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
 from exporter.predictions.class_scores import label_prediction
 from exporter.predictions.context_answers import answer_prediction
 from exporter.predictions.predicted import (
-    FILLS,
     ChoicePrediction,
     Fill,
     Label,

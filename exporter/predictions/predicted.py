@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 ANSWERS = 3
-FILLS = 5
 
 
 @dataclass(frozen=True, kw_only=True)

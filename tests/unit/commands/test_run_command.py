@@ -55,6 +55,18 @@ def test_run_prints_the_answer_of_every_head(
         (["a", "--provider", "tpu"], "provider 'tpu': unknown; choose from cpu, cuda"),
         (["a", "--threads", "0"], "threads is 0"),
         (["bad \udcff text"], "surrogate"),
+        (["a", "--input", "x.txt"], "TEXT and --input"),
+        (["a", "--output", "x.txt"], "its ending says the format: .jsonl, .ndjson, .csv"),
+        (["a", "--rerank", "q", "--zero-shot", "x"], "leave one of them out"),
+        (["a", "--multi-label"], "are for --zero-shot"),
+        (["a", "--zero-shot", "x"], "needs a classifier with the labels entailment"),
+        (["a", "--rerank", "q"], "rerank needs a classifier with one label"),
+        (["a", "--windows", "sum"], "windows 'sum': unknown; choose from cut, max, mean"),
+        (["a", "--top-k", "0"], "top_k is 0; give at least 1"),
+        (
+            ["a b c " * 99, "--windows", "max", "--stride", "158"],
+            "shorten the other text or the stride",
+        ),
     ],
 )
 def test_run_refuses(
@@ -175,31 +187,6 @@ def test_a_broken_table_leaves_nothing(
     assert (code, out) == (2, "")
     assert message in err
     assert list(output.parent.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["a", "--input", "x.txt"], "TEXT and --input"),
-        (["a", "--output", "x.txt"], "its ending says the format: .jsonl, .ndjson, .csv"),
-        (["a", "--rerank", "q", "--zero-shot", "x"], "leave one of them out"),
-        (["a", "--multi-label"], "are for --zero-shot"),
-        (["a", "--zero-shot", "x"], "needs a classifier with the labels entailment"),
-        (["a", "--rerank", "q"], "rerank needs a classifier with one label"),
-        (["a", "--windows", "sum"], "windows 'sum': unknown; choose from cut, max, mean"),
-        (["a", "--top-k", "0"], "top_k is 0; give at least 1"),
-        (["a b c " * 99, "--windows", "max", "--stride", "158"], "leave"),
-    ],
-)
-def test_modes_that_do_not_fit_are_refused(
-    arguments: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-    make_artifact: MakeArtifact,
-) -> None:
-    code, out, err = call(capsys, "run", make_artifact("sequence-classification"), *arguments)
-    assert (code, out) == (2, "")
-    assert message in err or "shorten the other text or the stride" in err
 
 
 def test_entities_and_options_are_printed(
