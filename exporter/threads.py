@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from exporter.environment import control_groups, read_text
@@ -26,6 +27,15 @@ def default_threads(root: Path = _ROOT) -> int | None:
     cores, quota = physical_cores(root), cpu_quota(root)
     whole = None if quota is None else max(1, math.floor(quota))
     return min((number for number in (cores, whole) if number is not None), default=None)
+
+
+def openmp_threads(variables: Mapping[str, str]) -> int | None:
+    """What OMP_NUM_THREADS says, of nested levels the first; None where it is no number.
+
+    Other programs read it as well, so what it must not be is theirs to say.
+    """
+    first = variables.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return (int(first) or None) if first.isascii() and first.isdigit() else None
 
 
 def physical_cores(root: Path = _ROOT) -> int | None:

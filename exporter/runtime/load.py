@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def load(
         report = folder / manifest.parity.report
         warnings.warn(f"{folder}: outside its parity limits, see {report}", stacklevel=2)
     session = open_session(folder, manifest, provider, options)
+    session.reopen = partial(load, folder.resolve(), provider, options=options)
     for note in session.notes:
         warnings.warn(note, stacklevel=2)
     return session

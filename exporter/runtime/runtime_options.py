@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from exporter.errors import InputError
-from exporter.threads import cpu_quota, default_threads
+from exporter.threads import cpu_quota, default_threads, openmp_threads
 
 THREADS_VARIABLE = "DEB_EXPORT_THREADS"
 TOKENS_VARIABLE = "DEB_EXPORT_TOKENS"
@@ -68,13 +68,15 @@ class RuntimeOptions:
     def resolved(self, environment: Mapping[str, str] | None = None) -> RuntimeOptions:
         """The options of a CPU with threads, tokens and spinning chosen.
 
-        `environment` has variables; those of the process by default.
+        `environment` has variables; those of the process by default. OMP_NUM_THREADS, which Ray and
+        others set for a process with a share of a machine, counts where nothing else says.
 
         Raises:
             InputError: a variable is set to something else than a whole number of at least 1.
         """
         variables = os.environ if environment is None else environment
-        threads = self.threads or _variable(THREADS_VARIABLE, variables) or default_threads()
+        threads = self.threads or _variable(THREADS_VARIABLE, variables)
+        threads = threads or openmp_threads(variables) or default_threads()
         at_once = 1 if self.hint == "throughput" else threads or os.cpu_count() or 1
         tokens = self.tokens or _variable(TOKENS_VARIABLE, variables) or TOKENS_PER_THREAD * at_once
         # Under a quota, a thread that waits busily uses up what the others compute with.

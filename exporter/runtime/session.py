@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import pickle
 import warnings
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -40,6 +45,9 @@ class TruncationWarning(UserWarning):
 class Session(ABC):
     """What `exporter.load` returns: all of it but the arithmetic, which is each runtime's own.
 
+    Pickled, it is opened again where it is unpickled, from the same folder. In a forked child it is
+    opened again on its first use where `survives_fork` is true; else that use is an InputError.
+
     Attributes:
         name: the runtime, for reports.
         shape: the model's configuration and task.
@@ -48,6 +56,8 @@ class Session(ABC):
         text: tokenizer of the model; None where it has none, so that only `run` works.
         batching: how texts are put in batches.
         notes: what a user should know of how it runs; `exporter.load` warns of it.
+        reopen: opens it again; None where nothing but its maker knows how.
+        survives_fork: whether the runtime can be started in a child of a process that has used it.
     """
 
     def __init__(
@@ -56,6 +66,29 @@ class Session(ABC):
         self.name, self.shape, self.text, self.batching = name, shape, text, batching
         self.input_names, self.output_names = shape.inputs, shape.outputs
         self.notes: tuple[str, ...] = ()
+        self.reopen: Callable[[], Session] | None = None
+        self.survives_fork = False
+        self._process = os.getpid()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=partial(_keep, weakref.ref(self)))
+
+    def __reduce__(self) -> tuple[Callable[[], Session], tuple[()]]:
+        if self.reopen is None:
+            raise pickle.PicklingError(
+                f"{self.name}: only a session of exporter.load can be pickled; pickle its folder"
+            )
+        return self.reopen, ()
+
+    def _enter_process(self) -> None:
+        """Open the model again in a forked child: the threads of the session are its parent's."""
+        if os.getpid() == self._process:
+            return
+        if self.reopen is None or not self.survives_fork:
+            raise InputError(
+                f"{self.name}: the session was opened by process {self._process}, of which this is "
+                "a fork; open it here, or start processes with spawn, which a session is pickled to"
+            )
+        vars(self).update(vars(self.reopen()))
 
     @abstractmethod
     def _execute(self, feeds: Mapping[str, Ids]) -> dict[str, Floats]:
@@ -106,6 +139,7 @@ class Session(ABC):
         Raises:
             InputError: wrong shape, dtype, length or value.
         """
+        self._enter_process()
         return self._execute(make_feeds(self.shape, input_ids, attention_mask, token_type_ids))
 
     def __call__(
@@ -234,6 +268,7 @@ class Session(ABC):
 
         Each part is read as soon as it is complete: outputs may be large.
         """
+        self._enter_process()
         examples = [example for part in parts for example in part]
         owners = [number for number, part in enumerate(parts) for _ in part]
         groups = list(batches(examples, self.shape, self.batching))
@@ -252,6 +287,12 @@ class Session(ABC):
                     ordered = [values for _, values in sorted(waiting.pop(owner).items())]
                     found[owner] = read(parts[owner], ordered)
         return [found[number] for number in range(len(parts))]
+
+
+def _keep(session: weakref.ref[Session]) -> None:
+    """Never free what a forked child has of a session: that would wait for its parent's threads."""
+    if (inherited := session()) is not None:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(dict(vars(inherited))))
 
 
 def _logits(outputs: Sequence[Outputs]) -> NDArray[np.float64]:

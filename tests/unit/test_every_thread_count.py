@@ -79,7 +79,8 @@ def test_threads(
     if by == "environment":
         monkeypatch.setenv("DEB_EXPORT_THREADS", "3")
     else:  # as under the CPU quota of a container
-        monkeypatch.delenv("DEB_EXPORT_THREADS", raising=False)
+        for name in ("DEB_EXPORT_THREADS", "OMP_NUM_THREADS"):
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(options, "default_threads", lambda: 3)
     folder, graph = make_checkpoint(num_hidden_layers=1), tmp_path / "model.onnx"
     export_onnx(open_checkpoint(folder), graph, external_data=True)

@@ -8,8 +8,8 @@ from exporter.runtime.runtime_options import HINTS, PRECISIONS, RuntimeOptions
 runtime_options = config_options(
     RuntimeOptions,
     {
-        "--threads": "Threads that compute a batch, on a CPU.  [default: $DEB_EXPORT_THREADS, or "
-        "the physical cores within the container's limit]",
+        "--threads": "Threads that compute a batch, on a CPU.  [default: $DEB_EXPORT_THREADS, "
+        "$OMP_NUM_THREADS, or the physical cores within the container's limit]",
         "--tokens": "Tokens of a batch of texts, padding counted.  [default: $DEB_EXPORT_TOKENS, "
         "or 512 a thread]",
         "--batch-texts batch": "Texts of a batch.  [default: as many as the tokens allow; 32 on a "

@@ -57,7 +57,7 @@ class OnnxSession(Session):
         options = options.resolved()
         batching = Batching.on_cpu(options) if provider == "cpu" else Batching.of(options)
         super().__init__(f"onnxruntime {provider}", shape, text, batching)
-        self._path = path
+        self._path, self.survives_fork = path, provider == "cpu"
         self._session: Any
         self._session, how = open_graph(path, options, provider=provider, **settings)
         self.name += how

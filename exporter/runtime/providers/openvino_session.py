@@ -70,7 +70,7 @@ class OpenVinoSession(Session):
     ) -> None:
         options = options.resolved()
         super().__init__("openvino", shape, text, Batching.on_cpu(options))
-        self._path = path
+        self._path, self.survives_fork = path, True
         self._compiled, able, self._weights = _compile(path, half, options, weight_bits)
         nodes = (self._compiled.inputs, self._compiled.outputs)
         self._check_names(path, *([item.any_name for item in group] for group in nodes))

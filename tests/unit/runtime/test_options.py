@@ -32,6 +32,18 @@ def test_the_environment_before_the_machine() -> None:
     assert (found.threads, found.tokens) == (6, 77)
 
 
+@pytest.mark.parametrize(
+    ("text", "threads"),
+    [("1", 1), (" 5 ", 5), ("4,2", 4), ("", 6), ("0", 6), ("-2", 6), ("many", 6), ("²", 6)],
+)
+def test_openmp_counts_where_nothing_else_says(text: str, threads: int) -> None:
+    found = RuntimeOptions().resolved({"OMP_NUM_THREADS": text})
+    assert (found.threads, found.tokens) == (threads, threads * TOKENS_PER_THREAD)
+    both = {"OMP_NUM_THREADS": text, "DEB_EXPORT_THREADS": "3"}
+    assert RuntimeOptions().resolved(both).threads == 3
+    assert RuntimeOptions(threads=2).resolved(both).threads == 2
+
+
 def test_the_argument_before_the_environment() -> None:
     variables = {"DEB_EXPORT_THREADS": "3", "DEB_EXPORT_TOKENS": "77"}
     found = RuntimeOptions(threads=2, tokens=5).resolved(variables)
