@@ -13,6 +13,7 @@ from exporter.commands.options.runtime import runtime_options
 from exporter.commands.options.shared import (
     FILE,
     FILE_OR_STDOUT,
+    RenamingCommand,
     artifact_argument,
     config_options,
     debug_option,
@@ -24,7 +25,7 @@ from exporter.progress import ProgressLine
 from exporter.runtime.runtime_options import RuntimeOptions
 
 
-@click.command()
+@click.command(cls=RenamingCommand, renamed={"--limits": "--limits-of"})
 @artifact_argument
 @config_options(
     BenchConfig,
@@ -49,8 +50,8 @@ from exporter.runtime.runtime_options import RuntimeOptions
         "--texts": "Texts of the file, from the first.",
         "--rounds": "Runs of each contender, in turn.",
         "--warmup": "Runs of each before, not counted.",
-        "--limits PRECISION": "Whose limits the outputs are held to.  [default: the artifact's "
-        "precision]",
+        "--limits-of limits PRECISION": "Whose limits the outputs are held to.  [default: the "
+        "artifact's precision]",
     },
 )
 @click.option(

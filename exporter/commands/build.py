@@ -9,7 +9,13 @@ import click
 from exporter.artifact.engine_record import NOT_JUDGED
 from exporter.commands.options.engine import engine_options, take_engine_options
 from exporter.commands.options.quantization import quantization_options
-from exporter.commands.options.shared import FILE, config_options, debug_option, take
+from exporter.commands.options.shared import (
+    FILE,
+    RenamingCommand,
+    config_options,
+    debug_option,
+    take,
+)
 from exporter.console import size_text
 from exporter.model.profile import Range
 from exporter.model.task import Task
@@ -18,7 +24,7 @@ from exporter.precision.quantized.quantization_options import QuantizationOption
 from exporter.progress import ProgressLine
 
 
-@click.command()
+@click.command(cls=RenamingCommand, renamed={"--labels": "--calibration-labels"})
 @click.argument("model", required=False, type=FILE)
 @config_options(
     BuildConfig,

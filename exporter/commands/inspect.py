@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.commands.options.shared import FILE, debug_option, write_json
+from exporter.artifact.files import STDOUT
+from exporter.commands.options.shared import (
+    FILE,
+    FILE_OR_STDOUT,
+    debug_option,
+    warn_of_old,
+    write_json,
+)
 from exporter.console import one_line, size_text
 from exporter.errors import InputError
 
@@ -24,11 +31,23 @@ _MODEL_FIELDS = (
 ).split()
 
 
+_WAS_A_FLAG = "--json"
+"""Stands for the value of that option where it is given without one."""
+
+
 @click.command()
-@click.argument("path", type=FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("path", required=False, type=FILE)
+@click.option(
+    "--json",
+    "json_file",
+    is_flag=False,
+    flag_value=_WAS_A_FLAG,
+    type=FILE_OR_STDOUT,
+    metavar="FILE",
+    help="Write all of it as JSON; - for stdout.",
+)
 @debug_option
-def inspect(path: Path, as_json: bool) -> int:
+def inspect(path: Path | None, json_file: Path | None) -> int:
     """Describe PATH, an artifact folder, an .onnx file or a .plan.
 
     Exits with 1 when a file of an artifact is missing or has changed.
@@ -38,6 +57,7 @@ def inspect(path: Path, as_json: bool) -> int:
     from exporter.artifact.manifest import MANIFEST, read_manifest
     from exporter.engine.plan_description import describe_plan, plan_lines
 
+    path, json_file = _as_today(path, json_file)
     problems: Sequence[object] = ()
     lines: Iterable[str]
     if path.is_dir():
@@ -65,11 +85,23 @@ def inspect(path: Path, as_json: bool) -> int:
     else:
         graph = describe_graph(path)
         content, lines = _graph_json(graph), _graph_lines(graph)
-    if as_json:
-        write_json(Path("-"), content)
-    else:
+    if json_file is not None:
+        write_json(json_file, content)
+    if json_file != STDOUT:
         click.echo("\n".join(lines))
     return 1 if problems else 0
+
+
+def _as_today(path: Path | None, json_file: Path | None) -> tuple[Path, Path | None]:
+    """PATH and the file for JSON, also where --json is written as the flag that it was."""
+    if path is None and json_file not in (None, Path(_WAS_A_FLAG)):
+        path, json_file = json_file, Path(_WAS_A_FLAG)
+    if path is None:
+        raise click.UsageError("Missing argument 'PATH'", click.get_current_context())
+    if json_file == Path(_WAS_A_FLAG):
+        warn_of_old("inspect --json without a file", "--json -")
+        json_file = STDOUT
+    return path, json_file
 
 
 def _graph_json(graph: GraphDescription) -> dict[str, Any]:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exporter.commands.options.shared import FILE, FILE_OR_STDOUT, debug_option, option_group
+from exporter.commands.options.shared import (
+    FILE,
+    FILE_OR_STDOUT,
+    RenamingCommand,
+    debug_option,
+    option_group,
+)
 from exporter.errors import InputError
 from exporter.progress import Progress, ProgressLine
 
@@ -51,7 +57,12 @@ _options = option_group(
         help="Compare every layer.  [default: yes]",
     ),
     # What is permitted.
-    click.option("--precision", metavar="PRECISION", help="Whose limits.  [default: the sides']"),
+    click.option(
+        "--limits-of",
+        "precision",
+        metavar="PRECISION",
+        help="Whose limits.  [default: the coarser of the sides']",
+    ),
     click.option("--limits", "limits_file", type=FILE, help="Limits of your own, as TOML."),
     click.option("--limit", "limits", multiple=True, metavar="METRIC=BOUND", help="One limit."),
     # What is written.
@@ -74,7 +85,7 @@ _options = option_group(
 )
 
 
-@click.command()
+@click.command(cls=RenamingCommand, renamed={"--precision": "--limits-of"})
 @click.argument("artifact", required=False, type=FILE)
 @_options
 @debug_option

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -14,6 +16,7 @@ from exporter.commands.options.predictions import prediction_options
 from exporter.commands.options.runtime import runtime_options
 from exporter.commands.options.shared import (
     FILE,
+    RenamingCommand,
     artifact_argument,
     debug_option,
     stdout_is_unicode,
@@ -29,10 +32,11 @@ if TYPE_CHECKING:
     from exporter.predictions.predicted import Prediction
     from exporter.runtime.session import Session
 
-_SUFFIXES = (".jsonl", ".ndjson", ".csv")
+_FORMATS = ("text", "jsonl", "csv")
+_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 
 
-@click.command()
+@click.command(cls=RenamingCommand, renamed={"--input": "--data", "--json": "--format=jsonl"})
 @artifact_argument
 @click.argument("texts", nargs=-1, metavar="[TEXT ...]")
 @click.option(
@@ -44,7 +48,7 @@ _SUFFIXES = (".jsonl", ".ndjson", ".csv")
     "repeat it for more.",
 )
 @click.option(
-    "--input",
+    "--data",
     "source",
     type=FILE,
     metavar="FILE",
@@ -55,6 +59,12 @@ _SUFFIXES = (".jsonl", ".ndjson", ".csv")
     type=FILE,
     metavar="FILE",
     help="Write predictions there, as JSON lines or CSV by its ending.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(_FORMATS),
+    help="What predictions are written as.  [default: text, or as --output ends]",
 )
 @click.option(
     "--zero-shot",
@@ -73,7 +83,6 @@ _SUFFIXES = (".jsonl", ".ndjson", ".csv")
 )
 @prediction_options
 @runtime_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @debug_option
 def run(
     artifact: Path,
@@ -81,57 +90,57 @@ def run(
     pairs: tuple[str, ...],
     source: Path | None,
     output: Path | None,
+    form: str | None,
     provider: str,
-    as_json: bool,
     **given: Any,
 ) -> int:
     """Print what ARTIFACT predicts for each TEXT.
 
-    Without TEXT and --input, texts are read from stdin, one a line, a tab between the parts of a
-    pair, or as JSON lines. A text longer than the artifact takes is read in windows for entities
-    and answers, and with --windows; else it is cut, with a warning.
+    Without TEXT and --data, texts are read from stdin, one a line, a tab between the parts of a
+    pair, or as JSON lines, and answered as they come. A text longer than the artifact takes is read
+    in windows for entities and answers, and with --windows; else it is cut, with a warning.
     """
     if not texts and pairs:
         raise InputError("--pair needs a TEXT")
     if texts and source is not None:
-        raise InputError("TEXT and --input; leave one of them out")
+        raise InputError("TEXT and --data; leave one of them out")
     if not texts and source is None and sys.stdin.isatty():
-        raise InputError("no TEXT; give one or more, --input, or pipe texts in, one a line")
-    if output is not None and output.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"--output {output}: its ending says the format: {', '.join(_SUFFIXES)}")
-    from exporter.predictions.render import render
-    from exporter.predictions.written import json_line
+        raise InputError("no TEXT; give one or more, --data, or pipe texts in, one a line")
+    form = form or ("text" if output is None else _SUFFIXES.get(output.suffix.lower()))
+    if form is None:
+        endings = ", ".join(_SUFFIXES)
+        raise InputError(f"--output {output}: its ending says the format: {endings}; or --format")
     from exporter.runtime.load import load
 
     options = take(PredictionOptions, given)
     with load(artifact, provider, options=take(RuntimeOptions, given)) as session:
-        items = _given(texts, pairs, source, session)
-        predictions = _predictions(session, items, options, **given)
+        groups = _given(texts, pairs, source, session)
+        predictions = _predictions(session, groups, options, **given)
         if output is not None:
-            _write(output, predictions)
+            _write(output, _lines(predictions, form))
             return 0
-        ascii_only = not stdout_is_unicode()
-        for prediction in predictions:
-            click.echo(json_line(prediction, ascii_only) if as_json else render(prediction))
+        for line in _lines(predictions, form, ascii_only=not stdout_is_unicode()):
+            click.echo(line, nl=False)
     return 0
 
 
 def _given(
     texts: Sequence[str], pairs: Sequence[str], source: Path | None, session: Session
-) -> Iterable[TextInput]:
+) -> Iterable[Iterable[TextInput]]:
+    """The texts, those of a pipe in groups that have come together."""
     from exporter.inputs.csv_texts import csv_texts
-    from exporter.inputs.text_files import file_texts, piped_texts
+    from exporter.inputs.text_files import arriving_texts, file_texts
 
     if texts:
-        return _join(texts, pairs, session.shape.rank == 3)
+        return [_join(texts, pairs, session.shape.rank == 3)]
     if source is None:
-        return piped_texts(sys.stdin.buffer)
-    return csv_texts(source) if source.suffix.lower() == ".csv" else file_texts(source)
+        return arriving_texts(cast(BufferedReader, sys.stdin.buffer), session.batching.window)
+    return [csv_texts(source) if source.suffix.lower() == ".csv" else file_texts(source)]
 
 
 def _predictions(
     session: Session,
-    items: Iterable[TextInput],
+    groups: Iterable[Iterable[TextInput]],
     options: PredictionOptions,
     *,
     labels: tuple[str, ...],
@@ -145,12 +154,15 @@ def _predictions(
     if not labels and (hypothesis is not None or multi_label):
         raise InputError("--hypothesis and --multi-label are for --zero-shot; give its labels")
     if rerank is not None:
-        return session.rerank(rerank, _single(items, "--rerank"), options.top_k)
+        passages = _single(chain.from_iterable(groups), "--rerank")
+        return session.rerank(rerank, passages, options.top_k)
     if labels:
         chosen = {} if hypothesis is None else {"hypothesis": hypothesis}
-        alone = _single(items, "--zero-shot")
-        return session.zero_shot(alone, labels, multi_label=multi_label, **chosen)
-    return session.stream(items, options)
+        return chain.from_iterable(
+            session.zero_shot(alone, labels, multi_label=multi_label, **chosen)
+            for alone in (_single(group, "--zero-shot") for group in groups)
+        )
+    return chain.from_iterable(session.stream(group, options) for group in groups)
 
 
 def _single(items: Iterable[TextInput], mode: str) -> Iterator[str]:
@@ -163,20 +175,27 @@ def _single(items: Iterable[TextInput], mode: str) -> Iterator[str]:
         yield item.text
 
 
-def _write(output: Path, predictions: Iterable[Prediction]) -> None:
-    """All predictions to a file, which is there when it is whole."""
+def _lines(predictions: Iterable[Prediction], form: str, ascii_only: bool = False) -> Iterator[str]:
+    from exporter.predictions.render import render
     from exporter.predictions.written import csv_lines, json_line
 
-    def lines(progress: ProgressLine) -> Iterator[bytes]:
-        as_csv = output.suffix.lower() == ".csv"
-        found = csv_lines(predictions) if as_csv else (json_line(p) + "\n" for p in predictions)
-        for count, line in enumerate(found, 1):
+    if form == "csv":
+        yield from csv_lines(predictions)
+    for prediction in predictions:
+        yield (json_line(prediction, ascii_only) if form == "jsonl" else render(prediction)) + "\n"
+
+
+def _write(output: Path, lines: Iterable[str]) -> None:
+    """All lines to a file, which is there when it is whole."""
+
+    def counted(progress: ProgressLine) -> Iterator[bytes]:
+        for count, line in enumerate(lines, 1):
             progress(f"{count} texts")
             yield line.encode()
 
     try:
         with ProgressLine() as progress:
-            write_whole(output, lines(progress))
+            write_whole(output, counted(progress))
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror})") from None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from calibration.calibration_error import CalibrationError
 from calibration.texts import Classes, TextItem, check_amount, read_texts, stream_texts
@@ -38,7 +39,7 @@ def model_texts(
         classes = Classes(shape.id2label)
     elif labels:
         labelled = f"labels, but {shape.task} has not one class for each text"
-        raise InputError(f"{path}: {labelled}; leave out --labels")
+        raise InputError(f"{path}: {labelled}; leave out --labels (build: --calibration-labels)")
     with calibration_errors():
         return read_texts(path, classes, labels, judged)
 
@@ -60,10 +61,47 @@ def calibration_texts(
     return items
 
 
-def piped_texts(stream: BinaryIO) -> Iterator[TextItem]:
-    """The texts of stdin as they come (`stream_texts`); InputError at a line that is no text."""
+def arriving_texts(stream: BufferedReader, most: int) -> Iterator[list[TextItem]]:
+    """The texts of stdin, in lists of those that have come together, `most` at once.
+
+    So a line is given on when nothing follows it yet, and a fast stream in lists that fill batches.
+    Raises InputError at a line that is no text, after what came before it.
+    """
+    lines = _ArrivingLines(stream)
+    texts = stream_texts(lines, "stdin")
+    group: list[TextItem] = []
     with calibration_errors():
-        yield from stream_texts(stream, "stdin")
+        try:
+            for item in texts:
+                group.append(item)
+                if len(group) == most or not lines.waiting:
+                    yield group
+                    group = []
+        except CalibrationError:
+            yield group
+            raise
+
+
+class _ArrivingLines:
+    """The lines of a stream; `waiting` are those that have come and were not taken."""
+
+    def __init__(self, stream: BufferedReader) -> None:
+        self._stream = stream
+        self.waiting: deque[bytes] = deque()
+
+    def __iter__(self) -> Iterator[bytes]:
+        begun: list[bytes] = []
+        while chunk := self._stream.read1(1 << 16):
+            first, *rest = chunk.split(b"\n")
+            begun.append(first)
+            if not rest:
+                continue
+            self.waiting += [b"".join(begun), *rest[:-1]]
+            begun = rest[-1:]
+            while self.waiting:
+                yield self.waiting.popleft()
+        if any(begun):
+            yield b"".join(begun)
 
 
 def file_texts(path: Path) -> Iterator[TextItem]:

@@ -138,7 +138,9 @@ def test_the_lowest_of_all_opens_and_serves(
     config = exporter.BuildConfig(output=artifact, precision="int8", targets=("onnx",))
     assert exporter.build(config).passed
     text = "A joy from start to end."
-    printed = json.loads(run(lowest_of_all, "-m", "exporter", "run", artifact, "--json", text))
+    printed = json.loads(
+        run(lowest_of_all, "-m", "exporter", "run", artifact, "--format", "jsonl", text)
+    )
     (expected,) = exporter.load(artifact)([text])
     scores = {item["label"]: item["score"] for item in printed["labels"]}
     assert scores == pytest.approx({item.label: item.score for item in expected.labels}, abs=1e-5)

@@ -24,7 +24,8 @@ quantization_options = config_options(
         "float; may be repeated.",
         "--accuracy-budget SHARE": "Share of the decisions that quantization may change, as in "
         "0.003; the most harmful linear layers fall back to float.",
-        "--labels": "Each calibration text has a label; the budget is then one of accuracy.",
+        "--calibration-labels labels": "Each calibration text has a label; the budget is then "
+        "one of accuracy.",
         f"--rest {'|'.join(RESTS)}": "Precision of what is not quantized (int8, fp8).",
         "--quantize-embeddings/--no-quantize-embeddings": "Whether the tables of words and "
         "positions are stored in 8 bits as well.  [default: yes]",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import reduce
@@ -25,6 +26,35 @@ class _UsablePath(click.Path):
 
     def convert(self, value: Any, param: Any, context: Any) -> Path:
         return usable_path(os.fsdecode(super().convert(value, param, context)))
+
+
+class RenamingCommand(click.Command):
+    """A command that takes the old spellings of its options for one more release, with a warning.
+
+    `renamed` has what to write now by the option that was.
+    """
+
+    def __init__(self, *given: Any, renamed: Mapping[str, str], **settings: Any) -> None:
+        super().__init__(*given, **settings)
+        self._renamed = renamed
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        written: list[str] = []
+        for index, word in enumerate(args):
+            if word == "--":
+                return super().parse_args(ctx, [*written, *args[index:]])
+            option, *value = word.split("=", 1)
+            if option in self._renamed:
+                now = self._renamed[option]
+                warn_of_old(f"{ctx.info_name} {option}", now)
+                word = "=".join([now, *value])
+            written.append(word)
+        return super().parse_args(ctx, written)
+
+
+def warn_of_old(old: str, now: str) -> None:
+    """Warn of a spelling of the command line that goes away."""
+    warnings.warn(f"{old} is an old spelling, gone in the next release; write {now}", stacklevel=2)
 
 
 FILE = _UsablePath(path_type=Path)

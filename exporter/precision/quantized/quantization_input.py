@@ -59,7 +59,9 @@ def quantization_input(
             "add spm.model or tokenizer.json to the checkpoint"
         )
     if options.labels and data is None:
-        raise InputError("--labels: the demo's texts have none; give --calibration-data")
+        raise InputError(
+            "--calibration-labels: the demo's texts have none; give --calibration-data"
+        )
     if options.weight_bits is not None and precision != "int8":
         raise InputError(f"--weight-bits: {precision} has no use for it; leave it out")
     options.check_layers(shape.num_hidden_layers)

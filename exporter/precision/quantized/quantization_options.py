@@ -77,7 +77,9 @@ class QuantizationOptions:
                 f"--accuracy-budget {self.accuracy_budget}: give a share, as in 0.003 for 0.3 %"
             )
         if self.labels and self.accuracy_budget is None:
-            raise InputError("--labels: only --accuracy-budget has a use for them; give one")
+            raise InputError(
+                "--calibration-labels: only --accuracy-budget has a use for them; give one"
+            )
         if self.scale_table is not None:
             object.__setattr__(self, "scale_table", Path(self.scale_table))
         if self.layers is not None or self.include or self.exclude:

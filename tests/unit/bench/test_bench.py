@@ -260,7 +260,7 @@ def test_the_command(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         (("--warmup", "-1"), "--warmup -1: give at least 0"),
         (("--threads", "0"), "threads is 0"),
         (("--data", "none.txt"), "none.txt: cannot be read"),
-        (("--limits", "fp5"), "precision 'fp5': no parity limits"),
+        (("--limits-of", "fp5"), "precision 'fp5': no parity limits"),
         (("--openvino-hint", "latency"), "'cpu' has no option 'hint'"),
         (("--json", "no/such/folder.json"), "folder.json: its folder does not exist"),
         (("--plot", "no/such/folder.svg"), "folder.svg: its folder does not exist"),

@@ -224,3 +224,22 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], place: st
     assert code == 2
     assert "Traceback" in err
     assert err.splitlines()[-1].startswith("error: --precision 'fp7'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "now"),
+    [
+        (["build", "/no/such", "--labels"], "--calibration-labels"),
+        (["parity", "/no/such", "--precision", "fp16"], "--limits-of"),
+        (["bench", "/no/such", "--limits=fp16"], "--limits-of"),
+    ],
+)
+def test_old_spellings_say_what_to_write(
+    arguments: list[str], now: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(capsys, *arguments)
+    warning, error = (line for line in err.splitlines() if not line.startswith("["))
+    assert (code, error.startswith("error: ")) == (2, True)
+    assert "No such option" not in error
+    old = f"{arguments[0]} {arguments[2].partition('=')[0]}"
+    assert warning == (f"warning: {old} is an old spelling, gone in the next release; write {now}")

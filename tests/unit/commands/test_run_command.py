@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def test_run_prints_the_answer_of_every_head(
         (["a", "--provider", "tpu"], "provider 'tpu': unknown; choose from cpu, cuda"),
         (["a", "--threads", "0"], "threads is 0"),
         (["bad \udcff text"], "surrogate"),
-        (["a", "--input", "x.txt"], "TEXT and --input"),
+        (["a", "--data", "x.txt"], "TEXT and --data"),
         (["a", "--output", "x.txt"], "its ending says the format: .jsonl, .ndjson, .csv"),
         (["a", "--rerank", "q", "--zero-shot", "x"], "leave one of them out"),
         (["a", "--multi-label"], "are for --zero-shot"),
@@ -106,7 +107,9 @@ def run_process(
 
 def test_run_reads_lines_and_writes_json_lines(make_artifact: MakeArtifact) -> None:
     folder = make_artifact("sequence-classification")
-    done = run_process("run", folder, "--json", stdin="eins ü\n\nzwei\tdrei\r\n".encode())
+    done = run_process(
+        "run", folder, "--format", "jsonl", stdin="eins ü\n\nzwei\tdrei\r\n".encode()
+    )
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.decode().splitlines()]
     assert [(item["text"], item["pair"]) for item in found] == [
@@ -118,6 +121,46 @@ def test_run_reads_lines_and_writes_json_lines(make_artifact: MakeArtifact) -> N
         assert sum(label["score"] for label in item["labels"]) == pytest.approx(1.0)
 
 
+def test_a_line_is_answered_while_the_pipe_stays_open(make_artifact: MakeArtifact) -> None:
+    command = [sys.executable, "-m", "exporter", "run", str(make_artifact("base"))]
+    command += ["--format", "jsonl"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for text in ("first", "second", "third"):
+            process.stdin.write(f"{text}\n".encode())
+            process.stdin.flush()
+            # Nothing follows: a command that waits for more would never answer.
+            assert select.select([process.stdout], [], [], 60)[0], text
+            assert json.loads(process.stdout.readline())["text"] == text
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+def test_answers_to_the_lines_before_a_bad_one_are_written(make_artifact: MakeArtifact) -> None:
+    stdin = b"one\ntwo\n\xff\nfour\n"
+    done = run_process("run", make_artifact("base"), "--format", "csv", stdin=stdin)
+    assert done.returncode == 2
+    assert b"stdin, line 3: not UTF-8" in done.stderr
+    rows = list(csv.DictReader(done.stdout.decode().splitlines()))
+    assert [row["text"] for row in rows] == ["one", "two"]
+
+
+def test_old_spellings_of_run_work_with_a_warning(
+    capsys: pytest.CaptureFixture[str], make_artifact: MakeArtifact, tmp_path: Path
+) -> None:
+    (tmp_path / "texts.txt").write_text("one\n")
+    folder = make_artifact("base")
+    code, out, err = call(capsys, "run", folder, "--json", f"--input={tmp_path / 'texts.txt'}")
+    assert (code, json.loads(out)["text"]) == (0, "one")
+    assert [line.partition(" is an old spelling")[0] for line in err.splitlines()] == [
+        "warning: run --json",
+        "warning: run --input",
+    ]
+    assert err.splitlines()[1].endswith("gone in the next release; write --data")
+    code, out, err = call(capsys, "run", folder, "--", "--json")
+    assert (code, err, out.splitlines()[0]) == (0, "", "--json")
+
+
 def test_run_refuses_binary_input(make_artifact: MakeArtifact) -> None:
     done = run_process("run", make_artifact("base"), stdin=b"good\n\xff\xfe\n")
     assert done.returncode == 2
@@ -126,7 +169,8 @@ def test_run_refuses_binary_input(make_artifact: MakeArtifact) -> None:
 
 
 def test_a_closed_pipe_is_quiet(make_artifact: MakeArtifact) -> None:
-    command = [sys.executable, "-m", "exporter", "run", str(make_artifact("base")), "--json"]
+    command = [sys.executable, "-m", "exporter", "run", str(make_artifact("base"))]
+    command += ["--format", "jsonl"]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -142,7 +186,7 @@ def test_files_in_and_out(make_artifact: MakeArtifact, tmp_path: Path) -> None:
     table = tmp_path / "texts.csv"
     table.write_text('id,text,text_pair\n1,"one, two",\n2,"three\nfour",five\n', encoding="utf-8")
     for name in ("found.jsonl", "found.csv"):
-        done = run_process("run", folder, "--input", table, "--output", tmp_path / name)
+        done = run_process("run", folder, "--data", table, "--output", tmp_path / name)
         assert (done.returncode, done.stdout) == (0, b""), done.stderr
         assert b"2 texts" in done.stderr or b"1 texts" in done.stderr
     lines = (tmp_path / "found.jsonl").read_text(encoding="utf-8").splitlines()
@@ -183,7 +227,7 @@ def test_a_broken_table_leaves_nothing(
     if content is not None:
         table.write_bytes(content)
     folder = make_artifact("sequence-classification")
-    code, out, err = call(capsys, "run", folder, "--input", table, "--output", output)
+    code, out, err = call(capsys, "run", folder, "--data", table, "--output", output)
     assert (code, out) == (2, "")
     assert message in err
     assert list(output.parent.iterdir()) == []
@@ -193,7 +237,9 @@ def test_entities_and_options_are_printed(
     capsys: pytest.CaptureFixture[str], make_artifact: MakeArtifact
 ) -> None:
     folder = make_artifact("token-classification")
-    code, out, _ = call(capsys, "run", folder, "Some words", "--aggregation", "simple", "--json")
+    code, out, _ = call(
+        capsys, "run", folder, "Some words", "--aggregation", "simple", "--format", "jsonl"
+    )
     found = json.loads(out)
     assert code == 0
     assert {entity["label"] for entity in found["entities"]} <= {"LABEL_0", "LABEL_1"}

@@ -35,7 +35,7 @@ def test_closed_streams(closed: tuple[int, ...], make_artifact: Callable[[str], 
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
-@pytest.mark.parametrize("form", [[], ["--json"]])
+@pytest.mark.parametrize("form", [[], ["--format", "jsonl"]])
 def test_a_terminal_without_unicode(
     encoding: str, form: list[str], make_artifact: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,

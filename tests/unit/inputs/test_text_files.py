@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from exporter.errors import InputError
 from exporter.inputs.cases import CaseMaker
 from exporter.inputs.data_sets import DataOptions, make_data_sets
 from exporter.inputs.encode import as_item
-from exporter.inputs.text_files import calibration_texts, model_texts, piped_texts
+from exporter.inputs.text_files import arriving_texts, calibration_texts, model_texts
 from exporter.model.model_shape import ModelShape
 from exporter.model.profile import Range
 from exporter.model.task import Task
@@ -106,13 +107,44 @@ def test_labels_of_a_build_are_judged(make_checkpoint: MakeCheckpoint, tmp_path:
     ]
 
 
+def piped(stream: Any) -> list[TextItem]:
+    return [item for group in arriving_texts(stream, 1024) for item in group]
+
+
+def test_lines_are_given_on_in_the_groups_that_they_come_in() -> None:
+    chunks = [b"one\ntw", b"o\nthree\n", b"fo", b"ur"]
+    long = "x" * 100_000
+
+    class Pipe(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            return chunks.pop(0) if chunks else b""
+
+    groups = arriving_texts(Pipe(), 2)  # type: ignore[arg-type]
+    assert [item.text for item in next(groups)] == ["one"]
+    assert len(chunks) == 3, "it read on before it gave what it had"
+    assert [item.text for item in next(groups)] == ["two", "three"]
+    assert [item.text for item in next(groups)] == ["four"]
+    assert next(groups, None) is None
+    lines = f"{long}\n".encode() * 5
+    found = list(arriving_texts(io.BytesIO(lines), 2))  # type: ignore[arg-type]
+    assert [len(group) for group in found] and sum(map(len, found)) == 5
+    assert {item.text for group in found for item in group} == {long}
+
+
+def test_what_came_before_a_bad_line_is_given_first() -> None:
+    groups = arriving_texts(io.BytesIO(b"one\ntwo\n\xff\nfour\n"), 1024)  # type: ignore[arg-type]
+    assert [item.text for item in next(groups)] == ["one", "two"]
+    with pytest.raises(InputError, match="stdin, line 3: not UTF-8"):
+        next(groups)
+
+
 def test_stdin_is_read_by_the_same_rule() -> None:
     stream = io.BytesIO(f"\ufeff{ODD}\r\n\na\tb\tc\n".encode())
-    assert list(piped_texts(stream)) == [TextItem(ODD), TextItem(""), TextItem("a", ("b", "c"))]
+    assert piped(stream) == [TextItem(ODD), TextItem(""), TextItem("a", ("b", "c"))]
     stream = io.BytesIO(b'{"text": "a", "text_pair": "b"}\n"c"\n')
-    assert list(piped_texts(stream)) == [TextItem("a", ("b",)), TextItem("c")]
+    assert piped(stream) == [TextItem("a", ("b",)), TextItem("c")]
     with pytest.raises(InputError, match="stdin, line 1: binary data"):
-        list(piped_texts(io.BytesIO(b"\0\n")))
+        piped(io.BytesIO(b"\0\n"))
 
 
 def test_choices_are_read_from_both_forms(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:

@@ -295,7 +295,7 @@ def test_models_that_do_not_belong_together_are_refused(
         (["--reference", "{ck}", "--candidate", "{stock}", "--lengths", "0"], "--lengths: 0"),
         (["--reference", "{ck}", "--candidate", "{stock}", "--lengths", "x"], "--lengths 'x'"),
         (
-            ["--reference", "{ck}", "--candidate", "{stock}", "--precision", "fp4"],
+            ["--reference", "{ck}", "--candidate", "{stock}", "--limits-of", "fp4"],
             "precision 'fp4': no parity limits",
         ),
     ],

@@ -83,7 +83,7 @@ def test_inspect_describes_the_engine(capsys: pytest.CaptureFixture[str], built:
         "fused      kgen: ",
     ):
         assert part in out, part
-    code, out, _ = call(capsys, "inspect", built / "model.rtx.plan", "--json")
+    code, out, _ = call(capsys, "inspect", built / "model.rtx.plan", "--json", "-")
     found = json.loads(out)
     assert found["record"]["version"].startswith(found["header"]["version"].rpartition(".")[0])
     assert found["summary"]["attention"] == "expanded"

@@ -301,7 +301,7 @@ def test_labels(
     labelled = tmp_path / "labelled.tsv"
     labelled.write_text("".join(f"{text}\t{i % 2}\n" for i, text in enumerate(texts)))
     options = ["--precision", "int8", "--data", data, "--calibration-data"]
-    budget = ["--accuracy-budget", "0.9", "--labels"]
+    budget = ["--accuracy-budget", "0.9", "--calibration-labels"]
     output = tmp_path / "out"
     assert command(checkpoint, output, *options, labelled, *budget) == 0
     facts = json.loads((output / "manifest.json").read_text())["graph"]["quantization"]
@@ -313,8 +313,11 @@ def test_labels(
     for arguments, message in (
         ([*options, wrong, *budget], "label 'maybe': the model's labels are LABEL_0, LABEL_1"),
         ([*options, data, *budget], "line 1: expected text<TAB>label"),
-        ([*options, labelled, "--labels"], "--labels: only --accuracy-budget has a use for them"),
-        (["--precision", "int8", *budget], "--labels: the demo's texts have none"),
+        (
+            [*options, labelled, "--calibration-labels"],
+            "--calibration-labels: only --accuracy-budget has a use for them",
+        ),
+        (["--precision", "int8", *budget], "--calibration-labels: the demo's texts have none"),
     ):
         assert command(checkpoint, tmp_path / "c", *arguments) == 2
         assert message in capsys.readouterr().err
