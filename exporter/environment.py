@@ -11,6 +11,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 
+from plugins.onnxruntime_cpu.native_library import NativeLibrary, native_library
+
 PACKAGES = (
     "deb-export numpy onnx onnx-ir onnxscript safetensors sentencepiece tokenizers torch "
     "onnxruntime onnxruntime-gpu openvino tensorrt tensorrt-rtx polygraphy"
@@ -43,8 +45,15 @@ def environment() -> dict[str, str]:
         "machine": platform.machine(),
         "processor": processor_name(),
         "processors": str(usable_processors()),
+        "attention_kernel": attention_kernel(),
         **{name: number for name, number in found.items() if number is not None},
     }
+
+
+def attention_kernel() -> str:
+    """What computes the attention in sessions of ONNX Runtime on a CPU, by default."""
+    found = native_library()
+    return f"native, {found.instructions}" if isinstance(found, NativeLibrary) else "body"
 
 
 def processor_name() -> str:

@@ -18,6 +18,7 @@ from exporter.environment import (
     usable_processors,
 )
 from exporter.threads import cpu_quota, default_threads
+from plugins.onnxruntime_cpu.native_library import NativeLibrary, native_library
 
 _INSTALL_CPU = 'pip install "deb-export[cpu]"'
 _INSTALL_GPU = 'pip install "deb-export[gpu]"'
@@ -135,6 +136,10 @@ def _targets(missing: str, found: tuple[str, ...]) -> Iterator[str]:
     problem = TENSORRT.problem() or TENSORRT.plugin_problem()
     name = f"attention for {TENSORRT.target}"
     yield _state("plugin", name, not problem, problem or "can be built into engines")
+    native = native_library()
+    ready = isinstance(native, NativeLibrary)
+    detail = f"native, {native.instructions}" if isinstance(native, NativeLibrary) else native
+    yield _state("plugin", "attention for onnxruntime on a CPU", ready, detail)
 
 
 def _providers() -> Iterator[str]:

@@ -17,6 +17,7 @@ from exporter.commands.options.shared import (
 )
 from exporter.errors import InputError
 from exporter.progress import Progress, ProgressLine
+from exporter.runtime.runtime_options import ATTENTION_KERNELS, RuntimeOptions
 
 if TYPE_CHECKING:
     from exporter.parity.check import CompareOptions
@@ -55,6 +56,13 @@ _options = option_group(
         default=True,
         show_default=False,
         help="Compare every layer.  [default: yes]",
+    ),
+    # What it runs on.
+    click.option(
+        "--attention-kernel",
+        metavar="|".join(ATTENTION_KERNELS),
+        help="The attention of a graph that is judged: as the file says, or by our own operator.  "
+        "[default: $DEB_EXPORT_ATTENTION_KERNEL, or native where it was built]",
     ),
     # What is permitted.
     click.option(
@@ -138,7 +146,9 @@ def _compare(
     if reference is not None and options["checkpoint"] is not None:
         raise InputError("--checkpoint says where ARTIFACT's source is; leave out --reference")
     progress("checking the files")
-    side = open_side(judged, task)
+    side = open_side(judged, task, RuntimeOptions(attention_kernel=options["attention_kernel"]))
+    if options["attention_kernel"] and side.info.kind not in ("artifact", "onnx"):
+        raise InputError(f"--attention-kernel: {judged} is no graph; leave it out")
     if reference is not None:
         right = open_side(reference, task)
     else:

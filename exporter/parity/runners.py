@@ -22,7 +22,7 @@ from exporter.metrics.figures import Floats
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.runtime.providers.onnx_session import open_graph, run_graph
-from exporter.runtime.runtime_options import RuntimeOptions
+from exporter.runtime.runtime_options import BODY, DEFAULTS, RuntimeOptions
 from exporter.runtime.session import Session
 
 
@@ -223,14 +223,22 @@ class GraphRunner:
         path: the .onnx file; external data lies beside it.
         shape: the model that it should be.
         rounded: run it with half's rounding in every half value, see
-            `exporter.runtime.providers.rounded_session`.
+            `exporter.runtime.providers.rounded_session`; the attention is the file's own then.
+        options: the attention's kernel.
 
     Raises:
         InputError: the file is missing or broken, or is not a graph of such a model.
         MissingDependencyError: ONNX Runtime is not installed.
     """
 
-    def __init__(self, path: Path, shape: ModelShape, *, rounded: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shape: ModelShape,
+        *,
+        rounded: bool = False,
+        options: RuntimeOptions = DEFAULTS,
+    ) -> None:
         self._path, self._shape = path, shape
         self.name = "onnxruntime cpu, rounded as half" if rounded else "onnxruntime cpu"
         content = _content(path, rounded)
@@ -242,7 +250,8 @@ class GraphRunner:
         self._hidden = hidden.values
         content = with_outputs(content, hidden, own)
         self._session: Any
-        self._session, how = open_graph(path, RuntimeOptions().resolved(), content=content)
+        options = BODY if rounded else options
+        self._session, how = open_graph(path, options.resolved(), content=content)
         self.name += how
         added = [name for name in hidden.values if name not in own]
         self._signature = _signature(path, self._session, shape, added)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from exporter.parity.runners import (
 from exporter.parity.side import Open, Side, vocabulary_files
 from exporter.precision.precision_plan import PrecisionPlan, decode_plan
 from exporter.runtime.load import artifact_shape, require_torch, source_base, source_folder
+from exporter.runtime.runtime_options import BODY, DEFAULTS, RuntimeOptions
 
 if TYPE_CHECKING:
     import onnx
@@ -46,22 +47,26 @@ ENGINE_LAYERS = "a TensorRT engine gives its outputs only"
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger")
 
 
-def open_side(path: Path, task: Task | None = None) -> Side:
+def open_side(path: Path, task: Task | None = None, options: RuntimeOptions = BODY) -> Side:
     """What is at `path`: a checkpoint or artifact folder, an .onnx file, a .plan engine, or a .json
     of outputs that Polygraphy saved. The head of a checkpoint is as its configuration says unless
-    `task` does.
+    `task` does; a graph's attention is computed as the `options` say, which its body is by default.
 
     Raises:
         InputError: nothing is there, or nothing that can be compared.
     """
     if path.is_dir():
         found = (path / MANIFEST).is_file()
-        return artifact_side(path) if found else checkpoint_side(path, task)
+        return artifact_side(path, options) if found else checkpoint_side(path, task)
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder")
     if path.name == MODEL_FILE and (path.parent / MANIFEST).is_file():
-        return replace(artifact_side(path.parent), engines=())
-    openers = {".onnx": onnx_side, ".plan": engine_side, ".json": _saved_side}
+        return replace(artifact_side(path.parent, options), engines=())
+    openers: dict[str, Callable[[Path], Side]] = {
+        ".onnx": partial(onnx_side, options=options),
+        ".plan": engine_side,
+        ".json": _saved_side,
+    }
     if path.suffix.lower() not in openers:
         raise InputError(
             f"{path}: give a checkpoint or artifact folder, an .onnx file, a .plan engine, or a "
@@ -116,7 +121,7 @@ def source_side(manifest: Manifest, checkpoint: Path | None = None) -> Side:
     return checkpoint_side(folder, Task(manifest.task), base)
 
 
-def artifact_side(folder: Path) -> Side:
+def artifact_side(folder: Path, options: RuntimeOptions = BODY) -> Side:
     """The graph of an artifact, and its engines. A changed file is a problem, and all run even so.
 
     Raises:
@@ -135,7 +140,7 @@ def artifact_side(folder: Path) -> Side:
         shape=shape,
         folder=_tokenizer_folder(folder),
         longest=manifest.seq.max,
-        opens=graph_opens(folder / MODEL_FILE, manifest.half),
+        opens=graph_opens(folder / MODEL_FILE, manifest.half, options),
         problems=problems,
         graph=None if problems else planned_graph(folder / MODEL_FILE),
         engines=engine_sides(folder, manifest.engines, manifest.precision),
@@ -150,7 +155,9 @@ def _tokenizer_folder(folder: Path) -> Path | None:
     return folder if vocabulary_files(folder) else None
 
 
-def graph_opens(path: Path, half: str | None) -> tuple[Open, ...]:
+def graph_opens(
+    path: Path, half: str | None, options: RuntimeOptions = DEFAULTS
+) -> tuple[Open, ...]:
     """What runs a graph of ours.
 
     A graph in fp16 or bf16 is judged with the rounding of that type in every value. ONNX Runtime's
@@ -159,15 +166,15 @@ def graph_opens(path: Path, half: str | None) -> tuple[Open, ...]:
     """
 
     def runner(rounded: bool, shape: ModelShape) -> Runner:
-        return GraphRunner(path, shape, rounded=rounded)
+        return GraphRunner(path, shape, rounded=rounded, options=options)
 
-    native, rounded = partial(runner, False), partial(runner, True)
+    as_it_is, rounded = partial(runner, False), partial(runner, True)
     if half is None:
-        return (native,)
-    return (rounded,) if half == "bf16" else (rounded, native)
+        return (as_it_is,)
+    return (rounded,) if half == "bf16" else (rounded, as_it_is)
 
 
-def onnx_side(path: Path) -> Side:
+def onnx_side(path: Path, options: RuntimeOptions = BODY) -> Side:
     """An ONNX file of any exporter; what it says of itself, or `config.json` beside it, counts.
 
     No weight is read.
@@ -191,7 +198,7 @@ def onnx_side(path: Path) -> Side:
         shape=_shape(metadata) or _shape_beside(beside),
         folder=_tokenizer_folder(beside),
         longest=_fixed_length(model),
-        opens=graph_opens(path, half),
+        opens=graph_opens(path, half, options),
         graph=planned_graph(path, model),
     )
 

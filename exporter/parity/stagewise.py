@@ -27,7 +27,7 @@ from exporter.precision.precision_plan import PrecisionPlan
 from exporter.progress import Progress
 from exporter.runtime.providers.onnx_session import open_graph, run_graph
 from exporter.runtime.providers.rounded_session import widened_content
-from exporter.runtime.runtime_options import RuntimeOptions
+from exporter.runtime.runtime_options import BODY
 
 if TYPE_CHECKING:
     import torch
@@ -212,7 +212,7 @@ def run_stages(
     own = [item.name for item in model.graph.output]
     hidden = HiddenStates(values=values, types=(TensorProto.FLOAT,) * len(values))
     content = with_outputs(content, hidden, own)
-    session, _ = open_graph(path, RuntimeOptions().resolved(), content=content)
+    session, _ = open_graph(path, BODY.resolved(), content=content)
     inputs = {item.name for item in session.get_inputs()}
     found = []
     for case in cases:

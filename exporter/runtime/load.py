@@ -30,6 +30,7 @@ GRAPH_PROVIDERS = (*NAMES, OPENVINO)
 _ONLY = {
     "threads": ("cpu", OPENVINO),
     "spinning": ("cpu",),
+    "attention_kernel": ("cpu",),
     "precision": (OPENVINO,),
     "hint": (OPENVINO,),
     "cache": (OPENVINO,),

@@ -12,12 +12,14 @@ from exporter.threads import cpu_quota, default_threads, openmp_threads
 
 THREADS_VARIABLE = "DEB_EXPORT_THREADS"
 TOKENS_VARIABLE = "DEB_EXPORT_TOKENS"
+KERNEL_VARIABLE = "DEB_EXPORT_ATTENTION_KERNEL"
 
 TOKENS_PER_THREAD = 512
 """Tokens of a batch for each thread: on a CPU, more make it no faster and pad more."""
 
 PRECISIONS = ("f32", "bf16", "f16")
 HINTS = ("latency", "throughput")
+ATTENTION_KERNELS = ("body", "native")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class RuntimeOptions:
         hint: OpenVINO's aim, one of `HINTS`: "latency" computes a batch with all threads,
             "throughput" several batches of `session(texts)` at a time.
         cache: folder where OpenVINO keeps compiled models, so that the next start is quicker.
+        attention_kernel: of ONNX Runtime on a CPU, one of `ATTENTION_KERNELS`: "body" computes the
+            attention as the file says, "native" with our own operator; which is the default where
+            its library was built.
 
     Raises:
         InputError: a value out of its range.
@@ -48,6 +53,7 @@ class RuntimeOptions:
     precision: str | None = None
     hint: str | None = None
     cache: Path | None = None
+    attention_kernel: str | None = None
 
     def __post_init__(self) -> None:
         if self.cache is not None:
@@ -56,7 +62,8 @@ class RuntimeOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; give at least 1")
-        for name, choices in (("precision", PRECISIONS), ("hint", HINTS)):
+        choosable = {"precision": PRECISIONS, "hint": HINTS, "attention_kernel": ATTENTION_KERNELS}
+        for name, choices in choosable.items():
             value = getattr(self, name)
             if value is not None and value not in choices:
                 raise InputError(f"{name} {value!r}: unknown; choose from {', '.join(choices)}")
@@ -66,13 +73,15 @@ class RuntimeOptions:
         return tuple(item.name for item in fields(self) if getattr(self, item.name) != item.default)
 
     def resolved(self, environment: Mapping[str, str] | None = None) -> RuntimeOptions:
-        """The options of a CPU with threads, tokens and spinning chosen.
+        """The options of a CPU with threads, tokens, spinning, and the attention's kernel where a
+        variable names it, chosen.
 
         `environment` has variables; those of the process by default. OMP_NUM_THREADS, which Ray and
         others set for a process with a share of a machine, counts where nothing else says.
 
         Raises:
-            InputError: a variable is set to something else than a whole number of at least 1.
+            InputError: a variable is set to something else than a whole number of at least 1, or
+                than a kernel.
         """
         variables = os.environ if environment is None else environment
         threads = self.threads or _variable(THREADS_VARIABLE, variables)
@@ -81,10 +90,15 @@ class RuntimeOptions:
         tokens = self.tokens or _variable(TOKENS_VARIABLE, variables) or TOKENS_PER_THREAD * at_once
         # Under a quota, a thread that waits busily uses up what the others compute with.
         spinning = cpu_quota() is None if self.spinning is None else self.spinning
-        return replace(self, threads=threads, tokens=tokens, spinning=spinning)
+        kernel = self.attention_kernel or variables.get(KERNEL_VARIABLE, "").strip() or None
+        return replace(
+            self, threads=threads, tokens=tokens, spinning=spinning, attention_kernel=kernel
+        )
 
 
 DEFAULTS = RuntimeOptions()
+BODY = RuntimeOptions(attention_kernel="body")
+"""For who is to see what the file says, whatever library is there."""
 
 
 def make_folder(folder: Path) -> None:

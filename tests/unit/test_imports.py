@@ -22,7 +22,7 @@ ROOMS = {
     "exporter.console": "",
     "exporter.svg": "",
     "exporter.progress": "",
-    "exporter.environment": "",
+    "exporter.environment": "plugins",
     "exporter.threads": "environment",
     "exporter.demo": "",
     "exporter.model": "errors",
@@ -33,8 +33,8 @@ ROOMS = {
     "exporter.inputs": "calibration errors demo model deberta metrics",
     "exporter.predictions": "errors console model deberta metrics inputs",
     "exporter.engine": "plugins calibration errors progress environment model artifact graph",
-    "exporter.runtime": "errors threads demo model artifact deberta graph inputs predictions "
-    "engine",
+    "exporter.runtime": "plugins errors threads demo model artifact deberta graph inputs "
+    "predictions engine",
     "exporter.precision": "plugins calibration errors progress console model artifact deberta "
     "graph metrics inputs runtime",
     "exporter.parity": "calibration errors progress console svg environment model artifact deberta "
@@ -44,8 +44,8 @@ ROOMS = {
     "runtime parity",
     "exporter.pipeline": "calibration errors progress environment demo model artifact deberta "
     "graph inputs engine runtime precision parity",
-    "exporter.commands": "calibration errors console progress threads environment model artifact "
-    "inputs predictions engine runtime precision parity packaging bench pipeline",
+    "exporter.commands": "plugins calibration errors console progress threads environment model "
+    "artifact inputs predictions engine runtime precision parity packaging bench pipeline",
     "exporter.cli": "errors progress environment commands",
     "exporter.__main__": "cli",
     "exporter": "model artifact runtime pipeline",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exporter.commands.options.shared import config_options
-from exporter.runtime.runtime_options import HINTS, PRECISIONS, RuntimeOptions
+from exporter.runtime.runtime_options import ATTENTION_KERNELS, HINTS, PRECISIONS, RuntimeOptions
 
 runtime_options = config_options(
     RuntimeOptions,
@@ -22,5 +22,8 @@ runtime_options = config_options(
         f"--openvino-hint hint {'|'.join(HINTS)}": "OpenVINO's aim: a batch with all threads, or "
         "several batches of texts at a time.  [default: latency]",
         "--openvino-cache cache": "Folder where OpenVINO keeps compiled models.  [default: none]",
+        f"--attention-kernel {'|'.join(ATTENTION_KERNELS)}": "The attention on ONNX Runtime's CPU "
+        "provider: as the file says, or by our own operator.  [default: "
+        "$DEB_EXPORT_ATTENTION_KERNEL, or native where it was built]",
     },
 )

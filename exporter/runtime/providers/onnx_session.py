@@ -18,8 +18,9 @@ from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.runtime.batching import Batching
 from exporter.runtime.providers.onnx_providers import CPU, Provider, check_active, check_available
-from exporter.runtime.runtime_options import DEFAULTS, RuntimeOptions
+from exporter.runtime.runtime_options import BODY, DEFAULTS, RuntimeOptions
 from exporter.runtime.session import Floats, Session
+from plugins.onnxruntime_cpu.native_library import NativeLibrary, native_library
 
 EXACT_INTEGERS = {"session.x64quantprecision": "1"}
 """Session option for exact int8 products. x86 processors without VNNI otherwise add pairs of them
@@ -36,7 +37,7 @@ class OnnxSession(Session):
     Args:
         path: the .onnx file; external data lies beside it.
         shape, text: the artifact's model and its tokenizer.
-        options: threads, waiting and batches.
+        options: threads, waiting, batches and the attention's kernel.
         settings: see `open_graph`: `provider`, `providers`, `content` and `weight_bits`.
 
     Raises:
@@ -90,13 +91,14 @@ def open_graph(
 ) -> tuple[Any, str]:
     """ONNX Runtime's own session over any graph: every session of ours is made here.
 
-    With it comes how it was opened, for reports: nothing, unless that is not as was asked for.
-    There is a warning then. Graphs of other tools may fail to open, or end the process, with exact
-    int8 products; fp8 cannot be optimized in full before ONNX Runtime 1.32.
+    With it comes how it was opened, for reports: by which kernel its attention is computed, if not
+    by the body in the file, and what is not as was asked for. There is a warning then. Graphs of
+    other tools may fail to open, or end the process, with exact int8 products; fp8 cannot be
+    optimized in full before ONNX Runtime 1.32.
 
     Args:
         path: the .onnx file, or, with `content`, its name in messages and the place of its data.
-        options: threads and waiting; for a CPU, resolved.
+        options: threads, waiting and the attention's kernel; for a CPU, resolved.
         content: a graph to run in the place of the file's; its external data lies there as well.
         provider: which execution provider runs it, one of `onnx_providers.NAMES`.
         providers: that provider with its options, and what it falls back to.
@@ -104,8 +106,10 @@ def open_graph(
         memory_pattern: keep a plan of memory for each shape; not where no shape recurs.
 
     Raises:
-        InputError: the file is missing or broken.
-        MissingDependencyError: ONNX Runtime or its provider is missing.
+        InputError: the file is missing or broken, or has no attention for the native kernel that
+            was asked for.
+        MissingDependencyError: ONNX Runtime, its provider, or the native kernel that was asked for
+            is missing.
     """
     try:
         import onnxruntime
@@ -118,11 +122,14 @@ def open_graph(
     version = onnxruntime.__version__
     check_available(provider, onnxruntime.get_available_providers())
     graph, place = (str(path), None) if content is None else (content, path.resolve().parent)
+    library = _library(options) if provider == "cpu" else None
+    made = library.kernels_made() if library else 0
     start = partial(onnxruntime.InferenceSession, graph, providers=list(providers))
     exact = weight_bits > 7 and not _aborts(version, path, content)
     how = INEXACT if weight_bits > 7 and not exact else ""
-    settings = _settings(options, exact, memory_pattern, place)
+    make_settings = partial(_settings, options, library, memory_pattern, place)
     try:
+        settings = make_settings(exact)
         try:
             session = start(settings)
         except Exception as error:
@@ -131,7 +138,7 @@ def open_graph(
                 how, level = BASIC, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
                 settings.graph_optimization_level = level
             elif kind == "Fail" and exact:
-                how, settings = INEXACT, _settings(options, False, memory_pattern, place)
+                how, settings = INEXACT, make_settings(False)
             else:
                 raise
             session = start(settings)
@@ -141,11 +148,32 @@ def open_graph(
     if how:
         warnings.warn(f"{path}: ONNX Runtime {version} opens it only {how}", stacklevel=2)
     check_active(provider, session)
-    return session, f", {how}" if how else ""
+    kernel = ""
+    if library and library.kernels_made() > made:
+        kernel = f"native attention ({library.instructions})"
+    elif options.attention_kernel == "native":
+        raise InputError(f"{path}: has no attention that the native kernel takes; leave it out")
+    return session, "".join(f", {part}" for part in (kernel, how) if part)
+
+
+def _library(options: RuntimeOptions) -> NativeLibrary | None:
+    """What computes the attention, None for the body in the file."""
+    if options.attention_kernel == "body":
+        return None
+    found = native_library()
+    if isinstance(found, NativeLibrary):
+        return found
+    if options.attention_kernel == "native":
+        raise MissingDependencyError(f"attention kernel native: {found}")
+    return None
 
 
 def _settings(
-    options: RuntimeOptions, exact: bool, memory_pattern: bool, place: Path | None
+    options: RuntimeOptions,
+    library: NativeLibrary | None,
+    memory_pattern: bool,
+    place: Path | None,
+    exact: bool,
 ) -> Any:
     """Settings of a session; `place` is where external data of a graph in memory lies."""
     import onnxruntime
@@ -162,6 +190,8 @@ def _settings(
         settings.add_session_config_entry(key, value)
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
+    if library is not None:
+        settings.register_custom_ops_library(str(library.path))
     return settings
 
 
@@ -182,7 +212,7 @@ def open_fp32(path: Path, content: bytes) -> Callable[..., list[Any]]:
     # ONNX Runtime 1.32 cannot load a quantized graph that has all its values as outputs with the
     # option for exact products; what products may lose without it is within a range's margin.
     session, _ = open_graph(
-        path, DEFAULTS.resolved(), content=content, weight_bits=7, memory_pattern=False
+        path, BODY.resolved(), content=content, weight_bits=7, memory_pattern=False
     )
     return partial(run_graph, path, session)
 

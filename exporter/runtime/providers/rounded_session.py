@@ -8,6 +8,7 @@ each value that the file has in half rounded to half.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from exporter.errors import InputError
@@ -23,7 +24,13 @@ def open_rounded(
     text: TextEncoder | None = None,
     options: RuntimeOptions = DEFAULTS,
 ) -> OnnxSession:
-    """As an `OnnxSession`, for a graph with half values: as a device computes that sums in fp32."""
+    """As an `OnnxSession`, for a graph with half values: as a device computes that sums in fp32.
+
+    An InputError where the native attention is asked for: the rounding is within the body.
+    """
+    if options.attention_kernel == "native":
+        raise InputError(f"{path}: is rounded in the body of its attention; leave native out")
+    options = replace(options, attention_kernel="body")
     session = OnnxSession(path, shape, text, options, content=widened_content(path))
     session.name += ", rounded as half"
     return session
