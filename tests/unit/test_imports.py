@@ -39,7 +39,7 @@ ROOMS = {
     "graph metrics inputs runtime",
     "exporter.parity": "calibration errors progress console svg environment model artifact deberta "
     "graph metrics inputs engine runtime precision",
-    "exporter.packaging": "errors console model artifact graph engine",
+    "exporter.packaging": "errors console model artifact deberta graph engine",
     "exporter.bench": "errors console progress svg environment model artifact metrics inputs "
     "runtime parity",
     "exporter.pipeline": "calibration errors progress environment demo model artifact deberta "

@@ -11,6 +11,8 @@ from exporter.deberta.tokenization.tokenizer import Tokenizer
 from exporter.errors import InputError, MissingDependencyError
 
 SENTENCEPIECE_FILE = "spm.model"
+TOKENIZER_FILES = (SENTENCEPIECE_FILE, FAST_FILE, *SETTINGS_FILES)
+"""Every file that a tokenizer may have."""
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:

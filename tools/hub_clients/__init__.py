@@ -1,0 +1,1 @@
+"""Clients that nobody here wrote, on the folders that `deb-export package --hub` writes."""
