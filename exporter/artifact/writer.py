@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import secrets
 import shutil
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from exporter.artifact.files import FileRecord, record, storage_error, sync
+from exporter.artifact.left_behind import HiddenFolders, locked
 from exporter.artifact.manifest import MANIFEST, Manifest, is_artifact
 from exporter.errors import InputError
 
@@ -23,7 +22,7 @@ class ArtifactWriter:
 
     Files go into `folder`, a hidden sibling of `output` on the same file system. `finish` gives it
     the final name. Leaving the block in any other way, by an error or an interrupt, removes it.
-    What a killed build has left beside `output` is removed, with a warning.
+    What a killed build has left beside `output` is removed, with a warning, or brought back.
 
     A mount point cannot be renamed: there `folder` is a hidden one inside, and `finish` moves the
     files up, the manifest last. It may be empty without `force`.
@@ -41,21 +40,18 @@ class ArtifactWriter:
         self._made: list[Path] = []
         self._lock: int | None = None
         self._mount = os.path.ismount(self._output)
-        token = secrets.token_hex(4)
-        place = self._output if self._mount else self._output.parent
-        self._begins = f".{self._output.name}.partial-"
-        self.folder = place / f"{self._begins}{token}"
-        self._aside = place / f".{self._output.name}.old-{token}"
+        self._hidden = HiddenFolders(self._output, secrets.token_hex(4), mount=self._mount)
+        self.folder, self._aside = self._hidden.partial, self._hidden.aside
 
     def __enter__(self) -> ArtifactWriter:
         try:
-            self._remove_stale()
+            self._hidden.recover()
             self._check_output()
             for parent in reversed([path for path in self._output.parents if not path.is_dir()]):
                 parent.mkdir()
                 self._made.append(parent)
             self.folder.mkdir()
-            self._lock = _locked(self.folder)
+            self._lock = locked(self.folder)
         except OSError as error:
             self._remove()
             raise storage_error(error, self._output) or InputError(
@@ -135,15 +131,6 @@ class ArtifactWriter:
         found = [path for path in self._output.iterdir() if path not in ours]
         return sorted(found, key=lambda path: path.name != MANIFEST)
 
-    def _remove_stale(self) -> None:
-        """Remove unfinished folders of builds that were killed: nobody holds their lock."""
-        for path in self.folder.parent.glob(f"{glob.escape(self._begins)}*"):
-            lock = _locked(path)
-            if lock is not None:
-                warnings.warn(f"{path}: left by a build that was killed; removed", stacklevel=3)
-                shutil.rmtree(path, ignore_errors=True)
-                os.close(lock)
-
     def _check_output(self) -> None:
         output = self._output
         if not output.name and not self._mount:
@@ -163,27 +150,10 @@ class ArtifactWriter:
 
     def _remove(self) -> None:
         """Remove the partial folder, and the parents made for it where they are empty."""
-        shutil.rmtree(self.folder, ignore_errors=True)
         if self._mount and self._aside.is_dir():  # it was moving up: what was there comes back
-            for path in self._aside.iterdir():
-                with suppress(OSError):
-                    path.rename(self._output / path.name)
-            shutil.rmtree(self._aside, ignore_errors=True)
+            with suppress(OSError):
+                self._hidden.put_back(self.folder, self._aside)
+        shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):  # someone else has put something there
             for made in reversed(self._made):
                 made.rmdir()
-
-
-def _locked(folder: Path) -> int | None:
-    """A descriptor that locks a folder until it is closed; None where another process has it."""
-    try:
-        import fcntl
-    except ImportError:  # a system without it: nothing is known to be stale
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor

@@ -15,35 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.manifests import EMPTY
 
 from exporter.artifact import files as files_module
 from exporter.artifact.files import FileRecord, record, verify_files
-from exporter.artifact.manifest import MANIFEST, Manifest, ParitySummary, Source, read_manifest
+from exporter.artifact.manifest import MANIFEST, Manifest, read_manifest
 from exporter.artifact.writer import ArtifactWriter
 from exporter.errors import InputError
-from exporter.model.profile import Range
-
-EMPTY = Manifest(
-    tool="deb-export 0.1.0",
-    created="2025-01-02T03:04:05+00:00",
-    source=Source("/models/x", False, (FileRecord("config.json", 3, "ab" * 32),)),
-    precision="fp32",
-    targets=("onnx",),
-    task="base",
-    inputs=("input_ids", "attention_mask"),
-    outputs=("last_hidden_state",),
-    batch=Range(1, 8, 32),
-    seq=Range(1, 128, 512),
-    labels={0: "bad", 1: "good"},
-    model={"hidden_size": 24},
-    graph={"opset": 20},
-    environment={"python": "3.11"},
-    parity=ParitySummary(True, "parity.json"),
-    limits=({"metric": "max_relative", "bound": 1e-4},),
-    seconds={"export": 1.5},
-    files=(FileRecord("model.onnx", 3, "cd" * 32),),
-    skipped={"tensorrt": "no GPU"},
-)
 
 
 def write(output: Path, content: str = "graph", *, force: bool = False) -> Manifest:
@@ -400,7 +378,7 @@ def test_a_parent_that_is_a_file_is_one_message(tmp_path: Path) -> None:
 
 def test_a_name_that_is_too_long_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the name is too long"):
-        write(tmp_path / ("a" * 255))
+        write(tmp_path / ("a" * 256))
 
 
 def test_a_refused_read_elsewhere_is_not_blamed_on_the_output(tmp_path: Path) -> None:
