@@ -25,7 +25,8 @@ class BuildLibrary(build_ext):
     """Compiles a library that ONNX Runtime loads, which is no module of Python."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return str(Path(*PACKAGE.split("."), LIBRARY))
+        *packages, _ = fullname.split(".")
+        return str(Path(*packages, LIBRARY))
 
     def build_extension(self, ext: Extension) -> None:
         try:
