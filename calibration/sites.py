@@ -67,8 +67,7 @@ def find_sites(model: ir.Model) -> tuple[Site, ...]:
             another form: a defect of the export.
     """
     sites = tuple(_sites(model.graph))
-    attention = (contract.DOMAIN, contract.OP_TYPE)
-    layers = sum((node.domain, node.op_type) == attention for node in model.graph)
+    layers = sum((node.domain, node.op_type) in contract.OPERATORS for node in model.graph)
     expected = {(layer, kind) for layer in range(layers) for kind in SiteKind}
     if len(sites) != len(expected) or {(site.layer, site.kind) for site in sites} != expected:
         raise RuntimeError(

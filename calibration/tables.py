@@ -87,7 +87,7 @@ def _restored(rows: Floats, stored: str) -> Floats:
 def _positions(model: ir.Model) -> Iterator[str]:
     """Names of the attention's tables; a term that the model lacks has a placeholder of one row."""
     for node in model.graph:
-        if (node.domain, node.op_type) == (contract.DOMAIN, contract.OP_TYPE):
+        if (node.domain, node.op_type) in contract.OPERATORS:
             inputs = dict(zip(contract.INPUTS, node.inputs, strict=True))
             for value in (inputs["pos_key"], inputs["pos_query"]):
                 tensor = None if value is None else value.const_value

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.artifact.onnx_file import CONFIG_KEY, external_files, open_onnx
-from plugins.disentangled_attention.contract import DOMAIN, OP_TYPE
+from plugins.disentangled_attention.contract import DOMAIN, QUERIES
 
 if TYPE_CHECKING:
     import onnx
@@ -93,7 +93,7 @@ def describe_graph(path: Path) -> GraphDescription:
         operators=dict(operators.most_common()),
         functions={f"{item.domain}::{item.name}": len(item.node) for item in model.functions},
         weights=_weights(graph),
-        attention_nodes=operators[f"{DOMAIN}::{OP_TYPE}"],
+        attention_nodes=sum(operators[f"{DOMAIN}::{name}"] for name in QUERIES),
         layers=_layers(metadata),
         metadata={key: value for key, value in metadata.items() if key != CONFIG_KEY},
     )

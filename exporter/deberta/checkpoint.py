@@ -30,7 +30,7 @@ from exporter.deberta.weight_names import (
 from exporter.deberta.weights import WeightStore, open_weights, second_copy
 from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape
-from exporter.model.task import ARCHITECTURES, Task
+from exporter.model.task import ARCHITECTURES, LastLayer, Task
 
 _MAX_NAMED = 5
 
@@ -130,14 +130,16 @@ def open_checkpoint(
     return Checkpoint(folder, base, config_file, config, task, store, sources, ignored, notes)
 
 
-def load_model(checkpoint: Checkpoint, attention: AttentionKind = "eager") -> nn.Module:
+def load_model(
+    checkpoint: Checkpoint, attention: AttentionKind = "eager", last_layer: LastLayer = "full"
+) -> nn.Module:
     """The reference model with its weights, in fp32 and evaluation mode, on the CPU.
 
     Tensors stored in fp32 stay memory-mapped, so the weights are never held twice. Raises
-    InputError when a tensor holds NaN or infinity, or there is no such attention: see `make_model`.
+    InputError when a tensor holds NaN or infinity, and as `make_model` does for the others.
     """
     with torch.device("meta"):
-        model = make_model(checkpoint.config, checkpoint.task, attention)
+        model = make_model(checkpoint.config, checkpoint.task, attention, last_layer)
     # Names with one source share its tensor.
     names = dict.fromkeys(checkpoint.sources.values())
     tensors = {name: checkpoint.store.read(name) for name in names}

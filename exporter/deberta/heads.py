@@ -16,7 +16,7 @@ from exporter.deberta.activations import fixed_activation, make_activation
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.modeling import DebertaModel, Encoder, SelfAttention
 from exporter.errors import InputError
-from exporter.model.task import Task
+from exporter.model.task import LastLayer, Task, last_layer_of
 
 AttentionKind = Literal["eager", "fused"]
 
@@ -186,12 +186,19 @@ _MODELS: dict[Task, type[DebertaModel | ModelWithHead]] = {
 }
 
 
-def make_model(config: DebertaConfig, task: Task, attention: AttentionKind = "eager") -> nn.Module:
+def make_model(
+    config: DebertaConfig,
+    task: Task,
+    attention: AttentionKind = "eager",
+    last_layer: LastLayer = "full",
+) -> nn.Module:
     """The model for a task, uninitialised but for torch's defaults; see `checkpoint.load_model`.
 
     `eager` attention is the definition, in PyTorch's own operators; `fused` calls the operator of
-    `plugins.disentangled_attention.torch_operator`, one kernel on CUDA, for inference. Raises
-    InputError when the configuration does not fit the task, or there is no such attention.
+    `plugins.disentangled_attention.torch_operator`, one kernel on CUDA, for inference. With
+    `last_layer` "first" the last layer computes the first token alone, for heads that read no
+    other. Raises InputError when the configuration or `last_layer` does not fit the task, or there
+    is no such attention.
     """
     if attention not in ("eager", "fused"):
         raise InputError(f"attention is {attention!r}; there are eager and fused")
@@ -203,6 +210,10 @@ def make_model(config: DebertaConfig, task: Task, attention: AttentionKind = "ea
         for module in encoder_of(model).modules():
             if isinstance(module, SelfAttention):
                 module.attend = fused
+    if last_layer == "first":
+        if last_layer_of(task) != "first":
+            raise InputError(f"{task} reads every token of the last layer, not the first alone")
+        encoder_of(model).keep_first()
     return model
 
 

@@ -54,6 +54,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: DebertaConfig) -> None:
         super().__init__()
         self.config = config
+        self.queries: int | None = None
         self.attend: Callable[..., Tensor] = disentangled_attention
         width = config.num_attention_heads * config.head_size
         self.query_proj = nn.Linear(config.hidden_size, width)
@@ -83,7 +84,8 @@ class SelfAttention(nn.Module):
         return by_head(key_proj, self.config.c2p), by_head(query_proj, self.config.p2c)
 
     def forward(self, hidden: Tensor, relative: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
-        """`hidden` `(B, S, E)`, `relative` `(R, E)`, `slots`, `mask` `(B, S)` -> `(B, S, H*D)`."""
+        """`hidden` `(B, S, E)`, `relative` `(R, E)`, `slots`, `mask` `(B, S)` -> `(B, S, H*D)`, or
+        `(B, 1, H*D)` with `queries` 1."""
         projections = (self.query_proj, self.key_proj, self.value_proj)
         qkv = torch.cat([projection(hidden) for projection in projections], dim=-1)
         pos_key, pos_query = self.project_positions(relative)
@@ -91,7 +93,7 @@ class SelfAttention(nn.Module):
         return self.attend(
             qkv, pos_key, pos_query, slots, mask,
             num_heads=config.num_attention_heads, scale=config.attention_scale,
-            c2p=config.c2p, p2c=config.p2c,
+            c2p=config.c2p, p2c=config.p2c, queries=self.queries,
         )  # fmt: skip
 
 
@@ -118,8 +120,9 @@ class Attention(nn.Module):
         self.output = ResidualOutput(config.num_attention_heads * config.head_size, config)
 
     def forward(self, hidden: Tensor, relative: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
-        """`(B, S, E)` -> `(B, S, E)`."""
-        attended: Tensor = self.output(self.self(hidden, relative, slots, mask), hidden)
+        """`(B, S, E)` -> `(B, S, E)`, or `(B, 1, E)` with `queries` 1."""
+        context = self.self(hidden, relative, slots, mask)
+        attended: Tensor = self.output(context, leading(hidden, self.self.queries))
         return attended
 
 
@@ -158,17 +161,25 @@ class ConvLayer(nn.Module):
 
     def __init__(self, config: DebertaConfig) -> None:
         super().__init__()
+        self.queries: int | None = None
         kernel, width = config.conv_kernel_size, config.hidden_size
         self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=config.conv_groups)
         self.LayerNorm = nn.LayerNorm(width, config.layer_norm_eps)
         self.activation = fixed_activation(config.conv_act)
 
     def forward(self, embedded: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Embedding output and first layer's output, `(B, S, E)` each -> `(B, S, E)`."""
-        keep = mask.unsqueeze(-1).to(hidden.dtype)
-        convolved = self.conv(embedded.transpose(1, 2)).transpose(1, 2) * keep
+        """Embedding output and first layer's output, `(B, S, E)` each -> `(B, S, E)`; with
+        `queries` 1, the latter and the result are `(B, 1, E)`."""
+        keep = leading(mask, self.queries).unsqueeze(-1).to(hidden.dtype)
+        convolved = self.conv(embedded.transpose(1, 2)).transpose(1, 2)
+        convolved = leading(convolved, self.queries) * keep
         normed: Tensor = self.LayerNorm(hidden + self.activation(convolved))
         return normed * keep
+
+
+def leading(rows: Tensor, queries: int | None) -> Tensor:
+    """`(B, S, ...)`, or `(B, 1, ...)` with `queries` 1: traced as one Gather."""
+    return rows if queries is None else rows.select(1, 0).unsqueeze(1)
 
 
 class Encoder(nn.Module):
@@ -187,6 +198,14 @@ class Encoder(nn.Module):
         self.slots: Tensor
         self.conv = ConvLayer(config) if config.conv_kernel_size > 0 else None
 
+    def keep_first(self) -> None:
+        """Compute the first token alone of the last layer: it needs the keys and values of all."""
+        attention = self.layer[-1].get_submodule("attention.self")
+        assert isinstance(attention, SelfAttention)
+        attention.queries = 1
+        if self.conv is not None and len(self.layer) == 1:
+            self.conv.queries = 1
+
     def relative_embeddings(self, like: Tensor) -> Tensor:
         """`(R, E)`, normalized where the model does; `(1, E)` zeros where it has none."""
         if self.rel_embeddings is None:
@@ -195,7 +214,7 @@ class Encoder(nn.Module):
         return weight if self.LayerNorm is None else self.LayerNorm(weight)
 
     def forward(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """Embedding output `(B, S, E)`, mask `(B, S)` -> `(B, S, E)`."""
+        """Embedding output `(B, S, E)`, mask `(B, S)` -> `(B, S, E)`, or `(B, 1, E)`."""
         relative = self.relative_embeddings(embedded)
         keys = mask.to(torch.int32)
         hidden = embedded
@@ -221,6 +240,6 @@ class DebertaModel(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """`(B, S)` each -> `last_hidden_state` `(B, S, E)`."""
+        """`(B, S)` each -> `last_hidden_state` `(B, S, E)`, or `(B, 1, E)`."""
         embedded = self.embeddings(input_ids, attention_mask, token_type_ids)
         return (self.encoder(embedded, attention_mask),)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from exporter.engine.backend import Backend
 from exporter.errors import DebExportError, InputError, MissingDependencyError
-from plugins.disentangled_attention.contract import OP_TYPE
+from plugins.disentangled_attention.contract import QUERIES
 
 _PARSER = re.compile(
     r"In node -?\d+ with name: (?P<node>.*?) and operator: (?P<operator>\S+) "
@@ -101,7 +101,7 @@ def _parser_error(backend: Backend, graph: str, found: re.Match[str]) -> DebExpo
     where = f"{graph}: {backend.title} refuses node {node!r} ({operator})"
     if "Plugin not found" in reason:
         what = "it has no such operator"
-        if operator == OP_TYPE:
+        if operator in QUERIES:
             return MissingDependencyError(
                 f"{where}: {what}, and the graph has no function for it; build the graph again"
             )

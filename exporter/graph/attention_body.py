@@ -12,7 +12,7 @@ layer; `docs/tensorrt.md` compares them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
@@ -82,8 +82,9 @@ def attention_function(
     storage: Storage = "fp32",
     *,
     fp32_terms: Collection[str] = SCORE_TERMS,
+    queries: int | None = None,
 ) -> ir.Function:
-    """The local function `deb_export::DisentangledAttention`.
+    """The local function `deb_export::DisentangledAttention`, or that of the first query alone.
 
     Scores are scaled before their products, and summed and normalized in fp32, whatever the
     storage. A body for fp16 or bf16 follows the type of `qkv`, so it serves nodes that stay in fp32
@@ -94,17 +95,21 @@ def attention_function(
         storage: type of `qkv`, `pos_key`, `pos_query` and `context`.
         fp32_terms: those of `SCORE_TERMS` that are computed in fp32; the others are computed in the
             storage type and widened to be summed.
+        queries: leading rows of the context, as `contract.QUERIES` has them.
     """
-    body = _Body(shape, storage, fp32_terms, standard=False)
+    body = _Body(shape, storage, fp32_terms, contract.op_type_of(queries), standard=False)
     return body.function(body.portable_context(), opset)
 
 
-def standard_attention_function(shape: AttentionShape, storage: Storage) -> ir.Function:
+def standard_attention_function(
+    shape: AttentionShape, storage: Storage, queries: int | None
+) -> ir.Function:
     """The same function around the standard `Attention`, its arithmetic in the storage type.
 
     Runtimes that do not know `STANDARD_OPSET` cannot read it: it is for an engine's builder.
     """
-    body = _Body(replace(shape, reading="gather"), storage, (), standard=True)
+    gather = replace(shape, reading="gather")
+    body = _Body(gather, storage, (), contract.op_type_of(queries), standard=True)
     return body.function(body.standard_context(), STANDARD_OPSET)
 
 
@@ -115,6 +120,7 @@ class _Body:
     shape: AttentionShape
     storage: Storage
     fp32_terms: Collection[str]
+    op_type: str
     standard: bool
     tape: Tape = field(default_factory=Tape)
     queries: dict[bool, ir.Value] = field(default_factory=dict)
@@ -127,12 +133,12 @@ class _Body:
         # Names that no main graph has: TensorRT keeps those of an expanded function and those of
         # the graph around it in one table.
         for index, node in enumerate(self.tape.nodes):
-            node.name = f"{contract.OP_TYPE}.{node.op_type}.{index}"
+            node.name = f"{self.op_type}.{node.op_type}.{index}"
             for position, output in enumerate(node.outputs):
                 if output.name not in SCORE_TERMS:
                     output.name = f"{node.name}.{position}"
         context.name = contract.OUTPUTS[0]
-        inputs, name = list(self.inputs.values()), contract.OP_TYPE
+        inputs, name = list(self.inputs.values()), self.op_type
         graph = ir.Graph(
             inputs, [context], nodes=self.tape.nodes, opset_imports={"": opset}, name=name
         )
@@ -159,7 +165,7 @@ class _Body:
         bias = self.stored(self.mask_bias())
         for term in self.position_terms(query, key):
             bias = self.op("Add", term, bias)
-        if not (self.shape.c2p or self.shape.p2c):
+        if not (self.shape.c2p or self.shape.p2c or self.first):
             # The operator wants a row for each query.
             batch, length = self.sizes
             sizes = self.op("Concat", batch, self.ints([1]), length, length, axis=0)
@@ -168,11 +174,19 @@ class _Body:
         key_BHSD, value_BHSD = (self.heads(part, (0, 2, 1, 3)) for part in (key, value))
         return self.packed(self.op("Attention", query_BHSD, key_BHSD, value_BHSD, bias, scale=1.0))
 
+    @property
+    def first(self) -> bool:
+        """Whether the context is that of the first query alone."""
+        return self.op_type == contract.FIRST_OP_TYPE
+
     def split(self) -> Sequence[ir.Value]:
-        """Query, key and value, `(B, S, H*D)` each."""
-        return self.tape.op_multi_out(
+        """Query, key and value, `(B, S, H*D)` each; the query `(B, 1, H*D)` where it is one."""
+        query, key, value = self.tape.op_multi_out(
             "Split", [self.inputs["qkv"]], {"axis": -1, "num_outputs": 3}, num_outputs=3
         )
+        if self.first:
+            query = self.op("Slice", query, self.ints([0]), self.ints([1]), self.ints([1]))
+        return query, key, value
 
     def packed(self, context_BHSD: ir.Value) -> ir.Value:
         """`(B, S, H*D)`."""
@@ -182,7 +196,9 @@ class _Body:
 
     def position_terms(self, query: ir.Value, key: ir.Value) -> Iterator[ir.Value]:
         """The terms of the scores that the model has beside the content's, as they are summed."""
-        if self.shape.reading == "skew":
+        if self.first:
+            yield from self.first_terms(query, key)
+        elif self.shape.reading == "skew":
             yield from self.skewed_terms(query, key)
         elif self.shape.c2p or self.shape.p2c:
             # The standard form is known from engines with all slots alone.
@@ -208,18 +224,45 @@ class _Body:
         self, key: ir.Value, live: _LiveSlots | None, index_BHSS: ir.Value
     ) -> ir.Value:
         """`(K . pos_query[slots])^T`: slots are rows, so the pair (i, j) reads column j."""
-        name = POSITION_TO_CONTENT
-        pos_query = self.inputs["pos_query"]
+        key_BHDS, pos_query_HLD = self.position_factors(key, lambda table: self.live(table, live))
+        table_BHLS = self.term(POSITION_TO_CONTENT, pos_query_HLD, key_BHDS)
+        return self.summed(self.op("GatherElements", table_BHLS, index_BHSS, axis=2))
+
+    def position_factors(
+        self, key: ir.Value, rows_of: Callable[[ir.Value], ir.Value]
+    ) -> tuple[ir.Value, ir.Value]:
+        """Key, by head and transposed, and `rows_of` `pos_query`, one of them scaled."""
+        name, pos_query = POSITION_TO_CONTENT, self.inputs["pos_query"]
         if self.storage == "fp32":
             # Scaled as a constant, and the key is the one of the content's scores. In half the
             # product would round the constant twice, and nobody has judged its small elements.
-            key_BHDS = self.key_by_head(name, key)
-            pos_query_HLD = self.live(self.scaled(name, pos_query), live)
-        else:
-            key_BHDS = self.heads(self.scaled(name, key), (0, 2, 3, 1))
-            pos_query_HLD = self.factor(name, self.live(pos_query, live))
-        table_BHLS = self.term(name, pos_query_HLD, key_BHDS)
-        return self.summed(self.op("GatherElements", table_BHLS, index_BHSS, axis=2))
+            return self.key_by_head(name, key), rows_of(self.scaled(name, pos_query))
+        key_BHDS = self.heads(self.scaled(name, key), (0, 2, 3, 1))
+        return key_BHDS, self.factor(name, rows_of(pos_query))
+
+    def first_terms(self, query: ir.Value, key: ir.Value) -> Iterator[ir.Value]:
+        """Both position terms of the first query, `(B, H, 1, S)`, from its distances `-j`."""
+        _, length = self.sizes
+        end = self.op("Sub", self.int32(0), self.int32_of(self.op("Squeeze", length)))
+        slot = self.slot_of(self.op("Range", self.int32(0), end, self.int32(-1)))
+
+        def rows_of(table_HRD: ir.Value) -> ir.Value:
+            rows_HSD = self.op("Gather", table_HRD, slot, axis=1)
+            return self.op("Transpose", rows_HSD, perm=(0, 2, 1))
+
+        if self.shape.c2p:
+            name = CONTENT_TO_POSITION
+            pos_key_HDS = self.factor(name, rows_of(self.inputs["pos_key"]))
+            yield self.summed(self.term(name, self.scaled_query(name, query), pos_key_HDS))
+        if self.shape.p2c:
+            # Each key has a row of its own; what they give is summed in fp32, as a MatMul does.
+            name = POSITION_TO_CONTENT
+            factors = self.position_factors(key, rows_of)
+            products = self.op("Mul", *map(self.wide, factors))
+            term = self.op("ReduceSum", products, self.ints([2]), keepdims=1)
+            term = term if name in self.fp32_terms else self.stored(term)
+            term.name = name
+            yield self.summed(term)
 
     def skewed_terms(self, query: ir.Value, key: ir.Value) -> Iterator[ir.Value]:
         """Both position terms, from products with every distance in order; fp32."""

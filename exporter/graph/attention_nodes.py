@@ -1,6 +1,8 @@
-"""The operator's nodes in a graph, and what they and its function say about the attention."""
+"""The operators' nodes in a graph, and what they and their functions say about the attention."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import onnx_ir as ir
 
@@ -9,9 +11,15 @@ from plugins.disentangled_attention import contract
 
 
 def attention_nodes(model: ir.Model) -> list[ir.Node]:
-    """The nodes of the operator in the main graph."""
-    name = (contract.DOMAIN, contract.OP_TYPE)
-    return [node for node in model.graph if (node.domain, node.op_type) == name]
+    """The nodes that are a layer's attention in the main graph."""
+    return [node for node in model.graph if (node.domain, node.op_type) in contract.OPERATORS]
+
+
+def set_functions(model: ir.Model, make: Callable[[int | None], ir.Function]) -> None:
+    """Give the model the function of each operator that it has, made by its number of queries."""
+    for op_type in dict.fromkeys(node.op_type for node in attention_nodes(model)):
+        function = make(contract.QUERIES[op_type])
+        model.functions[function.identifier()] = function
 
 
 def attention_shape(model: ir.Model) -> AttentionShape:
@@ -24,7 +32,7 @@ def attention_shape(model: ir.Model) -> AttentionShape:
     if not nodes:
         raise ValueError("the graph has no attention node")
     attributes = nodes[0].attributes
-    operators = {node.op_type for node in _body(model)}
+    operators = {node.op_type for node in _body(model, contract.OP_TYPE)}
     inputs = dict(zip(contract.INPUTS, nodes[0].inputs, strict=True))
     pos_key, slots = inputs["pos_key"], inputs["slots"]
     if pos_key is None or pos_key.shape is None or slots is None or slots.shape is None:
@@ -43,21 +51,23 @@ def attention_shape(model: ir.Model) -> AttentionShape:
 
 def widened_terms(model: ir.Model) -> list[str]:
     """Score terms whose products a graph of half precision widens to fp32, by their short names."""
-    return [
-        str(node.outputs[0].name).rpartition(".")[2]
-        for node in _body(model)
+    found = {
+        str(node.outputs[0].name)
+        for op_type in contract.QUERIES
+        for node in _body(model, op_type)
         if node.outputs[0].name in SCORE_TERMS and any(map(_is_widened, node.inputs))
-    ]
+    }
+    return [term.rpartition(".")[2] for term in SCORE_TERMS if term in found]
 
 
-def _body(model: ir.Model) -> tuple[ir.Node, ...]:
-    function = model.functions.get((contract.DOMAIN, contract.OP_TYPE, ""))
+def _body(model: ir.Model, op_type: str) -> tuple[ir.Node, ...]:
+    function = model.functions.get((contract.DOMAIN, op_type, ""))
     return () if function is None else tuple(function)
 
 
 def _is_widened(value: ir.Value | None) -> bool:
-    """Whether a factor comes from a cast, whatever its layout has been changed to since."""
+    """Whether a factor comes from a cast, scaled or in another layout since."""
     node = None if value is None else value.producer()
-    if node is not None and node.op_type in ("Transpose", "Reshape"):
-        return _is_widened(node.inputs[0])
+    if node is not None and node.op_type in ("Transpose", "Reshape", "Mul"):
+        return any(map(_is_widened, node.inputs))
     return node is not None and node.op_type == "Cast"

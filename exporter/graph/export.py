@@ -12,12 +12,14 @@ from exporter.artifact.onnx_file import CONFIG_KEY, PRECISION_KEY, TASK_KEY
 from exporter.deberta.checkpoint import Checkpoint
 from exporter.deberta.heads import encoder_of
 from exporter.graph.attention_body import AttentionShape, Reading, attention_function
+from exporter.graph.attention_nodes import set_functions
 from exporter.graph.export_form import export_form
 from exporter.graph.finish import GraphSummary, finish
 from exporter.graph.trace import OPSET, trace
 from exporter.graph.transforms.fold_transposes import fold_transposes
 from exporter.graph.transforms.residual_sums import write_residual_sums
 from exporter.graph.transforms.share_weights import share_weights
+from exporter.model.task import LastLayer
 from exporter.progress import Progress, silent
 
 IR_VERSION = 10
@@ -34,6 +36,7 @@ def export_onnx(
     external_data: bool | None = None,
     metadata: dict[str, str] | None = None,
     reading: Reading = "gather",
+    last_layer: LastLayer | None = None,
     progress: Progress = silent,
 ) -> GraphSummary:
     """Export a checkpoint to a portable fp32 graph with dynamic batch and length.
@@ -44,14 +47,15 @@ def export_onnx(
         external_data: whether weights go to `<path>.data`; by default, when they exceed 1 GiB.
         metadata: entries to add to the model's metadata, such as the hash of the vocabulary.
         reading: how the attention's body reads position terms; both are right for every length.
+        last_layer: what is computed of the last layer; None for what the head reads.
 
     Raises:
-        InputError: a weight file is broken or holds NaN.
+        InputError: a weight file is broken or holds NaN, or the head reads more of the last layer.
         OSError: the file cannot be written.
     """
     progress("tracing")
     config = checkpoint.config
-    form = export_form(checkpoint)
+    form = export_form(checkpoint, last_layer or "full")
     model = trace(form, checkpoint.task, config.type_vocab_size)
     layers = config.num_hidden_layers
     share_weights(model, checkpoint.sources)
@@ -66,8 +70,7 @@ def export_onnx(
         saturation=(encoder_of(form.model).slots.numel() - 1) // 2,
         reading=reading,
     )
-    function = attention_function(shape, OPSET)
-    model.functions[function.identifier()] = function
+    set_functions(model, lambda queries: attention_function(shape, OPSET, queries=queries))
     _describe(model, checkpoint, metadata or {})
     progress("checking")
     return finish(model, path, layers, external_data=external_data, progress=progress)

@@ -18,6 +18,7 @@ from exporter.deberta.checkpoint import Checkpoint
 from exporter.deberta.configuration import DebertaConfig
 from exporter.deberta.heads import encoder_of, make_model
 from exporter.deberta.modeling import Encoder, SelfAttention
+from exporter.model.task import LastLayer
 from plugins.disentangled_attention import contract
 
 Recipe = Callable[[], torch.Tensor]
@@ -26,9 +27,9 @@ Recipe = Callable[[], torch.Tensor]
 class PackedSelfAttention(nn.Module):
     """Self-attention as one node of the operator; traced, never run."""
 
-    def __init__(self, config: DebertaConfig) -> None:
+    def __init__(self, config: DebertaConfig, queries: int | None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.queries = config, queries
         heads, size = config.num_attention_heads, config.head_size
         slots = 2 * config.position_span
         self.qkv = nn.Linear(config.hidden_size, 3 * heads * size)
@@ -38,10 +39,12 @@ class PackedSelfAttention(nn.Module):
     def forward(
         self, hidden: torch.Tensor, relative: torch.Tensor, slots: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        """`(B, S, E)` -> `(B, S, H*D)`; `relative` is folded into `pos_key` and `pos_query`."""
+        """`(B, S, E)` -> `(B, S, H*D)`, or the first `queries` of its rows; `relative` is folded
+        into `pos_key` and `pos_query`."""
         qkv, config = self.qkv(hidden), self.config
+        rows = qkv.shape[1] if self.queries is None else self.queries
         context: torch.Tensor = torch.onnx.ops.symbolic(
-            contract.QUALIFIED_NAME,
+            f"{contract.DOMAIN}::{contract.op_type_of(self.queries)}",
             (qkv, self.pos_key, self.pos_query, slots, mask),
             attrs={
                 "num_heads": config.num_attention_heads,
@@ -50,7 +53,7 @@ class PackedSelfAttention(nn.Module):
                 "p2c": int(config.p2c),
             },
             dtype=qkv.dtype,
-            shape=(*qkv.shape[:2], qkv.shape[2] // 3),
+            shape=(qkv.shape[0], rows, qkv.shape[2] // 3),
             version=contract.VERSION,
         )
         return context
@@ -65,10 +68,15 @@ class ExportForm:
     """Name of a parameter or buffer -> fp32 (int32 for `slots`) tensor."""
 
 
-def export_form(checkpoint: Checkpoint) -> ExportForm:
-    """Rewrite the model of a checkpoint for export, without reading its weights."""
+def export_form(checkpoint: Checkpoint, last_layer: LastLayer = "full") -> ExportForm:
+    """Rewrite the model of a checkpoint for export, without reading its weights.
+
+    Raises:
+        InputError: the head reads more of the last layer than `last_layer`.
+    """
+    config, task = checkpoint.config, checkpoint.task
     with torch.device("meta"):
-        model = make_model(checkpoint.config, checkpoint.task).eval().float()
+        model = make_model(config, task, last_layer=last_layer).eval().float()
     encoder = encoder_of(model)
     names = model.state_dict()
     recipes: dict[str, Recipe] = {name: partial(checkpoint.read, name) for name in names}
@@ -76,12 +84,14 @@ def export_form(checkpoint: Checkpoint) -> ExportForm:
     recipes[f"{prefix}.slots"] = partial(torch.Tensor.clone, encoder.slots)
     relative = lru_cache(maxsize=1)(partial(_relative_embeddings, checkpoint, prefix))
 
-    for index in range(checkpoint.config.num_hidden_layers):
+    for index in range(config.num_hidden_layers):
         path = f"{prefix}.layer.{index}.attention.self"
-        for name in model.get_submodule(path).state_dict():
+        attention = model.get_submodule(path)
+        assert isinstance(attention, SelfAttention)
+        for name in attention.state_dict():
             del recipes[f"{path}.{name}"]
         with torch.device("meta"):
-            model.set_submodule(path, PackedSelfAttention(checkpoint.config))
+            model.set_submodule(path, PackedSelfAttention(config, attention.queries))
         for part in ("weight", "bias"):
             recipes[f"{path}.qkv.{part}"] = partial(_packed, checkpoint, path, part)
         for position, name in enumerate(("pos_key", "pos_query")):

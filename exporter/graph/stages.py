@@ -54,7 +54,7 @@ def find_stages(model: onnx.ModelProto) -> tuple[Stage, ...]:
     found: dict[str, str] = {}
     attention = 0
     for node in graph.node:
-        if (node.domain, node.op_type) == (contract.DOMAIN, contract.OP_TYPE):
+        if (node.domain, node.op_type) in contract.OPERATORS:
             found[stage_name(attention, "qkv")] = _before(producers, node.input[0])
             found[stage_name(attention, "context")] = node.output[0]
             attention += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Literal, TypeAlias
 
 
 class Task(str, Enum):
@@ -28,6 +29,16 @@ ARCHITECTURES = {
     "DebertaV2ForMultipleChoice": Task.MULTIPLE_CHOICE,
 }
 """Class names of transformers as they stand in `architectures` of config.json."""
+
+
+LastLayer: TypeAlias = Literal["full", "first"]
+"""What is computed of the last layer: every token, or the first alone."""
+
+
+def last_layer_of(task: Task) -> LastLayer:
+    """What a head reads of the last layer."""
+    pooled = (Task.SEQUENCE_CLASSIFICATION, Task.MULTIPLE_CHOICE)
+    return "first" if task in pooled else "full"
 
 
 def output_names(task: Task) -> tuple[str, ...]:

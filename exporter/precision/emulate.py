@@ -188,7 +188,7 @@ class PlannedAttention(nn.Module):
         half: HalfArithmetic | None,
     ) -> None:
         super().__init__()
-        self.config, self.qkv = reference.config, qkv
+        self.config, self.qkv, self.queries = reference.config, qkv, None
         self.round = _exact if half is None else rounding(half.dtype)
         self.fp32_terms = () if half is None else half.fp32_terms
         positions = reference.project_positions(relative)

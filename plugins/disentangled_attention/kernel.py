@@ -184,10 +184,10 @@ def _key_range(mask, length, BLOCK: tl.constexpr):
 
 
 # One kernel for all shapes, as TensorRT's plugin has it: lengths are not compiled in.
-@triton.jit(do_not_specialize=("length", "key_slots", "query_slots", "table_length"))
+@triton.jit(do_not_specialize=("length", "rows", "key_slots", "query_slots", "table_length"))
 def disentangled_attention_kernel(
     qkv, pos_key, pos_query, slots, mask,
-    length, key_slots, query_slots, table_length,
+    length, rows, key_slots, query_slots, table_length,
     context,
     H: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, SCALE: tl.constexpr,
     C2P: tl.constexpr, P2C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -195,11 +195,12 @@ def disentangled_attention_kernel(
 ):  # fmt: skip
     """`contract.py`'s operator: inputs, int32 scalars, output, in the order TensorRT passes them.
 
-    One-dimensional grid of `cdiv(S, BLOCK_M) * H * B` programs. `length` is `S`; `key_slots` and
+    One-dimensional grid of `cdiv(rows, BLOCK_M) * H * B` programs. `length` is `S`; `rows` are the
+    leading ones that are computed, `S` or fewer, and all that `context` has; `key_slots` and
     `query_slots` are the second dimensions of `pos_key` and `pos_query`; `table_length` is
     `2 * P + 1`. `mask` points to int32, or to bytes for a bool tensor. `SCALE` is the contract's.
     """
-    row_blocks = tl.cdiv(length, BLOCK_M)
+    row_blocks = tl.cdiv(rows, BLOCK_M)
     program = tl.program_id(0)
     first_row = (program % row_blocks) * BLOCK_M
     head = (program // row_blocks) % H
@@ -209,13 +210,13 @@ def disentangled_attention_kernel(
 
     qkv += batch * length * PITCH + head * D
     mask += batch * length
-    context += batch * length * (H * D) + head * D
+    context += batch * rows * (H * D) + head * D
     pos_key += head.to(tl.int64) * key_slots * D
     pos_query += head.to(tl.int64) * query_slots * D
 
     row = tl.arange(0, BLOCK_M)
     dims = tl.arange(0, BLOCK_D)
-    held = (first_row + row < length)[:, None] & (dims < D)[None, :]
+    held = (first_row + row < rows)[:, None] & (dims < D)[None, :]
     query_rows = qkv + first_row.to(tl.int64) * PITCH
     query = tl.load(query_rows + row[:, None] * PITCH + dims[None, :], mask=held, other=0.0)
 

@@ -13,7 +13,7 @@ from typing import Any
 DTYPES = ("float32", "float16", "bfloat16")
 MASK_DTYPES = ("int32", "bool")
 
-SCALARS = ("length", "key_slots", "query_slots", "table_length")
+SCALARS = ("length", "rows", "key_slots", "query_slots", "table_length")
 MAX_HEAD_SIZE = 256
 
 
@@ -94,20 +94,24 @@ def constants(spec: KernelSpec, tile: TileConfig) -> dict[str, Any]:
     }
 
 
-def grid(batch: Any, length: Any, spec: KernelSpec, tile: TileConfig) -> Any:
-    """Programs of the one-dimensional grid: `ceil(S / block_m) * H * B`.
+def grid(batch: Any, rows: Any, spec: KernelSpec, tile: TileConfig) -> Any:
+    """Programs of the one-dimensional grid: `ceil(rows / block_m) * H * B`.
 
-    `B` and `S` are integers or symbolic expressions with `+`, `*` and `//`, and so is the result.
+    `B` and the rows to compute are integers or symbolic expressions with `+`, `*` and `//`, and so
+    is the result.
     """
-    return (length + (tile.block_m - 1)) // tile.block_m * batch * spec.num_heads
+    return (rows + (tile.block_m - 1)) // tile.block_m * batch * spec.num_heads
 
 
-def scalars(length: Any, key_slots: Any, query_slots: Any, table_length: Any) -> tuple[Any, ...]:
+def scalars(
+    length: Any, rows: Any, key_slots: Any, query_slots: Any, table_length: Any
+) -> tuple[Any, ...]:
     """The int32 arguments between inputs and output, in the order of `SCALARS`.
 
-    `S`, the second dimensions of `pos_key` and `pos_query`, and `2 * P + 1`, the length of `slots`.
+    `S`, how many of its rows are computed, the second dimensions of `pos_key` and `pos_query`, and
+    `2 * P + 1`, the length of `slots`.
     """
-    return (length, key_slots, query_slots, table_length)
+    return (length, rows, key_slots, query_slots, table_length)
 
 
 def head_size_of(width: int, num_heads: int) -> int:

@@ -1,8 +1,9 @@
 """The operator as a quickly deployable TensorRT plugin, its kernel compiled ahead of time.
 
-`register_plugin` makes `deb_export::DisentangledAttention` known to TensorRT's plugin registry,
-with `tensorrt.plugin` (10.9 and newer). A parser then takes the graph's nodes as this plugin, and
-the engine holds the kernel's PTX: it needs neither this package nor Triton nor a plugin library.
+`register_plugin` makes `deb_export::DisentangledAttention`, and the operator of its first row,
+known to TensorRT's plugin registry, with `tensorrt.plugin` (10.9 and newer). A parser then takes
+the graph's nodes as these plugins, and the engine holds the kernel's PTX: it needs neither this
+package nor Triton nor a plugin library.
 
 Fixed when the engine is built: types, head count and size, scale, terms. Batch, length and table
 sizes reach the kernel and its grid as expressions of the shapes. Tactics are tile configurations,
@@ -15,7 +16,7 @@ builder itself needs a GPU: nothing has run it yet.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from inspect import Parameter, Signature
@@ -51,7 +52,7 @@ def problem() -> str | None:
 
 
 def register_plugin(capability: int) -> None:
-    """Register the plugin in this process, for engines of one GPU. Once in a process.
+    """Register the plugins in this process, for engines of one GPU. Once in a process.
 
     `capability` is the compute capability that the kernel is compiled for, times ten, such as 89.
     PTX runs on later GPUs too, apart from that of 90 and 100. Raises ValueError for a GPU that the
@@ -63,15 +64,16 @@ def register_plugin(capability: int) -> None:
 
     if capability < 80:
         raise ValueError(f"compute capability {capability / 10:.1f}: the kernel needs 8.0 or newer")
-    attention = AttentionPlugin(trt, trtp, capability)
-    tensor, name = trtp.TensorDesc, contract.QUALIFIED_NAME
-    outputs = {"outputs": tuple[trtp.TensorDesc]}
+    whole = AttentionPlugin(trt, trtp, capability)
+    tensor, outputs = trtp.TensorDesc, {"outputs": tuple[trtp.TensorDesc]}
     tactics = list[trtp.AutoTuneCombination]
     made = tuple[str, str, trtp.KernelLaunchParams, trtp.SymExprs]
-    trtp.register(name)(_function(attention.describe, tensor, {}, tensor))
-    trtp.autotune(name)(_function(attention.autotune, tensor, outputs, tactics))
     more = {**outputs, "tactic": int}
-    trtp.aot_impl(name)(_function(attention.implement, tensor, more, made))
+    for op_type, queries in contract.QUERIES.items():
+        attention, name = replace(whole, queries=queries), f"{contract.DOMAIN}::{op_type}"
+        trtp.register(name)(_function(attention.describe, tensor, {}, tensor))
+        trtp.autotune(name)(_function(attention.autotune, tensor, outputs, tactics))
+        trtp.aot_impl(name)(_function(attention.implement, tensor, more, made))
 
 
 def _function(
@@ -99,25 +101,28 @@ def _function(
 
 @dataclass(frozen=True)
 class AttentionPlugin:
-    """What TensorRT asks of the plugin, about a node: the contract's inputs and attributes by name.
+    """What TensorRT asks of a plugin, about a node: the contract's inputs and attributes by name.
 
     An input is a `tensorrt.plugin.TensorDesc`. `trt` and `trtp` are the modules `tensorrt` and
     `tensorrt.plugin`, `capability` is the compute capability that kernels are compiled for, times
-    ten, and `compile` keeps what it has made: every layer asks for the same kernels.
+    ten, `queries` are the leading rows computed, and `compile` keeps what it has made: every layer
+    asks for the same kernels.
     """
 
     trt: Any
     trtp: Any
     capability: int
+    queries: int | None = None
     compile: Callable[[KernelSpec, TileConfig, int], CompiledKernel] = field(
         default_factory=lambda: lru_cache(maxsize=64)(compile_ptx)
     )
 
     def describe(self, node: SimpleNamespace) -> Any:
-        """The output, `(B, S, H*D)` in the type of `qkv`; ValueError for a break of contract."""
+        """The output, `(B, rows, H*D)` in the type of `qkv`; ValueError for a break of contract."""
         self._check(node)
         batch, length, width = node.qkv.shape_expr
-        return self.trtp.from_shape_expr((batch, length, width // 3), node.qkv.dtype)
+        rows = self._rows(length)
+        return self.trtp.from_shape_expr((batch, rows, width // 3), node.qkv.dtype)
 
     def autotune(self, node: SimpleNamespace) -> list[Any]:
         """The types, which the graph fixes, and the tactics worth timing: numbers from 1 up."""
@@ -125,28 +130,28 @@ class AttentionPlugin:
         value = _FLOATS[node.qkv.dtype.name][0]
         mask = _MASKS[node.mask.dtype.name][0]
         types = f"{value}, {value}, {value}, INT32, {mask}, {value}"
-        tactics = self.tactics(spec, _longest(node.qkv.shape))
+        tactics = self.tactics(spec, self._rows(_longest(node.qkv.shape)))
         return [self.trtp.AutoTuneCombination(types, "LINEAR", list(tactics))]
 
     def implement(self, node: SimpleNamespace, tactic: int) -> tuple[str, str, Any, Any]:
         """Entry, PTX, launch parameters and the int32 arguments behind the inputs, for a tactic."""
         spec = self._spec(node)
-        tile = self.tile(spec, tactic, _longest(node.qkv.shape))
+        tile = self.tile(spec, tactic, self._rows(_longest(node.qkv.shape)))
         kernel = self.compile(spec, tile, self.capability)
         batch, length, _ = node.qkv.shape_expr
         launch = self.trtp.KernelLaunchParams()
-        launch.grid_x = grid(batch, length, spec, tile)
+        launch.grid_x = grid(batch, self._rows(length), spec, tile)
         launch.block_x = kernel.threads
         launch.shared_mem = kernel.shared_bytes
         tables = (node.pos_key.shape_expr[1], node.pos_query.shape_expr[1])
-        values = scalars(length, *tables, node.slots.shape_expr[0])
+        values = scalars(length, self._rows(length), *tables, node.slots.shape_expr[0])
         extra = self.trtp.SymIntExprs(len(values))
         for index, value in enumerate(values):
             extra[index] = self.trtp.SymInt32(value)
         return kernel.entry, kernel.ptx, launch, extra
 
     def tactics(self, spec: KernelSpec, longest: int) -> Sequence[int]:
-        """Numbers of the tile configurations to time for sequences of up to `longest` tokens.
+        """Numbers of the tile configurations to time for up to `longest` rows.
 
         Raises KernelError when none of them can be launched.
         """
@@ -158,7 +163,7 @@ class AttentionPlugin:
         ]
         if not able:
             raise KernelError(f"no tile configuration for {spec} fits in shared memory")
-        # Rows of a tile beyond the longest sequence are work for nothing.
+        # Rows of a tile beyond the longest are work for nothing.
         rows = max(16, 1 << (longest - 1).bit_length())
         short = [number for number in able if candidates[number - 1].block_m <= rows]
         return short or able[-1:]
@@ -175,24 +180,27 @@ class AttentionPlugin:
             raise ValueError(f"tactic {tactic}: there are {len(candidates)}")
         return candidates[tactic - 1]
 
+    def _rows(self, length: Any) -> Any:
+        """How many rows of so many tokens are computed."""
+        return length if self.queries is None else self.queries
+
     def _check(self, node: SimpleNamespace) -> None:
+        operator = contract.op_type_of(self.queries)
         for name, rank in contract.RANKS.items():
             found = len(getattr(node, name).shape_expr)
             if found != rank:
-                raise ValueError(f"{contract.OP_TYPE}: {name} has rank {found}; it must be {rank}")
+                raise ValueError(f"{operator}: {name} has rank {found}; it must be {rank}")
         types = {name: getattr(node, name).dtype.name for name in contract.RANKS}
         for name in ("pos_key", "pos_query"):
             if types[name] != types["qkv"]:
                 both = f"{name} is {types[name]} and qkv is {types['qkv']}"
-                raise ValueError(f"{contract.OP_TYPE}: {both}; they must have one type")
+                raise ValueError(f"{operator}: {both}; they must have one type")
         for name, known in (("qkv", _FLOATS), ("slots", ("INT32",)), ("mask", _MASKS)):
             if types[name] not in known:
                 wanted = " or ".join(known)
-                raise ValueError(
-                    f"{contract.OP_TYPE}: {name} is {types[name]}; it must be {wanted}"
-                )
+                raise ValueError(f"{operator}: {name} is {types[name]}; it must be {wanted}")
         if node.num_heads < 1:
-            raise ValueError(f"{contract.OP_TYPE}: num_heads is {node.num_heads}")
+            raise ValueError(f"{operator}: num_heads is {node.num_heads}")
         width = node.qkv.shape_expr[2]
         # Sizes are known only where TensorRT computes shapes.
         if not width.is_fake and width.is_constant:

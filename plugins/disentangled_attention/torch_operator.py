@@ -7,6 +7,7 @@ runs the CPU side and the tracing; the CUDA side needs a GPU (`pytest -m gpu tes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,55 +28,72 @@ from plugins.disentangled_attention.tuning import tile_for
 NAME = f"{contract.DOMAIN}::disentangled_attention"
 SCHEMA = (
     "(Tensor qkv, Tensor pos_key, Tensor pos_query, Tensor slots, Tensor mask, "
-    "int num_heads, float scale, bool c2p, bool p2c) -> Tensor"
+    "int num_heads, float scale, bool c2p, bool p2c, int? queries=None) -> Tensor"
 )
-_NAMES = (*contract.INPUTS, *contract.ATTRIBUTES)
+_NAMES = (*contract.INPUTS, *contract.ATTRIBUTES, "queries")
 
 
 @torch.library.custom_op(NAME, mutates_args=(), device_types="cuda", schema=SCHEMA)
 def _operator(*operands: Any) -> Tensor:
-    spec = operator_spec(**dict(zip(_NAMES, operands, strict=True)))
-    qkv = operands[0]
-    tile = tile_for(spec, _capability(qkv.device.index), qkv.shape[1])
-    return launch(*operands[: len(contract.INPUTS)], spec=spec, tile=tile)
+    named = _named(operands)
+    spec = operator_spec(**named)
+    qkv, queries = named["qkv"], named.get("queries")
+    tile = tile_for(spec, _capability(qkv.device.index), _rows(qkv, queries))
+    return launch(*operands[: len(contract.INPUTS)], spec=spec, tile=tile, queries=queries)
 
 
 @_operator.register_kernel("cpu")
 def _on_cpu(*operands: Any) -> Tensor:
-    named = dict(zip(_NAMES, operands, strict=True))
+    named = _named(operands)
     operator_spec(**named)
     return oracle.disentangled_attention(**named)
 
 
 @_operator.register_fake
-def _shape_only(qkv: Tensor, *_: Any) -> Tensor:
-    batch, length, width = qkv.shape
-    return qkv.new_empty(batch, length, width // 3)
+def _shape_only(*operands: Any) -> Tensor:
+    named = _named(operands)
+    return _empty_context(named["qkv"], named.get("queries"))
+
+
+def _named(operands: Sequence[Any]) -> dict[str, Any]:
+    """Operands by name; PyTorch leaves out a last one that has its default."""
+    return dict(zip(_NAMES, operands, strict=False))
+
+
+def _rows(qkv: Tensor, queries: int | None) -> int:
+    return qkv.shape[1] if queries is None else min(queries, qkv.shape[1])
+
+
+def _empty_context(qkv: Tensor, queries: int | None) -> Tensor:
+    return qkv.new_empty(qkv.shape[0], _rows(qkv, queries), qkv.shape[2] // 3)
 
 
 def disentangled_attention(
     qkv: Tensor, pos_key: Tensor, pos_query: Tensor, slots: Tensor, mask: Tensor,
-    *, num_heads: int, scale: float, c2p: bool, p2c: bool,
+    *, num_heads: int, scale: float, c2p: bool, p2c: bool, queries: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Attention of one layer: `oracle.disentangled_attention`, fused where there is a GPU.
 
     Arguments are the contract's: fp32, fp16 or bf16, with a placeholder `(H, 1, D)` for a term that
     is absent. A row with no key to attend to is finite, and unspecified. Raises ValueError for
-    types, ranks or sizes that are not the contract's or a GPU that is too old, ImportError for CUDA
-    tensors without Triton.
+    types, ranks or sizes that are not the contract's, `queries` below 1 or a GPU that is too old,
+    ImportError for CUDA tensors without Triton.
     """
-    attended: Tensor = _operator(qkv, pos_key, pos_query, slots, mask, num_heads, scale, c2p, p2c)
+    tensors = (qkv, pos_key, pos_query, slots, mask)
+    attended: Tensor = _operator(*tensors, num_heads, scale, c2p, p2c, queries)
     return attended
 
 
 def operator_spec(
     qkv: Tensor, pos_key: Tensor, pos_query: Tensor, slots: Tensor, mask: Tensor,
-    *, num_heads: int, scale: float, c2p: bool, p2c: bool,
+    *, num_heads: int, scale: float, c2p: bool, p2c: bool, queries: int | None = None,
 ) -> KernelSpec:  # fmt: skip
     """What the kernel is compiled for, to take these tensors.
 
     Raises ValueError, naming the tensor, where types and shapes are not the contract's.
     """
+    if queries is not None and queries < 1:
+        raise ValueError(f"queries is {queries}; it must be at least 1, or None for all")
     tensors = dict(zip(contract.INPUTS, (qkv, pos_key, pos_query, slots, mask), strict=True))
     for name, tensor in tensors.items():
         if tensor.ndim != contract.RANKS[name]:
@@ -99,16 +117,17 @@ def operator_spec(
 
 def launch(
     qkv: Tensor, pos_key: Tensor, pos_query: Tensor, slots: Tensor, mask: Tensor,
-    *, spec: KernelSpec, tile: TileConfig,
+    *, spec: KernelSpec, tile: TileConfig, queries: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Launch the kernel on CUDA tensors of the `spec`, copied first where they are not contiguous.
 
-    Raises ImportError when Triton is not installed.
+    Programs are for the first `queries` rows, or for all. Raises ImportError without Triton.
     """
     from plugins.disentangled_attention.kernel import disentangled_attention_kernel as kernel
 
-    batch, length, width = qkv.shape
-    context = qkv.new_empty(batch, length, width // 3)
+    batch, length, _ = qkv.shape
+    context = _empty_context(qkv, queries)
+    rows = context.shape[1]
     if batch == 0 or length == 0:
         return context
     keys = mask.contiguous()
@@ -116,9 +135,9 @@ def launch(
     # The kernel reads a bool mask as bytes, as TensorRT passes it.
     tensors.append(keys.view(torch.int8) if keys.dtype == torch.bool else keys)
     with torch.cuda.device(qkv.device):
-        kernel[(grid(batch, length, spec, tile),)](
+        kernel[(grid(batch, rows, spec, tile),)](
             *tensors,
-            *scalars(length, pos_key.shape[1], pos_query.shape[1], slots.shape[0]),
+            *scalars(length, rows, pos_key.shape[1], pos_query.shape[1], slots.shape[0]),
             context,
             **constants(spec, tile),
             num_warps=tile.num_warps,

@@ -49,6 +49,13 @@ class Case:
     """`whole`, `ragged`, `holes`, `tail` (one key, the last), `empty` (no key in the last row)."""
     spread: float = 1.0
     """Standard deviation of queries, keys and values."""
+    queries: int | None = None
+    """Leading rows to compute; None for all."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows the context has."""
+        return self.length if self.queries is None else self.queries
 
     @property
     def spec(self) -> KernelSpec:
@@ -123,6 +130,7 @@ def by_oracle(case: Case, inputs: dict[str, torch.Tensor], dtype: torch.dtype) -
         scale=case.spec.scale,
         c2p=case.c2p,
         p2c=case.p2c,
+        queries=case.queries,
     )
 
 
@@ -168,16 +176,15 @@ def interpret(case: Case) -> tuple[np.ndarray, list[str]]:
     guards = {"qkv": math.nan, "pos_key": math.nan, "pos_query": math.nan, "slots": 1 << 24}
     guarded = {name: Guarded.around(tensor, guards.get(name, 1)) for name, tensor in inputs.items()}
     before = {name: held.whole.clone() for name, held in guarded.items()}
-    shape = (case.batch, case.length, case.heads * case.size)
+    shape = (case.batch, case.rows, case.heads * case.size)
     context = Guarded.around(torch.full(shape, UNTOUCHED, dtype=inputs["qkv"].dtype), UNTOUCHED)
     given = {name: held.tensor for name, held in guarded.items()}
     if case.mask_dtype == "bool":
         given["mask"] = given["mask"].view(torch.int8)
-    kernel[(grid(case.batch, case.length, case.spec, case.tile),)](
+    tables = (given["pos_key"].shape[1], given["pos_query"].shape[1])
+    kernel[(grid(case.batch, case.rows, case.spec, case.tile),)](
         *given.values(),
-        *scalars(
-            case.length, given["pos_key"].shape[1], given["pos_query"].shape[1], len(given["slots"])
-        ),
+        *scalars(case.length, case.rows, *tables, len(given["slots"])),
         context.tensor,
         **constants(case.spec, case.tile),
     )

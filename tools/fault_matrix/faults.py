@@ -76,8 +76,8 @@ class Graph:
         write(tensor, new)
 
     def attention(self, layer: int) -> NodeProto:
-        operator = (contract.DOMAIN, contract.OP_TYPE)
-        return [node for node in self.nodes if (node.domain, node.op_type) == operator][layer]
+        found = [n for n in self.nodes if (n.domain, n.op_type) in contract.OPERATORS]
+        return found[layer]
 
     def reading(self, layer: int, part: str) -> NodeProto:
         """The node that reads a tensor, through its conversions."""

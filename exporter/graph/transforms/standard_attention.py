@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -9,7 +10,12 @@ import onnx_ir as ir
 from exporter.artifact.onnx_file import open_onnx
 from exporter.errors import InputError
 from exporter.graph.attention_body import STANDARD_OPSET, Storage, standard_attention_function
-from exporter.graph.attention_nodes import attention_nodes, attention_shape, widened_terms
+from exporter.graph.attention_nodes import (
+    attention_nodes,
+    attention_shape,
+    set_functions,
+    widened_terms,
+)
 from plugins.disentangled_attention import contract
 
 _STORAGES: dict[ir.DataType | None, Storage] = {
@@ -63,8 +69,8 @@ def swap_body(source: Path, target: Path) -> int:
     # Nodes that stay in fp32 in a graph of half take a body that follows their type.
     types = {value.dtype for node in nodes for value in node.inputs[1:3] if value is not None}
     halves = [name for dtype, name in _STORAGES.items() if dtype in types]
-    function = standard_attention_function(shape, halves[0] if halves else "fp32")
-    model.functions[function.identifier()] = function
+    make = partial(standard_attention_function, shape, halves[0] if halves else "fp32")
+    set_functions(model, make)
     # Older operators of the main graph mean the same in opset 23.
     model.opset_imports[""] = max(model.opset_imports[""], STANDARD_OPSET)
     ir.save(model, target)

@@ -38,7 +38,7 @@ _LAYOUT = frozenset("Transpose Reshape Squeeze Unsqueeze Slice Flatten Identity 
 
 def role_of(node: ir.Node) -> Role:
     """The role of a node in a graph whose float values are fp32."""
-    if (node.domain, node.op_type) == (contract.DOMAIN, contract.OP_TYPE):
+    if (node.domain, node.op_type) in contract.OPERATORS:
         return Role.ATTENTION
     if node.domain:
         return Role.ARITHMETIC

@@ -14,7 +14,7 @@ from calibration.graphs import Feeds
 from calibration.ranges import ValueRange, inner_name, measure_ranges
 from exporter.artifact.onnx_file import FLOAT_TYPE_KEY, PLAN_KEY, PRECISION_KEY
 from exporter.graph.attention_body import SCORE_TERMS, AttentionShape, attention_function
-from exporter.graph.attention_nodes import attention_nodes, attention_shape
+from exporter.graph.attention_nodes import attention_nodes, attention_shape, set_functions
 from exporter.graph.finish import finish
 from exporter.graph.transforms.infer_types import infer_types
 from exporter.graph.write import tensor_of
@@ -150,8 +150,13 @@ def convert_to_half(
     plan = plan_half(graph, half, fit if dtype == "fp16" else None)
     roles = {node: role_of(node) for node in graph}
     casts = apply_plan(graph, plan, half)
-    function = attention_function(shape, graph.opset_imports[""], dtype, fp32_terms=fp32_terms)
-    model.functions[function.identifier()] = function
+    opset = graph.opset_imports[""]
+    set_functions(
+        model,
+        lambda queries: attention_function(
+            shape, opset, dtype, fp32_terms=fp32_terms, queries=queries
+        ),
+    )
     terms = tuple(term.rpartition(".")[2] for term in fp32_terms)
     model.metadata_props[FLOAT_TYPE_KEY] = dtype
     _record(model, _arithmetic(dtype, roles, plan, terms))

@@ -23,8 +23,8 @@ SCALE = 0.21
 RELATIVE_TOLERANCE = 2e-6
 
 
-def single_node_model(shape: AttentionShape, mask_type: ir.DataType) -> bytes:
-    """A model with one node of the operator and its function."""
+def single_node_model(shape: AttentionShape, mask_type: ir.DataType, queries: int | None) -> bytes:
+    """A model with one node of an operator and its function."""
     kinds = {"slots": ir.DataType.INT32, "mask": mask_type}
     dims = {
         "qkv": ["b", "s", 3 * HEADS * SIZE],
@@ -47,14 +47,16 @@ def single_node_model(shape: AttentionShape, mask_type: ir.DataType) -> bytes:
         ir.AttrInt64("c2p", int(shape.c2p)),
         ir.AttrInt64("p2c", int(shape.p2c)),
     ]
-    node = ir.Node(contract.DOMAIN, contract.OP_TYPE, inputs, attributes, name="attention")
+    node = ir.Node(
+        contract.DOMAIN, contract.op_type_of(queries), inputs, attributes, name="attention"
+    )
     (output,) = node.outputs
     output.name, output.type = "context", ir.TensorType(ir.DataType.FLOAT)
-    output.shape = ir.Shape(["b", "s", HEADS * SIZE])
+    output.shape = ir.Shape(["b", queries or "s", HEADS * SIZE])
     opsets = {"": OPSET, contract.DOMAIN: contract.VERSION}
     graph = ir.Graph(inputs, [output], nodes=[node], opset_imports=opsets, name="one")
     model = ir.Model(graph, ir_version=10)
-    function = attention_function(shape, OPSET)
+    function = attention_function(shape, OPSET, queries=queries)
     model.functions[function.identifier()] = function
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
@@ -64,7 +66,7 @@ def single_node_model(shape: AttentionShape, mask_type: ir.DataType) -> bytes:
 @pytest.mark.parametrize(("c2p", "p2c"), list(itertools.product([True, False], repeat=2)))
 @pytest.mark.parametrize(("buckets", "max_position"), [(16, 20), (-1, 16)])
 @pytest.mark.parametrize("mask_type", [ir.DataType.INT32, ir.DataType.BOOL])
-@pytest.mark.parametrize("reading", ["gather", "skew"])
+@pytest.mark.parametrize(("reading", "queries"), [("gather", None), ("skew", None), ("gather", 1)])
 def test_the_body_computes_the_operator(
     c2p: bool,
     p2c: bool,
@@ -72,10 +74,11 @@ def test_the_body_computes_the_operator(
     max_position: int,
     mask_type: ir.DataType,
     reading: Reading,
+    queries: int | None,
 ) -> None:
     slots = slot_table(SPAN, buckets, max_position)
     shape = AttentionShape(HEADS, SIZE, SCALE, c2p, p2c, len(slots) // 2, reading)
-    session = onnxruntime.InferenceSession(single_node_model(shape, mask_type))
+    session = onnxruntime.InferenceSession(single_node_model(shape, mask_type, queries))
     for batch, length in ((1, 1), (2, 2), (3, 17), (1, 63), (2, 130)):
         generator = torch.Generator().manual_seed(length)
         qkv = torch.randn(batch, length, 3 * HEADS * SIZE, generator=generator)
@@ -85,7 +88,7 @@ def test_the_body_computes_the_operator(
         mask[:, 0] = True
         tensors = (qkv, pos_key, pos_query, slots, mask)
         wanted = disentangled_attention(
-            *tensors, num_heads=HEADS, scale=SCALE, c2p=c2p, p2c=p2c
+            *tensors, num_heads=HEADS, scale=SCALE, c2p=c2p, p2c=p2c, queries=queries
         ).numpy()
         arrays = [tensor.numpy() for tensor in tensors]
         arrays[-1] = arrays[-1].astype(mask_type.numpy())

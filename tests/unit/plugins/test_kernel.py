@@ -44,7 +44,7 @@ def run() -> Iterator[Run]:
             outside = torch.tensor(UNTOUCHED).to(getattr(torch, case.dtype)).float()
             assert (whole[:GUARD] == outside).all()
             assert (whole[-GUARD:] == outside).all()
-            inside = whole[GUARD:-GUARD].view(case.batch, case.length, -1)
+            inside = whole[GUARD:-GUARD].view(case.batch, case.rows, -1)
             assert torch.isfinite(inside).all()
             assert (inside != outside).all()
             return inside
@@ -55,7 +55,7 @@ def run() -> Iterator[Run]:
 def error(case: Case, context: torch.Tensor) -> float:
     """Largest error at valid queries, relative to the largest value there."""
     inputs = make_inputs(case)
-    valid = inputs["mask"].bool()
+    valid = inputs["mask"].bool()[:, : case.rows]
     wanted = by_oracle(case, inputs, torch.float64)[valid]
     return float((context[valid].double() - wanted).abs().max() / wanted.abs().max())
 
@@ -76,6 +76,22 @@ def error(case: Case, context: torch.Tensor) -> float:
     ids=lambda case: f"{case.length}-{case.mask}-{int(case.c2p)}{int(case.p2c)}",
 )
 def test_lengths_masks_and_terms(case: Case, run: Run) -> None:
+    assert error(case, run(case)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(1, SMALL, queries=1),
+        Case(63, TALL, mask="ragged", queries=1),
+        Case(50, WIDE, mask="tail", c2p=False, mask_dtype="bool", queries=1),
+        Case(50, SMALL, mask="holes", p2c=False, queries=1),
+        # More than a block of rows, and far tiles behind it.
+        Case(110, TileConfig(16, 16, 32, 4, 1), heads=1, span=4, buckets=4, queries=17),
+    ],
+    ids=lambda case: f"{case.length}-{case.mask}-{int(case.c2p)}{int(case.p2c)}-{case.queries}",
+)
+def test_the_first_rows_alone(case: Case, run: Run) -> None:
     assert error(case, run(case)) < 1e-5
 
 

@@ -63,6 +63,12 @@ def test_the_oracle_is_the_definition(c2p: bool, p2c: bool, length: int) -> None
         qkv, pos_key, pos_query, slots, mask, num_heads=HEADS, scale=SCALE, c2p=c2p, p2c=p2c
     )
     torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-12)
+    for queries in (1, 3, 99):
+        some = disentangled_attention(
+            qkv, pos_key, pos_query, slots, mask,
+            num_heads=HEADS, scale=SCALE, c2p=c2p, p2c=p2c, queries=queries,
+        )  # fmt: skip
+        torch.testing.assert_close(some, wanted[:, :queries], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

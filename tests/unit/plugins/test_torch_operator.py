@@ -20,13 +20,15 @@ def attributes(case: Case) -> dict[str, Any]:
         "scale": case.spec.scale,
         "c2p": case.c2p,
         "p2c": case.p2c,
+        "queries": case.queries,
     }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize(("c2p", "p2c"), [(True, True), (False, True), (False, False)])
-def test_the_cpu_computes_the_oracle(dtype: str, c2p: bool, p2c: bool) -> None:
-    case = Case(23, TILE, dtype=dtype, c2p=c2p, p2c=p2c)
+@pytest.mark.parametrize("queries", [None, 1])
+def test_the_cpu_computes_the_oracle(dtype: str, c2p: bool, p2c: bool, queries: int | None) -> None:
+    case = Case(23, TILE, dtype=dtype, c2p=c2p, p2c=p2c, queries=queries)
     inputs = make_inputs(case)
     wanted = by_oracle(case, inputs, getattr(torch, dtype))
     assert torch.equal(disentangled_attention(**inputs, **attributes(case)), wanted)
@@ -37,8 +39,9 @@ def test_what_the_kernel_is_compiled_for_is_read_from_the_tensors() -> None:
         assert operator_spec(**make_inputs(case), **attributes(case)) == case.spec
 
 
-def test_pytorch_finds_the_operator_sound() -> None:
-    case = Case(7, TILE)
+@pytest.mark.parametrize("queries", [None, 1])
+def test_pytorch_finds_the_operator_sound(queries: int | None) -> None:
+    case = Case(7, TILE, queries=queries)
     torch.library.opcheck(
         torch.ops.deb_export.disentangled_attention.default,
         (*make_inputs(case).values(), *attributes(case).values()),
@@ -69,3 +72,9 @@ def test_tensors_that_are_not_the_contracts_are_refused(
     inputs[name] = change(inputs[name])
     with pytest.raises(ValueError, match=message):
         operator_spec(**inputs, **attributes(case))
+
+
+def test_no_rows_are_refused() -> None:
+    case = Case(7, TILE, queries=0)
+    with pytest.raises(ValueError, match="queries is 0; it must be at least 1"):
+        disentangled_attention(**make_inputs(case), **attributes(case))
