@@ -32,6 +32,12 @@ _options = option_group(
         type=FILE,
         help="Where ARTIFACT's source is now.  [default: where it was at the build]",
     ),
+    click.option(
+        "--base",
+        type=FILE,
+        help="Where the model is that the source, a LoRA adapter, is merged into.  [default: where "
+        "it was at the build, or the adapter says]",
+    ),
     click.option("--task", metavar="TASK", help="Head of a checkpoint.  [default: as it says]"),
     # What they are compared on.
     click.option(
@@ -150,12 +156,12 @@ def _compare(
     if options["attention_kernel"] and side.info.kind not in ("artifact", "onnx"):
         raise InputError(f"--attention-kernel: {judged} is no graph; leave it out")
     if reference is not None:
-        right = open_side(reference, task)
+        right = open_side(reference, task, base=options["base"])
     else:
         folder = judged if judged.is_dir() else judged.parent
         if not (folder / MANIFEST).is_file():
             raise InputError(f"{judged}: not an artifact, so name what is right with --reference")
-        right = source_side(read_manifest(folder), options["checkpoint"])
+        right = source_side(read_manifest(folder), options["checkpoint"], options["base"])
     return compare_sides(right, side, how, progress)
 
 

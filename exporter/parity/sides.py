@@ -47,17 +47,24 @@ ENGINE_LAYERS = "a TensorRT engine gives its outputs only"
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger")
 
 
-def open_side(path: Path, task: Task | None = None, options: RuntimeOptions = BODY) -> Side:
+def open_side(
+    path: Path,
+    task: Task | None = None,
+    options: RuntimeOptions = BODY,
+    *,
+    base: Path | None = None,
+) -> Side:
     """What is at `path`: a checkpoint or artifact folder, an .onnx file, a .plan engine, or a .json
     of outputs that Polygraphy saved. The head of a checkpoint is as its configuration says unless
-    `task` does; a graph's attention is computed as the `options` say, which its body is by default.
+    `task` does, and `base` is an adapter's; a graph's attention is computed as the `options` say,
+    which its body is by default.
 
     Raises:
         InputError: nothing is there, or nothing that can be compared.
     """
     if path.is_dir():
         found = (path / MANIFEST).is_file()
-        return artifact_side(path, options) if found else checkpoint_side(path, task)
+        return artifact_side(path, options) if found else checkpoint_side(path, task, base)
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder")
     if path.name == MODEL_FILE and (path.parent / MANIFEST).is_file():
@@ -102,8 +109,11 @@ def reference_side(
     return Side(info, shape, texts, shape.longest, opens, checkpoint=True, base=base)
 
 
-def source_side(manifest: Manifest, checkpoint: Path | None = None) -> Side:
-    """The checkpoint that an artifact was built from, where its manifest says or at `checkpoint`.
+def source_side(
+    manifest: Manifest, checkpoint: Path | None = None, base: Path | None = None
+) -> Side:
+    """The checkpoint that an artifact was built from, where its manifest says or at `checkpoint`;
+    that of an adapter lies at `base` where it is not in its folder.
 
     Raises:
         InputError: it is gone, or is another one.
@@ -111,7 +121,11 @@ def source_side(manifest: Manifest, checkpoint: Path | None = None) -> Side:
     folder = checkpoint or source_folder(manifest)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the source checkpoint with --checkpoint")
-    base = source_base(manifest)
+    if base is not None and source_base(manifest) is None:
+        raise InputError(f"{base}: the artifact was not built from an adapter; leave out --base")
+    base = base or source_base(manifest)
+    if base is not None and not base.is_dir():
+        raise InputError(f"{base}: no such folder; name the adapter's base model with --base")
     near = [item for item in manifest.source.files if not base or (folder / item.path).exists()]
     far = [item for item in manifest.source.files if item not in near]
     changed = verify_files(folder, near) + (verify_files(base, far) if base else ())

@@ -15,6 +15,7 @@ from support.checkpoints import write_checkpoint
 from support.random_models import HF_CLASSES, random_inputs
 
 from exporter.artifact.manifest import read_manifest
+from exporter.cli import main
 from exporter.deberta.checkpoint import load_model, open_checkpoint
 from exporter.errors import InputError
 from exporter.model.task import Task
@@ -156,7 +157,9 @@ def test_an_adapter_alone_is_merged_into_the_model_it_names(
             open_checkpoint(base, base=base)
 
 
-def test_a_build_of_an_adapter_alone(base: Path, tmp_path: Path, texts_file: Path) -> None:
+def test_a_build_of_an_adapter_alone(
+    base: Path, tmp_path: Path, texts_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its labels, its tokenizer's place, and what judges it later."""
 
     def change(tensors: dict[str, torch.Tensor]) -> None:
@@ -176,9 +179,16 @@ def test_a_build_of_an_adapter_alone(base: Path, tmp_path: Path, texts_file: Pat
         found, expected = (s.run(input_ids=ids)["logits"] for s in (session, reference))
     assert abs(found - expected).max() <= 1e-5 * abs(expected).max()
     assert source_side(read_manifest(tmp_path / "out")).base == base
-    shutil.move(base / "model.safetensors", base / "other")
+    moved = shutil.move(base, tmp_path / "moved")
+    judge = ["parity", str(tmp_path / "out"), "--data", str(texts_file), "--lengths", "none"]
+    assert main(judge) == 2
+    assert (
+        "base: no such folder; name the adapter's base model with --base" in capsys.readouterr().err
+    )
+    assert main([*judge, "--base", str(moved)]) == 0
+    shutil.move(moved / "model.safetensors", moved / "other")
     with pytest.raises(InputError, match=r"model\.safetensors missing"):
-        source_side(read_manifest(tmp_path / "out"))
+        source_side(read_manifest(tmp_path / "out"), base=moved)
 
 
 def magnitude(tensors: dict[str, torch.Tensor]) -> None:
