@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from calibration.calibration_error import CalibrationError
+from calibration.text_columns import row_texts
 
 MAX_BYTES = 1 << 26  # of a file of texts
 MINIMUM_TEXTS = 8  # fewer cannot show a distribution, nor be split
@@ -117,6 +118,11 @@ def stream_texts(lines: Iterable[bytes], name: str) -> Iterator[TextItem]:
         yield TextItem("") if line is None else line.item(None)
 
 
+def plain_text(line: str) -> TextItem:
+    """The text of one line that is not JSON; a CalibrationError says what is wrong with it."""
+    return _Line("", tuple(line.split("\t"))).item(None) if line.strip() else TextItem("")
+
+
 def check_amount(path: Path, items: Sequence[TextItem]) -> None:
     """Warn of few calibration texts; a CalibrationError says that there are too few."""
     if len(items) < MINIMUM_TEXTS:
@@ -181,7 +187,7 @@ class _Line:
         return TextItem(text, tuple(second), index)
 
     def fail(self, message: str) -> NoReturn:
-        raise CalibrationError(f"{self.where}: {message}")
+        raise CalibrationError(f"{self.where}: {message}" if self.where else message)
 
 
 def _lines(source: Iterable[bytes], name: str, jsonl: bool | None) -> Iterator[_Line | None]:
@@ -203,11 +209,12 @@ def _lines(source: Iterable[bytes], name: str, jsonl: bool | None) -> Iterator[_
             yield None
             continue
         if jsonl is None:
-            jsonl = _begins_jsonl(line)
+            jsonl = begins_jsonl(line)
         yield _json_line(where, line) if jsonl else _Line(where, tuple(line.split("\t")))
 
 
-def _begins_jsonl(line: str) -> bool:
+def begins_jsonl(line: str) -> bool:
+    """Whether a file that begins with this line is one of JSON lines, whatever its name."""
     try:
         value = json.loads(line) if line.lstrip().startswith("{") else None
     except (ValueError, RecursionError):
@@ -225,20 +232,13 @@ def _json_line(where: str, line: str) -> _Line:
         value = {"text": value}
     if not isinstance(value, dict):
         found.fail('expected a JSON string or an object with "text"')
-    text, choices, label = (value.get(key) for key in ("text", "choices", "label"))
-    if not isinstance(text, str) or not text.strip():
+    try:
+        text, second = row_texts(value)
+    except CalibrationError as error:
+        found.fail(str(error))
+    if not text.strip():
         found.fail(f'"text" is {text!r}; expected a text')
-    pair = value.get("pair") if value.get("text_pair") is None else value["text_pair"]
-    if pair is not None and not isinstance(pair, str):
-        found.fail(f"the pair is {pair!r}; expected a text")
-    second = () if pair is None else (pair,)
-    if choices is not None:
-        texts = choices if isinstance(choices, list) else [None]
-        if not all(isinstance(item, str) and item.strip() for item in texts):
-            found.fail(f'"choices" is {choices!r}; expected a list of texts')
-        if second:
-            found.fail('both a pair and "choices"; leave one out')
-        second = tuple(choices)
+    label = value.get("label")
     if isinstance(label, (bool, float, list, dict)) or label == "":
         found.fail(f'"label" is {label!r}; expected a name or an index')
     label = None if label is None else str(label)

@@ -27,6 +27,7 @@ from exporter.commands.options.shared import Settings, debug_option
 from exporter.commands.package import package
 from exporter.commands.parity import parity
 from exporter.commands.run import run
+from exporter.commands.score import score
 from exporter.environment import package_version
 from exporter.errors import DebExportError
 from exporter.progress import CLEAR_LINE
@@ -55,7 +56,7 @@ def cli(context: click.Context) -> int:
     return 2  # of a call without a subcommand; else the subcommand's own counts
 
 
-for _command in (build, parity, run, bench, inspect, package, doctor):
+for _command in (build, parity, run, score, bench, inspect, package, doctor):
     cli.add_command(_command)
 
 

@@ -128,7 +128,7 @@ def _given(
     texts: Sequence[str], pairs: Sequence[str], source: Path | None, session: Session
 ) -> Iterable[Iterable[TextInput]]:
     """The texts, those of a pipe in groups that have come together."""
-    from exporter.inputs.csv_texts import csv_texts
+    from exporter.inputs.csv_rows import csv_texts
     from exporter.inputs.text_files import arriving_texts, file_texts
 
     if texts:

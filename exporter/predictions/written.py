@@ -1,20 +1,38 @@
-"""Predictions as lines of JSON or CSV."""
+"""Predictions as columns, and rows of columns as lines of JSON or CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 
+from exporter.model.task import Task
 from exporter.predictions.predicted import (
     AnswerPrediction,
     ChoicePrediction,
     LabelPrediction,
+    MaskPrediction,
     Prediction,
+    TokenPrediction,
+    VectorPrediction,
     ZeroShotPrediction,
 )
+
+KINDS: Mapping[Task, type[Prediction]] = {
+    Task.SEQUENCE_CLASSIFICATION: LabelPrediction,
+    Task.TOKEN_CLASSIFICATION: TokenPrediction,
+    Task.QUESTION_ANSWERING: AnswerPrediction,
+    Task.MASKED_LM: MaskPrediction,
+    Task.MULTIPLE_CHOICE: ChoicePrediction,
+    Task.BASE: VectorPrediction,
+}
+"""What a text is answered with, by task."""
+
+BEST = ("best", "score")
+_WITH_BEST = (LabelPrediction, ZeroShotPrediction, AnswerPrediction, ChoicePrediction)
+_GIVEN = ("text", "pair", "question", "context")
 
 
 def json_line(prediction: Prediction, ascii_only: bool = False) -> str:
@@ -27,20 +45,42 @@ def csv_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
 
     All predictions are of one kind.
     """
+    return csv_rows_lines({**_best(found), **asdict(found)} for found in predictions)
+
+
+def csv_rows_lines(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """Rows of the same columns as lines of CSV, the header with the first; lists are JSON."""
     text = io.StringIO(newline="")
     writer: csv.DictWriter[str] | None = None
-    for prediction in predictions:
-        row = {
-            name: json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else value
-            for name, value in {**_best(prediction), **asdict(prediction)}.items()
-        }
+    for row in rows:
         if writer is None:
-            writer = csv.DictWriter(text, row)
+            writer = csv.DictWriter(text, list(row))
             writer.writeheader()
-        writer.writerow(row)
+        writer.writerow({name: _cell(value) for name, value in row.items()})
         yield text.getvalue()
         text.seek(0)
         text.truncate()
+
+
+def _cell(value: object) -> object:
+    nested = isinstance(value, (tuple, list, dict))
+    return json.dumps(value, ensure_ascii=False, default=str) if nested else value
+
+
+def answer_names(kind: type[Prediction]) -> Sequence[str]:
+    """Columns of what a prediction adds to a row that has its texts; see `answer_columns`."""
+    named = (item.name for item in fields(kind))
+    return list(dict.fromkeys([*_best_names(kind), *(n for n in named if n not in _GIVEN)]))
+
+
+def answer_columns(prediction: Prediction) -> dict[str, object]:
+    """What a prediction adds to a row that has its texts: the best and its score, then the rest."""
+    values = {**_best(prediction), **asdict(prediction)}
+    return {name: values[name] for name in answer_names(type(prediction))}
+
+
+def _best_names(kind: type[Prediction]) -> Sequence[str]:
+    return BEST if issubclass(kind, _WITH_BEST) else ()
 
 
 def _best(prediction: Prediction) -> dict[str, object]:
@@ -54,4 +94,4 @@ def _best(prediction: Prediction) -> dict[str, object]:
             found = [(item.answer, item.score) for item in answers[:1]]
         case _:
             return {}
-    return dict(zip(("best", "score"), found[0] if found else (None, None), strict=True))
+    return dict(zip(BEST, found[0] if found else (None, None), strict=True))

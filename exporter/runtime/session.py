@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from exporter.errors import InputError
+from exporter.errors import InputError, RunError
 from exporter.inputs.encode import Example, TextEncoder, TextInput, collate
 from exporter.model.feeds import Ids, make_feeds
 from exporter.model.model_shape import ModelShape
@@ -172,6 +172,35 @@ class Session(ABC):
         """
         return self._stream(texts, options, stacklevel=2)
 
+    def attempts(
+        self, texts: Iterable[TextInput | InputError], options: PredictionOptions = DEFAULTS
+    ) -> Iterator[Prediction | InputError]:
+        """As `stream`, with the error of a text that has no prediction in its place.
+
+        Such are texts that do not suit the task, or that the runtime fails on also when alone.
+        Errors among the texts stay in their place. What is cut draws no warning: predictions say
+        so themselves.
+
+        Raises:
+            InputError: the model has no tokenizer, or the session is a fork's or closed.
+        """
+        cut, read = self._cutter(texts, options), self._reader(options)
+        self._enter_process()
+        for some in windows(texts, self.batching.window):
+            parts = [
+                text if isinstance(text, InputError) else _attempt(partial(cut, text))
+                for text in some
+            ]
+            whole = [part for part in parts if not isinstance(part, InputError)]
+            found: list[Prediction | InputError]
+            try:
+                found = [*self._read(whole, read)]
+            except RunError:
+                alone = [_attempt(partial(self._read, [part], read)) for part in whole]
+                found = [it if isinstance(it, InputError) else it[0] for it in alone]
+            answers = iter(found)
+            yield from (it if isinstance(it, InputError) else next(answers) for it in parts)
+
     def zero_shot(
         self,
         texts: Iterable[str],
@@ -237,21 +266,29 @@ class Session(ABC):
         self, texts: Iterable[TextInput], options: PredictionOptions, stacklevel: int
     ) -> Iterator[Prediction]:
         """As `stream`; warnings are shown `stacklevel` calls up: at the user's own line."""
+        cut, read = self._cutter(texts, options), self._reader(options)
+        for some in windows(texts, self.batching.window):
+            parts = [cut(text) for text in some]
+            self._warn_of_cuts([part[0] for part in parts if len(part) == 1], stacklevel + 1)
+            yield from self._read(parts, read)
+
+    def _cutter(
+        self, texts: Iterable[object], options: PredictionOptions
+    ) -> Callable[[TextInput], tuple[Example, ...]]:
+        """What makes of a text its windows, or the one example that it is."""
         encoder, task = self._encoder(texts), self.shape.task
         windowed = task in (Task.TOKEN_CLASSIFICATION, Task.QUESTION_ANSWERING)
         if task is Task.SEQUENCE_CLASSIFICATION:
             windowed = options.windows != "cut"
+        if windowed:
+            return partial(encoder.windows, stride=options.stride)
+        return lambda text: (encoder.encode(text),)
 
-        def read(examples: Sequence[Example], outputs: Sequence[Outputs]) -> Prediction:
-            return decode(self.shape, encoder.tokenizer, examples, outputs, options)
-
-        for some in windows(texts, self.batching.window):
-            parts = [
-                encoder.windows(text, options.stride) if windowed else (encoder.encode(text),)
-                for text in some
-            ]
-            self._warn_of_cuts([part[0] for part in parts if len(part) == 1], stacklevel + 1)
-            yield from self._read(parts, read)
+    def _reader(
+        self, options: PredictionOptions
+    ) -> Callable[[Sequence[Example], Sequence[Outputs]], Prediction]:
+        tokenizer = self._encoder(()).tokenizer
+        return lambda examples, outputs: decode(self.shape, tokenizer, examples, outputs, options)
 
     def _warn_of_cuts(self, examples: Iterable[Example], stacklevel: int) -> None:
         for example in examples:
@@ -287,6 +324,14 @@ class Session(ABC):
                     ordered = [values for _, values in sorted(waiting.pop(owner).items())]
                     found[owner] = read(parts[owner], ordered)
         return [found[number] for number in range(len(parts))]
+
+
+def _attempt(work: Callable[[], Result]) -> Result | InputError:
+    """What `work` gives, or the error that a text of the user's is to blame for."""
+    try:
+        return work()
+    except InputError as error:
+        return error
 
 
 def _keep(session: weakref.ref[Session]) -> None:

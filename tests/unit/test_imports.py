@@ -42,16 +42,18 @@ ROOMS = {
     "exporter.packaging": "errors console model artifact deberta graph engine",
     "exporter.bench": "errors console progress svg environment model artifact metrics inputs "
     "runtime parity",
+    "exporter.scoring": "calibration errors progress environment artifact inputs "
+    "predictions runtime",
     "exporter.pipeline": "calibration errors progress environment demo model artifact deberta "
     "graph inputs engine runtime precision parity",
     "exporter.commands": "plugins calibration errors console progress threads environment model "
-    "artifact inputs predictions engine runtime precision parity packaging bench pipeline",
+    "artifact inputs predictions engine runtime precision parity packaging bench scoring pipeline",
     "exporter.cli": "errors progress environment commands",
     "exporter.__main__": "cli",
     "exporter": "model artifact runtime pipeline",
 }
 HEAVY = ("torch", "onnx", "onnxruntime", "onnx_ir", "onnxscript", "tensorrt", "tensorrt_rtx")
-HEAVY += ("triton", "polygraphy", "transformers", "openvino")
+HEAVY += ("triton", "polygraphy", "transformers", "openvino", "ray", "pyarrow")
 
 
 def name_of(path: Path) -> str:

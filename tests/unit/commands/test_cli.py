@@ -18,7 +18,7 @@ from exporter.cli import cli
 from exporter.errors import MissingDependencyError
 
 MakeArtifact = Callable[[str], Path]
-COMMANDS = ("build", "parity", "run", "bench", "inspect", "doctor")
+COMMANDS = ("build", "parity", "run", "score", "bench", "inspect", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
