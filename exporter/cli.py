@@ -22,6 +22,7 @@ import click
 from exporter.commands.bench import bench
 from exporter.commands.build import build
 from exporter.commands.doctor import doctor
+from exporter.commands.engine import engine
 from exporter.commands.inspect import inspect
 from exporter.commands.options.shared import Settings, debug_option
 from exporter.commands.package import package
@@ -56,7 +57,7 @@ def cli(context: click.Context) -> int:
     return 2  # of a call without a subcommand; else the subcommand's own counts
 
 
-for _command in (build, parity, run, score, bench, inspect, package, doctor):
+for _command in (build, parity, run, score, bench, inspect, engine, package, doctor):
     cli.add_command(_command)
 
 

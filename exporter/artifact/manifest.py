@@ -27,7 +27,8 @@ class Source:
 
     `demo` says that it is the built-in checkpoint, found wherever the package is. `base` is the
     folder of the model that an adapter was merged into, empty unless it is another: a file that is
-    not in the one is in the other. `notes` are what was changed or left out in reading them.
+    not in the one is in the other. `notes` are what was changed or left out in reading them. `hub`
+    is the name of a model of the Hugging Face hub, and `commit` the one that was read, else empty.
     """
 
     folder: str
@@ -35,6 +36,8 @@ class Source:
     files: tuple[FileRecord, ...]
     base: str = ""
     notes: tuple[str, ...] = ()
+    hub: str = ""
+    commit: str = ""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ from exporter.progress import ProgressLine
         "--plain": "Write the graph a second time, as model.plain.onnx with no function in it, for "
         "tools that read none.",
         "--force": "Replace an existing artifact folder.",
+        "--revision": "Of a MODEL on the hub: branch, tag or commit.",
     },
 )
 @quantization_options
@@ -60,8 +61,9 @@ def build(
 ) -> int:
     """Build an artifact folder from MODEL, and compare it with MODEL.
 
-    MODEL is a DeBERTa-v2/v3 checkpoint folder in the Hugging Face format, or one of a LoRA adapter;
-    without it, the built-in demo is built.
+    MODEL is a DeBERTa-v2/v3 checkpoint folder in the Hugging Face format, or one of a LoRA adapter,
+    or the name of such a model on the Hugging Face hub, org/name; without it, the built-in demo is
+    built.
     """
     engine, profiles = take_engine_options(options)
     config = BuildConfig(

@@ -38,6 +38,7 @@ _options = option_group(
         help="Where the model is that the source, a LoRA adapter, is merged into.  [default: where "
         "it was at the build, or the adapter says]",
     ),
+    click.option("--revision", help="Of a side that is a name on the hub: branch, tag or commit."),
     click.option("--task", metavar="TASK", help="Head of a checkpoint.  [default: as it says]"),
     # What they are compared on.
     click.option(
@@ -107,7 +108,8 @@ def parity(artifact: Path | None, **options: Any) -> int:
     """Judge ARTIFACT against the model it was built from, or any model against another.
 
     --reference and --candidate take a checkpoint or artifact folder, an .onnx file of any exporter,
-    a .plan engine, and --candidate the outputs that polygraphy run saved.
+    a .plan engine, and --candidate the outputs that polygraphy run saved. A checkpoint may be the
+    name of a model on the Hugging Face hub, org/name.
 
     Exits with 0 within the limits and 1 outside.
     """
@@ -140,29 +142,45 @@ def _compare(
     from exporter.parity.check import compare_sides
     from exporter.parity.sides import open_side, source_side
 
-    reference, candidate = options["reference"], options["candidate"]
+    reference, candidate, checkpoint, base = _local(options)
     if (artifact is None) == (candidate is None):
         raise InputError("name what to judge: ARTIFACT, or --candidate, one of them")
-    judged: Path = artifact or candidate
+    judged = artifact or candidate
+    assert judged is not None
     try:
         task = None if options["task"] is None else Task(options["task"])
     except ValueError:
         known = ", ".join(item.value for item in Task)
         raise InputError(f"--task {options['task']}: unknown; choose from {known}") from None
-    if reference is not None and options["checkpoint"] is not None:
+    if reference is not None and checkpoint is not None:
         raise InputError("--checkpoint says where ARTIFACT's source is; leave out --reference")
     progress("checking the files")
     side = open_side(judged, task, RuntimeOptions(attention_kernel=options["attention_kernel"]))
     if options["attention_kernel"] and side.info.kind not in ("artifact", "onnx"):
         raise InputError(f"--attention-kernel: {judged} is no graph; leave it out")
     if reference is not None:
-        right = open_side(reference, task, base=options["base"])
+        right = open_side(reference, task, base=base)
     else:
         folder = judged if judged.is_dir() else judged.parent
         if not (folder / MANIFEST).is_file():
             raise InputError(f"{judged}: not an artifact, so name what is right with --reference")
-        right = source_side(read_manifest(folder), options["checkpoint"], options["base"])
+        right = source_side(read_manifest(folder), checkpoint, base)
     return compare_sides(right, side, how, progress)
+
+
+def _local(options: dict[str, Any]) -> list[Path | None]:
+    """The sides that were named; those of the hub as folders on this machine."""
+    from exporter.deberta.hub_model import is_hub_name, local_model
+
+    given = [options[name] for name in ("reference", "candidate", "checkpoint", "base")]
+    named = [path is not None and is_hub_name(path) for path in given]
+    revision = options["revision"]
+    if revision is not None and not any(named):
+        raise InputError(f"--revision {revision}: no side is a name on the hub; leave it out")
+    return [
+        local_model(path, revision).folder if on_hub else path
+        for path, on_hub in zip(given, named, strict=True)
+    ]
 
 
 def _compare_options(options: dict[str, Any], observe: Any) -> CompareOptions:

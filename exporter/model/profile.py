@@ -111,7 +111,7 @@ def profiles_for(
     if max(profile.seq.max for profile in profiles) < seq.max:
         raise InputError(
             f"--profile: no profile takes texts of {seq.max} tokens, which the artifact is for; "
-            "give --seq as well"
+            "add one, or build for shorter texts with --seq"
         )
     if shape.rank == 2:
         return profiles

@@ -25,6 +25,7 @@ from exporter.inputs.cases import DataSet
 from exporter.model.profile import ShapeProfile, profiles_for
 from exporter.parity.check import check_sides
 from exporter.parity.limits import limits_for
+from exporter.parity.recorded import RECORD_FILE, Recorder
 from exporter.parity.report.json import limits_json, to_json
 from exporter.parity.result import EXPORT, ParityResult, SideInfo
 from exporter.parity.side import Side
@@ -236,7 +237,8 @@ def _judge(
     )
     # Beside the unfinished artifact, with which it goes: a temporary folder may be small.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        return check_sides(
+        recorder = Recorder()
+        result = check_sides(
             source.reference(files),
             built,
             source.shape,
@@ -246,7 +248,10 @@ def _judge(
             store=ReferenceStore(Path(folder), "--output"),
             problems=graph.problems,
             notes=(*_whose_texts(config), *graph.notes),
+            observe=recorder,
         )
+    recorder.write(path.with_name(RECORD_FILE))
+    return result
 
 
 def _whose_texts(config: BuildConfig) -> Iterator[str]:

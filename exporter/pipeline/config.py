@@ -64,14 +64,15 @@ class BuildConfig:
     """Options of one build. All are checked here, before any work starts.
 
     Attributes:
-        model: checkpoint folder in the Hugging Face format; None is the built-in demo.
+        model: checkpoint folder in the Hugging Face format, or the name of a model on its hub;
+            None is the built-in demo.
         output: folder to write; None is `artifacts/<model>-<precision>` below the current folder.
         precision: storage and arithmetic of the graph, one of `PRECISIONS`.
         targets: what to build, each one of `TARGETS`; None is what this machine can build: the
             graph, and engines whose builder is installed and has what it needs.
         task: head to export; None takes the checkpoint's.
-        base: folder of the model that a LoRA adapter in `model` changes; None is the one that the
-            adapter names, or lies beside.
+        base: folder, or name on the hub, of the model that a LoRA adapter in `model` changes; None
+            is the one that the adapter names, or lies beside.
         strict: refuse a checkpoint with tensors that the task does not use.
         batch: batch sizes that the artifact is meant for.
         seq: lengths in tokens that the artifact is meant for; None ends at the model's maximum.
@@ -81,6 +82,7 @@ class BuildConfig:
         external_data: weights in `model.onnx.data`; None puts them there above 1 GiB.
         plain: write the graph a second time with no function in it, for tools that read none.
         force: replace an existing artifact folder.
+        revision: of a model on the hub: branch, tag or commit; None is its default branch.
         quantization: how an int8 or fp8 graph is quantized.
         engine: how engines are built.
         profiles: shapes that engines are built for; none is one profile of `batch` and `seq`.
@@ -103,6 +105,7 @@ class BuildConfig:
     external_data: bool | None = None
     plain: bool = False
     force: bool = False
+    revision: str | None = None
     quantization: QuantizationOptions = field(default=QuantizationOptions())
     engine: EngineOptions = field(default=EngineOptions())
     profiles: tuple[ShapeProfile, ...] = ()
@@ -114,6 +117,8 @@ class BuildConfig:
         for option, value, choices in chosen:
             if value not in choices:
                 raise InputError(f"{option} {value!r}: unknown; choose from {', '.join(choices)}")
+        if self.revision is not None and self.model is None:
+            raise InputError(f"--revision {self.revision}: give the model's name as MODEL")
         if self.base is not None and self.model is None:
             raise InputError(f"--base {self.base}: give the folder of its adapter as MODEL")
         if self.calibration_data is not None and self.precision == "fp32":

@@ -13,6 +13,7 @@ from exporter.artifact.files import FileRecord, record
 from exporter.artifact.manifest import Source
 from exporter.artifact.writer import ArtifactWriter
 from exporter.deberta.configuration import DebertaConfig, read_object
+from exporter.deberta.hub_model import LocalModel, local_model
 from exporter.deberta.tokenization import shipped_files, tokenizer_files
 from exporter.demo import checkpoint_folder
 from exporter.errors import InputError
@@ -40,6 +41,7 @@ class BuildSource:
 
     Attributes:
         demo: whether it is the built-in checkpoint.
+        origin: where it lies, and what it is on the hub.
         checkpoint: its configuration and its weights, which are not loaded.
         seq: lengths in tokens that the artifact is for.
         encoder, tokenizer_files: its tokenizer, which cuts to `seq.max`, None where there is none,
@@ -49,6 +51,7 @@ class BuildSource:
     """
 
     demo: bool
+    origin: LocalModel
     checkpoint: Checkpoint
     seq: Range
     encoder: TextEncoder | None
@@ -69,7 +72,8 @@ class BuildSource:
         """What the manifest says of it."""
         folder, base = self.checkpoint.folder, self.checkpoint.base
         elsewhere = "" if base == folder else str(base)
-        return Source(str(folder), self.demo, files, elsewhere, self.notes)
+        origin = (self.origin.hub, self.origin.commit)
+        return Source(str(folder), self.demo, files, elsewhere, self.notes, *origin)
 
     def reference(self, files: tuple[FileRecord, ...]) -> Side:
         """What the artifact is compared with."""
@@ -112,8 +116,9 @@ def open_source(config: BuildConfig) -> BuildSource:
     """
     from exporter.deberta.checkpoint import contradictions, open_checkpoint
 
-    folder = (config.model or checkpoint_folder()).absolute()
-    base = None if config.base is None else config.base.absolute()
+    origin = local_model(config.model or checkpoint_folder(), config.revision)
+    folder = origin.folder.absolute()
+    base = None if config.base is None else local_model(config.base).folder.absolute()
     checkpoint = open_checkpoint(folder, config.task, base=base, strict=config.strict)
     notes = [*checkpoint.notes, *contradictions(checkpoint)]
     lengths = _lengths(config.seq, checkpoint.config)
@@ -133,7 +138,7 @@ def open_source(config: BuildConfig) -> BuildSource:
         shipped, unsaid = shipped_files(encoder.tokenizer, inputs, lengths.max)
         notes += unsaid
     known = (checkpoint, lengths, encoder, files, shipped)
-    return BuildSource(config.model is None, *known, tuple(notes))
+    return BuildSource(config.model is None, origin, *known, tuple(notes))
 
 
 def open_texts(source: BuildSource, config: BuildConfig) -> BuildTexts:

@@ -188,6 +188,13 @@ def source_folder(manifest: Manifest) -> Path:
 
         return checkpoint_folder()
     folder = Path(manifest.source.folder)
+    if not folder.is_dir() and manifest.source.hub:
+        from exporter.deberta.hub_model import local_model
+
+        fetched = local_model(Path(manifest.source.hub), manifest.source.commit).folder
+        # The model may lie in a folder of the repository.
+        inside = str(folder).partition(manifest.source.commit)[2].lstrip("/")
+        return fetched / inside
     if not folder.is_dir():
         raise InputError(f"{folder}: the source checkpoint is gone; name its folder: --checkpoint")
     return folder

@@ -47,7 +47,8 @@ ROOMS = {
     "exporter.pipeline": "calibration errors progress environment demo model artifact deberta "
     "graph inputs engine runtime precision parity",
     "exporter.commands": "plugins calibration errors console progress threads environment model "
-    "artifact inputs predictions engine runtime precision parity packaging bench scoring pipeline",
+    "artifact deberta inputs predictions engine runtime precision parity packaging bench scoring "
+    "pipeline",
     "exporter.cli": "errors progress environment commands",
     "exporter.__main__": "cli",
     "exporter": "model artifact runtime pipeline",

@@ -40,7 +40,7 @@ def to_json(result: ParityResult) -> dict[str, Any]:
         **_judged(result),
         "stages": [{**asdict(s), "limit": s.limit, "passed": not s.failure} for s in result.stages],
         "export": None if export is None else _judged(export),
-        "engines": [_engine(engine) for engine in result.engines],
+        "engines": [engine_json(engine) for engine in result.engines],
         "cases": [_case(case) for case in result.cases],
         "errors": {name: _errors(found) for name, found in result.errors.items()},
         "cached_batches": result.cached,
@@ -51,10 +51,12 @@ def to_json(result: ParityResult) -> dict[str, Any]:
     return plain
 
 
-def _engine(engine: EngineResult) -> dict[str, Any]:
+def engine_json(engine: EngineResult) -> dict[str, Any]:
+    """An engine as it stands in `engines`."""
     judged = {} if engine.result is None else _judged(engine.result)
     status = {"status": engine.parity.status, "reason": engine.reason or None}
-    return {"file": engine.file, **status, **judged}
+    plain: dict[str, Any] = _plain({"file": engine.file, **status, **judged})
+    return plain
 
 
 def _errors(found: Errors) -> dict[str, Any]:

@@ -38,7 +38,8 @@ def test_the_folder_holds_what_the_manifest_says(make_artifact: Callable[[str], 
     folder = make_artifact("sequence-classification")
     names = {path.name for path in folder.iterdir()}
     tokenizer = {"spm.model", "tokenizer_config.json"}
-    assert names == {"manifest.json", "model.onnx", "parity.json", "config.json", *tokenizer}
+    ours = {"manifest.json", "model.onnx", "parity.json", "reference.safetensors"}
+    assert names == {*ours, "config.json", *tokenizer}
     manifest = read_manifest(folder)
     assert verify_files(folder, manifest.files) == ()
     assert {item.path for item in manifest.files} == names - {"manifest.json"}
