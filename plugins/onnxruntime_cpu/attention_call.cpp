@@ -2,6 +2,10 @@
 
 #include <cstdlib>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace {
 
 // Scratch of a thread, kept for its next task.
@@ -25,6 +29,9 @@ float* scratch(size_t floats) {
     if (held.data == nullptr) return nullptr;
     held.floats = floats;
   }
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(held.data, floats * sizeof(float));
+#endif
   return held.data;
 }
 
@@ -94,7 +101,7 @@ const char* prepare(AttentionCall* call, CallArrays* arrays, const int32_t* slot
     if (const char* problem = read_slots(call, arrays, slots, slot_count)) return problem;
   }
   // Enough tasks for many threads: how many there are is not known, and bits must not depend on it.
-  constexpr int64_t kTasks = 32;
+  constexpr int64_t kTasks = 24;
   const int64_t pairs = call->batch * call->heads;
   const int64_t blocks = (call->rows + block_rows - 1) / block_rows;
   int64_t parts = pairs == 0 ? 1 : (kTasks + pairs - 1) / pairs;

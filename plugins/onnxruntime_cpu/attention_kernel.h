@@ -8,6 +8,10 @@
 #include "attention_call.h"
 #include "vectors.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace {
 
 constexpr int64_t kPanel = 2 * LANES;
@@ -19,6 +23,9 @@ constexpr int kTile = LANES == 16 ? 8 : LANES == 8 ? 6 : 4;
 // the second level. Rows are a multiple of `kTile` and of `LANES`.
 constexpr int64_t kBlock = LANES == 8 ? 96 : 128;
 constexpr int64_t kChunk = 256;
+
+// Rows of the input that are fetched ahead: they lie too far apart for the processor to foresee.
+constexpr int64_t kAhead = 8;
 
 inline int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -85,18 +92,23 @@ inline void multiply_groups(int64_t rows, const float* left, int64_t left_stride
 // `factor`; columns behind the last are 0.
 template <class RowOf>
 inline void pack(float* panels, int64_t count, int64_t depth, float factor, RowOf row_of) {
-  for (int64_t group = 0; group * LANES < round_up(count, kPanel); ++group) {
-    const float* rows[LANES];
+  const float *rows[LANES], *next[LANES];
+  const auto find_rows = [&](int64_t first, const float** found) {
     for (int lane = 0; lane < LANES; ++lane) {
-      const int64_t column = group * LANES + lane;
-      rows[lane] = column < count ? row_of(column) : nullptr;
+      found[lane] = first + lane < count ? row_of(first + lane) : nullptr;
     }
+  };
+  find_rows(0, next);
+  for (int64_t group = 0; group * LANES < round_up(count, kPanel); ++group) {
+    std::memcpy(rows, next, sizeof rows);
+    find_rows((group + 1) * LANES, next);
     float* to = panels + group / 2 * depth * kPanel + group % 2 * LANES;
     int64_t k = 0;
     for (; k + LANES <= depth; k += LANES) {
       Vec values[LANES];
       for (int lane = 0; lane < LANES; ++lane) {
         values[lane] = rows[lane] == nullptr ? Vec{} : load(rows[lane] + k) * factor;
+        if (next[lane] != nullptr) __builtin_prefetch(next[lane] + k);
       }
       transpose(values);
       for (int lane = 0; lane < LANES; ++lane) store(to + (k + lane) * kPanel, values[lane]);
@@ -137,6 +149,17 @@ inline void write_floats(Storage storage, const float* from, float factor, int64
     for (int64_t i = 0; i < count; ++i) to[i] = to_bf16(from[i] * factor);
   }
 }
+
+// Under AddressSanitizer, what lies between the parts of a task's memory may not be touched.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int64_t kGap = 64;
+inline void forbid(float* from, int64_t floats) {
+  __asan_poison_memory_region(from, floats * sizeof(float));
+}
+#else
+constexpr int64_t kGap = 0;
+inline void forbid(float*, int64_t) {}
+#endif
 
 // Rows of fp32 somewhere.
 struct Rows {
@@ -185,7 +208,9 @@ class HeadTask {
   }
 
   // Column of row and key in falling order, counted from the task's last.
-  int64_t falling_column_of(int64_t row, int64_t key) const { return last_ - first_ - column_of(row - key); }
+  int64_t falling_column_of(int64_t row, int64_t key) const {
+    return last_ - first_ - column_of(row - key);
+  }
 
   bool reserve() {
     const int64_t padded = round_up(columns_, kPanel);
@@ -213,12 +238,14 @@ class HeadTask {
                               &sums_,       &highest_,      &key_bias_,       &far_,
                               &key_rows_,   &rows_};
     int64_t total = 0;
-    for (int64_t size : sizes) total += round_up(size, 16);
+    for (int64_t size : sizes) total += round_up(size, 16) + kGap;
     float* next = scratch(static_cast<size_t>(total));
     if (next == nullptr) return false;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
       *places[i] = next;
       next += round_up(sizes[i], 16);
+      forbid(next, kGap);
+      next += kGap;
     }
     weights_ = highest_ + kBlock;
     return true;
@@ -243,6 +270,10 @@ class HeadTask {
     pack(key_panels_, keys_, size_, 1, [rows](int64_t key) { return rows.at(key); });
     for (int64_t d = size_; d < wide_; ++d) rows_[d] = 0;
     for (int64_t key = 0; key < keys_; ++key) {
+      if (call_.storage == Storage::kFp32 && key + kAhead < keys_) {
+        const float* ahead = static_cast<const float*>(call_.qkv) + offset(key + kAhead, 2);
+        for (int64_t d = 0; d < size_; d += 16) __builtin_prefetch(ahead + d);
+      }
       read_floats(call_.storage, call_.qkv, offset(key, 2), size_, rows_);
       for (int64_t d = 0; d < wide_; d += kPanel) {
         float* to = value_panels_ + d * keys_ + key * kPanel;
@@ -374,14 +405,13 @@ class HeadTask {
   void multiply_far_positions() {
     const int64_t ends[] = {0, columns_ - 1};
     for (int which = 0; which < 2; ++which) {
-      const float* column = pos_query_panels_ + ends[which] / kPanel * size_ * kPanel +
-                            ends[which] % kPanel;
+      const int64_t group = ends[which] / LANES;
       float* to = far_ + which * round_up(keys_, kPanel);
-      for (int64_t key = 0; key < keys_; ++key) {
-        const float* from = keys_as_rows_.at(key);
-        float sum = 0;
-        for (int64_t d = 0; d < size_; ++d) sum += from[d] * column[d * kPanel];
-        to[key] = sum;
+      for (int64_t key = 0; key < keys_; key += kTile) {
+        const int64_t count = smaller(keys_ - key, kTile);
+        multiply_groups(count, keys_as_rows_.at(key), keys_as_rows_.stride, pos_query_panels_,
+                        size_, group, group, window_, LANES);
+        for (int64_t i = 0; i < count; ++i) to[key + i] = window_[i * LANES + ends[which] % LANES];
       }
     }
     far_known_ = true;

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,14 +22,13 @@ FOLDER = Path(__file__).parent
 LIBRARY = "libdeb_export_attention" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
-_SOURCES: dict[str, tuple[str, ...]] = {
-    "operator.cpp": (),
+KERNELS: dict[str, tuple[str, ...]] = {
     "attention_call.cpp": (),
     "kernel_portable.cpp": (),
     "kernel_avx2.cpp": ("-mavx2", "-mfma") if _X86 else (),
     "kernel_avx512.cpp": ("-mavx512f",) if _X86 else (),
 }
-"""Each source with the instructions that it may use; the library chooses when it runs."""
+"""Each source with the instructions that it may use; which are used is chosen when it runs."""
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-fPIC")
 
 
@@ -45,31 +44,52 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def compile_library(target: Path, flags: Sequence[str] = ()) -> None:
-    """Write the library to `target`, whole or not at all; `flags` are added to every call.
+def compile_library(target: Path) -> None:
+    """Write the library to `target`, whole or not at all.
+
+    Raises:
+        CompilerError: see `compile_sources`.
+        OSError: `target` cannot be written.
+    """
+    sources = {"operator.cpp": (f'-DSOURCE_HASH="{source_hash()}"',), **KERNELS}
+    compile_sources(target, {FOLDER / name: own for name, own in sources.items()}, ("-shared",))
+
+
+def compile_sources(
+    target: Path, sources: Mapping[Path, Sequence[str]], link: Sequence[str], *flags: str
+) -> None:
+    """Compile sources, each with its own flags, and link them, whole or not at all.
+
+    Args:
+        target: what is written.
+        sources: flags by file.
+        link: flags of the last step alone.
+        flags: of every step.
 
     Raises:
         CompilerError: there is no C++ compiler ($CXX, or c++, g++, clang++ on the path), or it
             fails.
+        OSError: `target` cannot be written.
     """
     compiler = _compiler()
-    defined = f'-DSOURCE_HASH="{source_hash()}"'
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        objects = {source: f"{Path(temporary) / source.name}.o" for source in sources}
 
-        def compile_one(source: str) -> None:
-            options = (*_FLAGS, *_SOURCES[source], defined, *flags)
-            _call([*compiler, *options, "-c", str(FOLDER / source), "-o", f"{folder / source}.o"])
+        def compile_one(source: Path) -> None:
+            options = (*_FLAGS, *flags, *sources[source], "-I", str(FOLDER))
+            _call([*compiler, *options, "-c", str(source), "-o", objects[source]])
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(compile_one, _SOURCES))
-        made = folder / LIBRARY
-        objects = [f"{folder / source}.o" for source in _SOURCES]
-        _call([*compiler, "-shared", *flags, *objects, "-o", str(made)])
+            list(pool.map(compile_one, sources))
+        made = Path(temporary) / "made"
+        _call([*compiler, *link, *flags, *objects.values(), "-o", str(made)])
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.copyfile(made, beside)
-        beside.replace(target)
+        try:
+            shutil.copy(made, beside)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def _compiler() -> list[str]:

@@ -65,11 +65,9 @@ ORT_ENTRY(26, CreateCustomOpDomain, Status*, const char*, CustomOpDomain**);
 ORT_ENTRY(27, CustomOpDomain_Add, Status*, CustomOpDomain*, const struct CustomOp*);
 ORT_ENTRY(28, AddCustomOpDomain, Status*, SessionOptions*, CustomOpDomain*);
 ORT_ENTRY(51, GetTensorMutableData, Status*, Value*, void**);
-ORT_ENTRY(59, SetDimensions, Status*, TypeAndShape*, const int64_t*, size_t);
 ORT_ENTRY(60, GetTensorElementType, Status*, const TypeAndShape*, ElementType*);
 ORT_ENTRY(61, GetDimensionsCount, Status*, const TypeAndShape*, size_t*);
 ORT_ENTRY(62, GetDimensions, Status*, const TypeAndShape*, int64_t*, size_t);
-ORT_ENTRY(63, GetSymbolicDimensions, Status*, const TypeAndShape*, const char**, size_t);
 ORT_ENTRY(65, GetTensorTypeAndShape, Status*, const Value*, TypeAndShape**);
 ORT_ENTRY(85, KernelInfoGetAttribute_float, Status*, const KernelInfo*, const char*, float*);
 ORT_ENTRY(86, KernelInfoGetAttribute_int64, Status*, const KernelInfo*, const char*, int64_t*);
@@ -78,11 +76,6 @@ ORT_ENTRY(91, KernelContext_GetOutput, Status*, KernelContext*, size_t, const in
           Value**);
 ORT_ENTRY(93, ReleaseStatus, void, Status*);
 ORT_ENTRY(99, ReleaseTensorTypeAndShapeInfo, void, TypeAndShape*);
-ORT_ENTRY(268, ShapeInferContext_GetInputTypeShape, Status*, const ShapeInferContext*, size_t,
-          TypeAndShape**);
-ORT_ENTRY(270, ShapeInferContext_SetOutputTypeShape, Status*, const ShapeInferContext*, size_t,
-          const TypeAndShape*);
-ORT_ENTRY(271, SetSymbolicDimensions, Status*, TypeAndShape*, const char**, size_t);
 ORT_ENTRY(274, KernelContext_ParallelFor, Status*, const KernelContext*, void (*)(void*, size_t),
           size_t, size_t, void*);
 

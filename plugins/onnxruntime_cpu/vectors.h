@@ -12,16 +12,10 @@
 namespace {
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 
 inline Vec load(const float* from) {
   Vec vector;
-  std::memcpy(&vector, from, sizeof vector);
-  return vector;
-}
-
-inline Ints load(const int32_t* from) {
-  Ints vector;
   std::memcpy(&vector, from, sizeof vector);
   return vector;
 }
@@ -74,7 +68,7 @@ inline Vec exponential(Vec x) {
   p = p * r + 0.1666652113199234f;
   p = p * r + 0.4999999403953552f;
   const Vec mantissa = p * (r * r) + r + 1.0f;
-  Ints bits, power, offset;
+  Words bits, power, offset;
   std::memcpy(&bits, &mantissa, sizeof bits);
   std::memcpy(&power, &shifted, sizeof power);
   std::memcpy(&offset, &magic, sizeof offset);
@@ -87,7 +81,7 @@ inline Vec exponential(Vec x) {
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLED(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define SHUFFLED(a, b, ...) __builtin_shuffle(a, b, (Ints){__VA_ARGS__})
+#define SHUFFLED(a, b, ...) __builtin_shuffle(a, b, (Words){__VA_ARGS__})
 #endif
 
 #if LANES == 4
