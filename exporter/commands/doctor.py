@@ -93,6 +93,8 @@ def _optional_needs() -> tuple[tuple[str, tuple[str, ...], str, str], ...]:
         ("tensorrt_rtx", TENSORRT_RTX.distributions, "target tensorrt-rtx", TENSORRT_RTX.install),
         ("tensorrt", TENSORRT.distributions, "target tensorrt", TENSORRT.install),
         ("openvino", ("openvino",), "provider openvino", INSTALL),
+        ("pyarrow", ("pyarrow",), "score, of Parquet", 'pip install "deb-export[parquet]"'),
+        ("ray", ("ray",), "score --ray", 'pip install "deb-export[ray]"'),
         ("triton", ("triton",), "the attention plugin", 'pip install "deb-export[triton]"'),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from exporter.scoring.score_shard import ShardRecord, score_shard
 from exporter.scoring.shards import Shard, Work
 
 INSTALL = 'pip install "deb-export[ray]"'
+_PATIENCE_SECONDS = 10
 ON_PROCESSORS = ("cpu", "openvino", "torch")
 
 
@@ -98,6 +100,17 @@ def _shares(
     return {"num_cpus": threads}, min(config.replicas or room, shards), options
 
 
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE_SECONDS).close()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        text = f"no cluster to reach there ({reason or error}); give HOST:PORT, auto or local"
+        raise InputError(f"--ray {address}: {text}") from None
+
+
 @contextmanager
 def _cluster(address: str) -> Iterator[Any]:
     """Ray, connected to a cluster, or to one of this machine that ends with the run."""
@@ -109,6 +122,8 @@ def _cluster(address: str) -> Iterator[Any]:
         import ray.data
     except ImportError:
         raise MissingDependencyError(f"--ray: Ray is not installed; {INSTALL}") from None
+    if address not in ("local", "auto"):
+        _check_reachable(address)
     local = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address, log_to_driver=False, logging_level="error", **local)

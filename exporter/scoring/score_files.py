@@ -20,12 +20,16 @@ from exporter.scoring.score_folder import ScoreFolder
 from exporter.scoring.score_shard import ShardRecord, score_shard
 from exporter.scoring.shards import Shard, Work, input_forms, output_form, plan_shards
 
+_UNSTEADY_SECONDS = 3.0
+"""In these, the first batches say nothing of how fast the rest will be."""
+
 
 @dataclass(frozen=True)
 class ScoreResult:
     """What is in the output of a run: files, rows, rows without an answer; and what it took.
 
-    `scored` are the rows of this run alone, without those that were there, in `seconds`.
+    `scored` are the rows of this run alone, without those that were there, in `seconds` from when
+    the model was open, or from the start of Ray.
     """
 
     shards: int
@@ -79,12 +83,19 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Since it began."""
         return monotonic() - self._start
+
+    def begin(self) -> None:
+        """The model is open: count from now."""
+        self._start = monotonic()
 
     def tell(self, rows: int) -> None:
         """So many rows more are done."""
         self.done += rows
+        if self.seconds < _UNSTEADY_SECONDS:
+            self._progress(f"{self._there + self.done} of {self._total} rows")
+            return
         speed = self.done / max(self.seconds, 1e-9)
         left = (self._total - self._there - self.done) / max(speed, 1e-9)
         self._progress(
@@ -107,6 +118,7 @@ def _records(
             yield written
         return
     with load(work.artifact, work.provider, options=config.options) as session:
+        meter.begin()
         for shard in left:
             yield score_shard(session, shard, work, meter.tell)
 

@@ -36,11 +36,13 @@ class ScoreFolder:
     def __init__(self, output: Path, run: Mapping[str, Any], *, resume: bool) -> None:
         self._output, self._run = output, {"format": FORMAT, "schema": SCHEMA, **run}
         self._resume = resume
+        self._made = self._begun = False
         self._lock: int | None = None
         self._records: dict[int, ShardRecord] = {}
 
     def __enter__(self) -> ScoreFolder:
         try:
+            self._made = not self._output.exists()
             self._output.mkdir(parents=True, exist_ok=True)
             self._lock = locked(self._output)
             if self._lock is None and os.name == "posix":
@@ -54,6 +56,7 @@ class ScoreFolder:
                 )
             else:
                 self._write_run({})
+                self._begun = True
             self._remove_unfinished()
         except OSError as error:
             self._close()
@@ -67,6 +70,11 @@ class ScoreFolder:
 
     def __exit__(self, *_: object) -> None:
         self._remove_unfinished()
+        if self._begun and not self._records:  # there is nothing to go on with
+            with suppress(OSError):
+                (self._output / RUN_FILE).unlink()
+                if self._made:
+                    self._output.rmdir()
         self._close()
 
     def written(self) -> dict[int, ShardRecord]:
@@ -100,6 +108,7 @@ class ScoreFolder:
         records = self._records.values()
         rows, failed = (sum(getattr(it, name) for it in records) for name in ("rows", "failed"))
         totals = {"shards": len(records), "rows": rows, "failed": failed}
+        self._begun = False
         try:
             self._write_run({"finished": totals})
         except OSError as error:

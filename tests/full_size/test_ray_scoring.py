@@ -1,4 +1,4 @@
-"""`deb-export score --ray`: replicas on Ray, one of which is killed in the middle."""
+"""`deb-export score --ray`: a replica and a machine of a Ray cluster are killed in the middle."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from support.checkpoints import write_checkpoint
 from support.score_runs import rows_of_run, start_run, wait_for_shards, write_numbered
 
+from exporter.errors import InputError
 from exporter.pipeline.build_artifact import build
 from exporter.pipeline.config import BuildConfig
 from exporter.predictions.predicted import LabelPrediction
@@ -20,12 +22,26 @@ from exporter.runtime.load import load
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("ray")
-ROWS, SHARD = 12_000, 500
+ROWS, SHARD = 8_000, 400
 
 
-def replicas(driver: int) -> Iterator[psutil.Process]:
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A cluster of processes of this machine: a head, and two nodes of one CPU."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield made
+    finally:
+        made.shutdown()
+
+
+def replicas() -> Iterator[psutil.Process]:
     """The processes of the model's actors."""
-    for process in psutil.Process(driver).children(recursive=True):
+    for process in psutil.Process().children(recursive=True):
         try:
             if "ray::" in "".join(process.cmdline()) and "Replica" in "".join(process.cmdline()):
                 yield process
@@ -33,22 +49,27 @@ def replicas(driver: int) -> Iterator[psutil.Process]:
             continue
 
 
-def test_a_killed_replica_loses_and_doubles_nothing(tmp_path: Path) -> None:
+def test_a_killed_replica_and_a_killed_node_lose_and_double_nothing(
+    cluster: Any, tmp_path: Path
+) -> None:
     data = tmp_path / "texts.txt"
     data.write_text("".join(f"text number {i}\n" for i in range(9)))
     folder = tmp_path / "artifact"
     model = write_checkpoint(tmp_path / "checkpoint", "sequence-classification")
     assert build(BuildConfig(model=model, output=folder, data=data, targets=("onnx",))).passed
     source, output = write_numbered(tmp_path / "in.jsonl", ROWS), tmp_path / "out"
-    arguments = ["--shard-rows", SHARD, "--ray", "local", "--replicas", 2]
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    arguments = ["--shard-rows", SHARD, "--ray", cluster.address, "--replicas", 2]
     run = start_run(folder, source, "--output", output, *arguments)
     try:
         wait_for_shards(output, 2, run)
-        found = list(replicas(run.pid))
+        found = list(replicas())
         assert len(found) == 2
         # What each computes with: no more threads than its share of one CPU.
         assert {process.environ().get("OMP_NUM_THREADS") for process in found} == {"1"}
         os.kill(found[0].pid, signal.SIGKILL)
+        wait_for_shards(output, 5, run)
+        cluster.remove_node(nodes[1], allow_graceful=False)
         out, err = run.communicate(timeout=300)
     finally:
         run.kill()
@@ -64,3 +85,18 @@ def test_a_killed_replica_loses_and_doubles_nothing(tmp_path: Path) -> None:
         assert isinstance(answer, LabelPrediction)
         assert row["prediction_best"] == answer.labels[0].label
         assert row["prediction_score"] == pytest.approx(answer.labels[0].score, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "no cluster to reach there (Connection refused); give HOST:PORT, auto or"),
+        ("nowhere", "--ray nowhere: no cluster to reach there"),
+    ],
+)
+def test_a_cluster_that_is_not_there(address: str, message: str, tmp_path: Path) -> None:
+    from exporter.scoring.ray_replicas import _check_reachable
+
+    with pytest.raises(InputError) as found:
+        _check_reachable(address)
+    assert message in str(found.value)
