@@ -71,11 +71,11 @@ def agreement(
     for name in shape.outputs:
         pairs = []
         for feeds, one, other in zip(compared, expected, found, strict=True):
-            wanted = shape.output_shape(feeds["input_ids"].shape)
+            wanted = shape.output_shape_of(feeds)
             if other[name].shape != wanted:
                 problem = f"{name} has shape {other[name].shape}, expected {wanted}"
                 return Agreement(precisions, np.inf, np.inf, bounds, problem)
-            mask = np.not_equal(feeds["attention_mask"], 0)
+            mask = shape.counted(feeds)
             pairs.append([rows_of(shape.task, side[name], mask) for side in (one, other)])
         scale = scale_of(reference for reference, _ in pairs)
         figures = reduce(add, (measure(a, b, scale, Decision.NONE) for a, b in pairs))

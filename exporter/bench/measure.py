@@ -94,7 +94,7 @@ def bench(config: BenchConfig, progress: Progress = silent) -> BenchResult:
     """
     manifest = read_manifest(config.artifact)
     shape = artifact_shape(config.artifact, manifest)
-    encoder = text_encoder(config.artifact, shape.task, manifest.seq.max)
+    encoder = text_encoder(config.artifact, shape.task, manifest.seq.max, shape.gliner)
     workloads, compared = make_inputs(config, manifest, shape, encoder)
     names = [graph.name for graph in config.against]
     sessions: dict[str, Session] = {}

@@ -74,7 +74,11 @@ _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
     help="Which LABEL each text entails, by a model of inference; repeat it for more.",
 )
 @click.option("--hypothesis", metavar="TEXT", help="Sentence with {} for a label of --zero-shot.")
-@click.option("--multi-label", is_flag=True, help="Each label of --zero-shot stands for itself.")
+@click.option(
+    "--entities",
+    metavar="LABEL,...",
+    help="Labels that a GLiNER model finds in each text, with commas between them.",
+)
 @click.option("--rerank", metavar="QUERY", help="Rank the texts by their relevance to QUERY.")
 @click.option(
     "--provider",
@@ -145,13 +149,16 @@ def _predictions(
     *,
     labels: tuple[str, ...],
     hypothesis: str | None,
-    multi_label: bool,
     rerank: str | None,
+    entities: str | None,
 ) -> Iterable[Prediction]:
     """What the session says, in the mode that the options ask for."""
-    if rerank is not None and labels:
-        raise InputError("--rerank and --zero-shot; leave one of them out")
-    if not labels and (hypothesis is not None or multi_label):
+    modes = {"--rerank": rerank is not None, "--zero-shot": bool(labels)}
+    modes["--entities"] = entities is not None
+    if len(asked := [name for name, given in modes.items() if given]) > 1:
+        raise InputError(f"{' and '.join(asked)}; leave one of them out")
+    several = options.multi_label and session.shape.gliner is None
+    if not labels and (hypothesis is not None or several):
         raise InputError("--hypothesis and --multi-label are for --zero-shot; give its labels")
     if rerank is not None:
         passages = _single(chain.from_iterable(groups), "--rerank")
@@ -159,10 +166,11 @@ def _predictions(
     if labels:
         chosen = {} if hypothesis is None else {"hypothesis": hypothesis}
         return chain.from_iterable(
-            session.zero_shot(alone, labels, multi_label=multi_label, **chosen)
+            session.zero_shot(alone, labels, multi_label=options.multi_label, **chosen)
             for alone in (_single(group, "--zero-shot") for group in groups)
         )
-    return chain.from_iterable(session.stream(group, options) for group in groups)
+    wanted = None if entities is None else [label.strip() for label in entities.split(",")]
+    return chain.from_iterable(session.stream(g, options, entities=wanted) for g in groups)
 
 
 def _single(items: Iterable[TextInput], mode: str) -> Iterator[str]:

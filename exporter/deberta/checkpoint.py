@@ -16,8 +16,10 @@ from torch import nn
 
 from exporter.deberta.adapter import open_adapter
 from exporter.deberta.configuration import DebertaConfig
+from exporter.deberta.gliner_configuration import read_config
+from exporter.deberta.gliner_weights import gliner_store
 from exporter.deberta.heads import AttentionKind, make_model
-from exporter.deberta.model_folder import CONFIG, find_model
+from exporter.deberta.model_folder import CONFIG, config_file, find_model
 from exporter.deberta.weight_names import (
     BACKBONE,
     TIED,
@@ -42,7 +44,8 @@ class Checkpoint:
     Attributes:
         folder: of the model, or of the adapter that is merged into it.
         base: of the model that the adapter is merged into; `folder` without one.
-        config_file: its `config.json`, whose labels those of `config` may replace.
+        config_file: its `config.json` or `gliner_config.json`, whose labels those of `config` may
+            replace.
         store: its tensors by bare name, see `weight_names`.
         sources: name of each of the model's tensors -> its key in `store`.
         ignored: stored tensors that the model does not use, as the files name them.
@@ -68,7 +71,7 @@ class Checkpoint:
     def own_labels(self) -> dict[str, Any] | None:
         """Fields of `config.json` for labels that the file does not have; None where it has."""
         labels = dict(self.config.id2label)
-        if DebertaConfig.from_folder(self.config_file.parent).id2label == labels:
+        if read_config(self.config_file.parent).id2label == labels:
             return None
         inverse = {label: index for index, label in labels.items()}
         return {"id2label": {str(index): name for index, name in labels.items()},
@@ -76,7 +79,7 @@ class Checkpoint:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """`config.json` and every weight file."""
+        """The configuration and every weight file."""
         return (self.config_file, *self.store.files)
 
     def read(self, name: str) -> torch.Tensor:
@@ -108,14 +111,20 @@ def open_checkpoint(
         folder = base
     else:
         base, notes = find_model(adapter.base_folder(base))
-    own = (folder / CONFIG).exists()
-    config = DebertaConfig.from_folder(folder if own else base)
-    store = _with_bare_names(open_weights(base), base)
+    where = config_file(folder) or config_file(base)
+    assert where is not None  # find_model has seen one of them
+    config = read_config(where.parent)
+    if config.gliner is None:
+        store = _with_bare_names(open_weights(base), base)
+    else:
+        store = gliner_store(open_weights(base), str(base))
     if adapter is not None:
         store = adapter.merged(store)
         task = task or adapter.task
         config, named_labels = _with_labels(config, store)
         notes += named_labels
+    if config.gliner is not None and task not in (None, Task.GLINER):
+        raise InputError(f"--task {task}: {folder} is a GLiNER model; leave it out")
     if task is None:
         task, inferred = _task_of(config, folder, store)
         notes += inferred
@@ -125,9 +134,8 @@ def open_checkpoint(
         if strict:
             raise InputError(f"{note}; leave out --strict to build without them")
         notes += (note,)
-    config_file = (folder if own else base) / CONFIG
-    notes = (*notes, *store.notes, *(f"{config_file}: {note}" for note in config.notes))
-    return Checkpoint(folder, base, config_file, config, task, store, sources, ignored, notes)
+    notes = (*notes, *store.notes, *(f"{where}: {note}" for note in config.notes))
+    return Checkpoint(folder, base, where, config, task, store, sources, ignored, notes)
 
 
 def load_model(
@@ -206,6 +214,8 @@ def _task_of(
     config: DebertaConfig, folder: Path, store: WeightStore
 ) -> tuple[Task, tuple[str, ...]]:
     """The head that `architectures` names, or else the weights, which is to be said."""
+    if config.gliner is not None:
+        return Task.GLINER, ()
     known = [ARCHITECTURES[name] for name in config.architectures if name in ARCHITECTURES]
     if known:
         return known[0], ()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from calibration.json_values import field_of, read_json
 from exporter.errors import InputError
+from exporter.model.gliner_head import GlinerHead
 from exporter.model.model_shape import LABEL_KINDS, ModelShape
 from exporter.model.task import Task
 
@@ -83,6 +84,8 @@ class DebertaConfig:
     """Class that sentence-transformers applies to the one logit of a CrossEncoder."""
     architectures: tuple[str, ...] = ()
     id2label: Mapping[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
+    gliner: GlinerHead | None = None
+    """The head of a GLiNER model, whose file is another: see `gliner_configuration`."""
     unknown: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the file that nothing here reads, as they stand there."""
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -242,6 +245,8 @@ class DebertaConfig:
         """Every field but `unknown` and `notes` as JSON values, which `from_dict` reads back."""
         names = [f.name for f in fields(self) if f.name not in ("unknown", "notes")]
         result = {name: getattr(self, name) for name in names}
+        if (head := result.pop("gliner")) is not None:
+            result["gliner"] = asdict(head)
         if activation := result.pop("activation_fn"):
             result["sentence_transformers"] = {"activation_fn": activation}
         result["model_type"] = "deberta-v2"

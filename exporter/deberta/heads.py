@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from exporter.deberta.activations import fixed_activation, make_activation
 from exporter.deberta.configuration import DebertaConfig
+from exporter.deberta.gliner_modeling import Gliner
 from exporter.deberta.modeling import DebertaModel, Encoder, SelfAttention
 from exporter.errors import InputError
 from exporter.model.task import LastLayer, Task, last_layer_of
@@ -176,13 +177,14 @@ class MaskedLM(ModelWithHead):
         return (self.lm_predictions["lm_head"](hidden, embeddings),)
 
 
-_MODELS: dict[Task, type[DebertaModel | ModelWithHead]] = {
+_MODELS: dict[Task, type[DebertaModel | ModelWithHead | Gliner]] = {
     Task.BASE: DebertaModel,
     Task.MASKED_LM: MaskedLM,
     Task.SEQUENCE_CLASSIFICATION: SequenceClassification,
     Task.TOKEN_CLASSIFICATION: TokenClassification,
     Task.QUESTION_ANSWERING: QuestionAnswering,
     Task.MULTIPLE_CHOICE: MultipleChoice,
+    Task.GLINER: Gliner,
 }
 
 
@@ -219,7 +221,7 @@ def make_model(
 
 def encoder_of(model: nn.Module) -> Encoder:
     """The encoder of a model that `make_model` made; TypeError when something else made it."""
-    base = model.deberta if isinstance(model, ModelWithHead) else model
+    base = model.deberta if isinstance(model, (ModelWithHead, Gliner)) else model
     if not isinstance(base, DebertaModel):
         raise TypeError(f"not a model of this package: {type(model).__name__}")
     return base.encoder

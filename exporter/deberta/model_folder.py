@@ -8,19 +8,20 @@ from typing import Any
 from calibration.json_values import read_json
 from exporter.errors import InputError
 
-CONFIG = "config.json"
+CONFIG, GLINER_CONFIG = "config.json", "gliner_config.json"
 ADAPTER = "adapter_config.json"
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
-_OTHERS = {
-    "gliner_config.json": "a GLiNER model, whose scoring of spans is no head of transformers; "
-    "GLiNER exports it itself (GLiNER.export_to_onnx)",
-}
-"""Files of folders that have no config.json, and what they are then."""
+
+
+def config_file(folder: Path) -> Path | None:
+    """The configuration of the model in a folder: that of GLiNER counts where there are both."""
+    found = (path for name in (GLINER_CONFIG, CONFIG) if (path := folder / name).exists())
+    return next(found, None)
 
 
 def find_model(folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """The folder that has the `config.json` of the model in `folder`, and what a user should know.
+    """The folder that has the configuration of the model in `folder`, and what a user should know.
 
     It is `folder` itself, or that of the transformer inside a folder of sentence-transformers.
 
@@ -30,13 +31,10 @@ def find_model(folder: Path) -> tuple[Path, tuple[str, ...]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a checkpoint is a folder with config.json")
     inside, others = _sentence_transformers(folder)
-    if (inside / CONFIG).exists():
+    if config_file(inside) is not None:
         notes = (f"{folder}: of sentence-transformers; the model in {inside.name} is taken",)
         left = (f"{folder}: only the transformer is exported, not {', '.join(others)}",)
         return inside, (notes if inside != folder else ()) + (left if others else ())
-    for name, what in _OTHERS.items():
-        if (folder / name).exists():
-            raise InputError(f"{folder}: no config.json; this is {what}")
     below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
     where = f"; there is one in {', '.join(below[:5])}" if below else ""
     raise InputError(f"{folder}: no config.json; is this a checkpoint folder?{where}")

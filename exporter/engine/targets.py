@@ -13,7 +13,7 @@ from pathlib import Path
 from exporter.artifact.engine_record import EngineOptions, EngineRecord
 from exporter.engine.backend import BACKENDS, Backend
 from exporter.engine.build_engine import build_engine
-from exporter.errors import DebExportError
+from exporter.errors import DebExportError, InputError
 from exporter.model.profile import ShapeProfile
 from exporter.progress import Progress
 
@@ -60,6 +60,18 @@ def plan_targets(targets: Sequence[str] | None, options: EngineOptions) -> Targe
         except DebExportError as error:
             skipped[backend.target] = _reason(backend, error)
     return TargetPlan(tuple(found), named=False, skipped=skipped)
+
+
+def without_engines(plan: TargetPlan, reason: str) -> TargetPlan:
+    """The plan for a graph that no engine can be built of.
+
+    Raises:
+        InputError: an engine was asked for by name.
+    """
+    if plan.named and plan.backends:
+        raise InputError(f"--target {plan.backends[0].target}: {reason}; leave it out")
+    left = {backend.target: reason for backend in plan.backends}
+    return TargetPlan((), plan.named, {**plan.skipped, **left})
 
 
 def build_targets(

@@ -56,7 +56,7 @@ def export_onnx(
     progress("tracing")
     config = checkpoint.config
     form = export_form(checkpoint, last_layer or "full")
-    model = trace(form, checkpoint.task, config.type_vocab_size)
+    model = trace(form, checkpoint.shape)
     layers = config.num_hidden_layers
     share_weights(model, checkpoint.sources)
     _check_count("fold_transposes", fold_transposes(model), _MATRICES * layers)

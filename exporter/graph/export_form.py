@@ -16,8 +16,10 @@ from torch import nn
 
 from exporter.deberta.checkpoint import Checkpoint
 from exporter.deberta.configuration import DebertaConfig
+from exporter.deberta.gliner_modeling import Gliner
 from exporter.deberta.heads import encoder_of, make_model
 from exporter.deberta.modeling import Encoder, SelfAttention
+from exporter.graph.lstm_nodes import LstmNodes, lstm_recipes
 from exporter.model.task import LastLayer
 from plugins.disentangled_attention import contract
 
@@ -82,6 +84,7 @@ def export_form(checkpoint: Checkpoint, last_layer: LastLayer = "full") -> Expor
     recipes: dict[str, Recipe] = {name: partial(checkpoint.read, name) for name in names}
     prefix = next(name for name, module in model.named_modules() if module is encoder)
     recipes[f"{prefix}.slots"] = partial(torch.Tensor.clone, encoder.slots)
+    _replace_lstm(model, checkpoint, recipes)
     relative = lru_cache(maxsize=1)(partial(_relative_embeddings, checkpoint, prefix))
 
     for index in range(config.num_hidden_layers):
@@ -98,6 +101,19 @@ def export_form(checkpoint: Checkpoint, last_layer: LastLayer = "full") -> Expor
             make = partial(_projected_positions, checkpoint, path, relative, position)
             recipes[f"{path}.{name}"] = make
     return ExportForm(model, recipes)
+
+
+def _replace_lstm(model: nn.Module, checkpoint: Checkpoint, recipes: dict[str, Recipe]) -> None:
+    """The LSTM of GLiNER as nodes of ONNX, which PyTorch's exporter does not make of it."""
+    if isinstance(model, Gliner) and model.rnn is not None:
+        for name in model.rnn.state_dict():
+            del recipes[f"rnn.{name}"]
+        with torch.device("meta"):
+            model.rnn = LstmNodes(model.head)
+        recipes |= {
+            f"rnn.{name}": recipe
+            for name, recipe in lstm_recipes(model.head, checkpoint.read).items()
+        }
 
 
 def _packed(checkpoint: Checkpoint, path: str, part: str) -> torch.Tensor:

@@ -6,36 +6,46 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from exporter.graph.export_form import ExportForm, Recipe
-from exporter.model.task import Task, input_names, output_names
+from exporter.model.model_shape import ModelShape
 from plugins.disentangled_attention import contract
 
 OPSET = 20
 """The first with Gelu; ONNX Runtime 1.17 and TensorRT 10.13 read it."""
 
+SIZES = {"batch": 2, "choices": 3, "sequence": 7, "words": 5}
+"""Sizes that no other axis has, so that the tracer does not take two axes for one."""
 
-def trace(form: ExportForm, task: Task, type_vocab_size: int) -> ir.Model:
-    """Trace a model into a graph with dynamic batch, length and number of choices.
 
-    The task decides the names and ranks of inputs and outputs; with `type_vocab_size` above 0,
-    `token_type_ids` is an input. No weight is read: initializers make their tensors when written.
+def trace(form: ExportForm, shape: ModelShape) -> ir.Model:
+    """Trace a model into a graph with dynamic batch, length, and what else varies of its inputs.
+
+    `shape` decides the names and ranks of inputs and outputs. No weight is read: initializers make
+    their tensors when written.
     """
-    names = input_names(type_vocab_size)
-    # Sizes that no other axis has, so that the tracer does not take two axes for one.
-    sizes = {"batch": 2, "choices": 3, "sequence": 7}
-    if task is not Task.MULTIPLE_CHOICE:
-        del sizes["choices"]
-    dynamic = {axis: torch.export.Dim(name) for axis, name in enumerate(sizes)}
+    axes = _axes(shape)
+    dims: dict[str, Any] = {name: torch.export.Dim(name) for name in SIZES}
+    sizes = dict(SIZES)
+    if shape.gliner is not None:
+        width = shape.gliner.max_width
+        dims["spans"], sizes["spans"] = width * dims["words"], width * sizes["words"]
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake, _quiet():
         form.model.to_empty(device="cpu")
         # A tensor each: the tracer merges inputs that are the same object.
-        inputs = tuple(torch.ones(*sizes.values(), dtype=torch.int64) for _ in names)
+        inputs = tuple(
+            torch.ones(
+                *(sizes[axis] if isinstance(axis, str) else axis for axis in axes[name]),
+                dtype=torch.bool if name == "span_mask" else torch.int64,
+            )
+            for name in shape.inputs
+        )
         program = torch.onnx.export(
             form.model,
             inputs,
@@ -43,9 +53,12 @@ def trace(form: ExportForm, task: Task, type_vocab_size: int) -> ir.Model:
             optimize=False,
             verbose=False,
             opset_version=OPSET,
-            input_names=list(names),
-            output_names=list(output_names(task)),
-            dynamic_shapes=tuple(dynamic for _ in names),
+            input_names=list(shape.inputs),
+            output_names=list(shape.outputs),
+            dynamic_shapes=tuple(
+                {place: dims[axis] for place, axis in enumerate(axes[name]) if axis in dims}
+                for name in shape.inputs
+            ),
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
@@ -54,6 +67,18 @@ def trace(form: ExportForm, task: Task, type_vocab_size: int) -> ir.Model:
     for name, value in model.graph.initializers.items():
         value.const_value = make_lazy(name, value, form.recipes[name])
     return model
+
+
+def _axes(shape: ModelShape) -> dict[str, tuple[str | int, ...]]:
+    """The axes of each input: names of those that vary, sizes of the others."""
+    tokens: tuple[str | int, ...] = ("batch", "sequence")
+    if shape.rank == 3:
+        tokens = ("batch", "choices", "sequence")
+    axes = dict.fromkeys(shape.inputs, tokens)
+    if shape.gliner is not None:
+        spans = ("batch", "spans")
+        axes |= {"text_lengths": ("batch", 1), "span_idx": (*spans, 2), "span_mask": spans}
+    return axes
 
 
 def make_lazy(name: str, value: ir.Value, recipe: Recipe) -> ir.LazyTensor:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from calibration.texts import TextItem
 from exporter.deberta.tokenization import Encoding
 from exporter.inputs.encode import Example, TextEncoder, collate, fits
+from exporter.inputs.gliner_texts import DEFAULT_LABELS, GlinerEncoder
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
@@ -110,6 +113,9 @@ def text_examples(encoder: TextEncoder, texts: Sequence[TextItem]) -> ExampleSou
     context or a prompt's choices, and a wanted length is reached by joining texts.
     """
 
+    if isinstance(encoder, GlinerEncoder):
+        return partial(_gliner_example, encoder, texts)
+
     def make(index: int, length: int | None) -> Example:
         if length is not None:
             example = encoder.encode(_long_item(encoder.task, texts, index, length), max(length, 3))
@@ -122,6 +128,20 @@ def text_examples(encoder: TextEncoder, texts: Sequence[TextItem]) -> ExampleSou
         return _finished(encoder, encoder.encode(item), index)
 
     return make
+
+
+def _gliner_example(
+    encoder: GlinerEncoder, texts: Sequence[TextItem], index: int, length: int | None
+) -> Example:
+    """A text with its labels, or some of the usual ones; a prompt and a word are the least."""
+    item = texts[index % len(texts)]
+    labels = item.second or DEFAULT_LABELS[: 1 + index % len(DEFAULT_LABELS)]
+    if length is None:
+        return encoder.encode(replace(item, second=labels))
+    labels = labels[: max(1, length // 8)]
+    text = _long_item(encoder.task, texts, index, length).text
+    least = len(encoder.encode(TextItem("", labels)).rows[0]) + 1
+    return encoder.encode(TextItem(text, labels), max(length, least))
 
 
 def random_examples(shape: ModelShape, longest: int) -> ExampleSource:
@@ -183,6 +203,8 @@ class CaseMaker:
         # Padded positions are not kept, and only outputs for each token are large.
         tokens = int(feeds["attention_mask"].sum())
         size = 4 * len(shape.outputs) * tokens * shape.output_shape((1,) * shape.rank)[-1]
+        if shape.gliner is not None:
+            size = 4 * prod(shape.output_shape_of(feeds))
         if self._used and self._used + size > MAX_OUTPUT_BYTES:
             return None
         self._used += size

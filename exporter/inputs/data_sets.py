@@ -56,7 +56,7 @@ def make_data_sets(
     lengths = options.lengths or ()
     bound = longest
     if longest is None:
-        longest = max(shape.max_position_embeddings, *lengths, 1)
+        longest = max(shape.usual_longest, *lengths, 1)
     wrong = [length for length in lengths if not 1 <= length <= longest]
     if wrong:
         most = "or more" if bound is None else f"to {bound}"

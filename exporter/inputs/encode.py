@@ -12,6 +12,7 @@ from calibration.texts import TextItem
 from exporter.deberta.tokenization import Encoding, Tokenizer
 from exporter.deberta.tokenization.encoding import Truncation
 from exporter.errors import InputError
+from exporter.inputs.gliner_batches import gliner_batch
 from exporter.model.feeds import Ids
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
@@ -22,6 +23,7 @@ TextInput: TypeAlias = "TextItem | str | tuple[str, str | Sequence[str]]"
 _SECONDS = {
     Task.MULTIPLE_CHOICE: (2, None, "a text and two or more choices"),
     Task.QUESTION_ANSWERING: (1, 1, "a question and a context"),
+    Task.GLINER: (0, None, "a text and its labels"),
 }
 """Fewest and most texts beside the first that a task takes, and both in words."""
 _OTHER_SECONDS = (0, 1, "at most two texts")
@@ -33,7 +35,8 @@ class Example:
 
     `second` is the other text of a pair, or the choices; `label` the class, where it is known;
     `asked` the tokens of its one row whose answer a user reads: the masked ones, the context's, or
-    all but special ones, empty where that is not known.
+    all but special ones, empty where that is not known. Of GLiNER, whose second texts are labels,
+    `words` are the characters of each word of the window, and `first_word` its place in the text.
     """
 
     text: str
@@ -41,6 +44,8 @@ class Example:
     rows: tuple[Encoding, ...]
     label: int | None = None
     asked: tuple[int, ...] = ()
+    words: tuple[tuple[int, int], ...] = ()
+    first_word: int = 0
 
     @property
     def length(self) -> int:
@@ -129,10 +134,13 @@ def collate(
     """The inputs of a model for a batch, padded on the right to `length` (the longest by default).
 
     All B examples have the same number of rows, which is C for multiple choice. The arrays are
-    int64, `(B, S)` or `(B, C, S)`, by input name.
+    int64, `(B, S)` or `(B, C, S)`, by input name; of GLiNER those of `GlinerHead.inputs`.
     """
     width = max(example.length for example in examples) if length is None else length
     rows = [row for example in examples for row in example.rows]
+    if shape.gliner is not None:
+        counts = [len(example.words) for example in examples]
+        return gliner_batch(rows, counts, shape.gliner, shape.pad_token_id, width)
     arrays = {name: np.zeros((len(rows), width), np.int64) for name in shape.inputs}
     arrays["input_ids"][:] = shape.pad_token_id
     for name, array in arrays.items():

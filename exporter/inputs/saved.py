@@ -62,7 +62,7 @@ def read_json_inputs(path: Path, shape: ModelShape) -> DataSet:
 
 
 def _feeds(path: Path, arrays: Mapping[str, NDArray[Any]], shape: ModelShape) -> dict[str, Ids]:
-    known = {"input_ids", "attention_mask", "token_type_ids"}
+    known = {"input_ids", "attention_mask", "token_type_ids", *shape.inputs}
     if "input_ids" not in arrays or set(arrays) - known:
         raise InputError(
             f"{path}: arrays are {sorted(arrays)}; expected input_ids, and where wanted "

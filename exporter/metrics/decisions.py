@@ -161,6 +161,8 @@ def decision_of(shape: ModelShape) -> Decision:
     """What a user reads from the outputs of this model."""
     if shape.task is Task.BASE:
         return Decision.NONE
+    if shape.task is Task.GLINER:
+        return Decision.SIGNS
     if shape.task is Task.SEQUENCE_CLASSIFICATION:
         if shape.num_labels == 1:  # a score, whose order counts, whatever function shows it
             return Decision.NONE

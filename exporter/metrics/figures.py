@@ -57,14 +57,19 @@ def rows_of(task: Task, values: Floats, mask: Bools) -> Rows:
     Args:
         task: decides the layout, see `exporter.model.task`.
         values: output array as the model gives it.
-        mask: bool `(B, S)`, or `(B, C, S)` for multiple choice: true at valid tokens.
+        mask: bool `(B, S)`, or `(B, C, S)` for multiple choice: true at valid tokens; of the shape
+            of `values` for GLiNER.
 
     Returns:
-        a row per valid token for `(B, S, K)`, else a row per example that has a valid token.
+        a row per valid logit for GLiNER, whose position is a word; else a row per valid token for
+        `(B, S, K)`, or a row per example that has a valid token.
     """
     if task in (Task.BASE, Task.MASKED_LM, Task.TOKEN_CLASSIFICATION):
         example, position = np.nonzero(mask)
         return Rows(values[mask], None, example, position)
+    if task is Task.GLINER:
+        example, position = np.nonzero(mask)[:2]
+        return Rows(values[mask][:, None], None, example, position)
     inside: Bools = np.any(mask, axis=2) if task is Task.MULTIPLE_CHOICE else mask
     kept: Bools = np.any(inside, axis=1)
     valid = None if task is Task.SEQUENCE_CLASSIFICATION else inside[kept]

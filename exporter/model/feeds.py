@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from exporter.errors import InputError
+from exporter.model.gliner_feeds import gliner_feeds
 from exporter.model.model_shape import ModelShape
 
 Ids = NDArray[np.int64]
@@ -16,13 +17,14 @@ def make_feeds(
     input_ids: ArrayLike,
     attention_mask: ArrayLike | None = None,
     token_type_ids: ArrayLike | None = None,
+    **words: ArrayLike | None,
 ) -> dict[str, Ids]:
     """The inputs of a model as int64 arrays by name, `(B, S)`, or `(B, C, S)` with `C` choices.
 
     `input_ids` are below `vocab_size`; `attention_mask` is 1 for a token, 0 for padding, ones by
     default; `token_type_ids` are below `type_vocab_size`, zeros by default, and ignored, as
-    transformers does, where the model has no embeddings for them. Raises InputError, naming the
-    input, for a wrong rank, dtype, size or value.
+    transformers does, where the model has no embeddings for them; `words` are those of GLiNER, see
+    `gliner_feeds`. Raises InputError, naming the input, for a wrong rank, dtype, size or value.
     """
     ids = _integers("input_ids", input_ids)
     if ids.ndim != shape.rank:
@@ -39,6 +41,10 @@ def make_feeds(
     mask = _beside(ids, "attention_mask", attention_mask, 1)
     _check_values("attention_mask", mask, 2, "2")
     feeds = {"input_ids": ids, "attention_mask": mask}
+    if shape.gliner is not None:
+        return feeds | gliner_feeds(shape.gliner, ids.shape, words)
+    if words:
+        raise InputError(f"{min(words)}: not an input of this model, which has {shape.inputs}")
     if "token_type_ids" in shape.inputs:
         types = _beside(ids, "token_type_ids", token_type_ids, 0)
         _check_values("token_type_ids", types, shape.type_vocab_size, "type_vocab_size")

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from exporter.model.gliner_head import GlinerHead
 from exporter.model.task import Task, input_names, output_names
 
 
@@ -18,7 +23,7 @@ class ModelShape:
     `vocab_size` and `type_vocab_size` (0 without types) are above every id. The model was trained
     for `max_position_embeddings` tokens; `position_biased_input` means absolute positions, and so
     no longer inputs. `problem_type` and `activation_fn` say what the logits of a classifier mean,
-    see `label_kind`.
+    see `label_kind`; `gliner` is the head of a GLiNER model, None of any other.
     """
 
     task: Task
@@ -32,6 +37,7 @@ class ModelShape:
     id2label: Mapping[int, str]
     problem_type: str | None
     activation_fn: str | None = None
+    gliner: GlinerHead | None = None
 
     @property
     def num_labels(self) -> int:
@@ -41,6 +47,8 @@ class ModelShape:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs, in order."""
+        if self.gliner is not None:
+            return self.gliner.inputs
         return input_names(self.type_vocab_size)
 
     @property
@@ -58,8 +66,21 @@ class ModelShape:
         """Largest possible S; None where all positions are relative."""
         return self.max_position_embeddings if self.position_biased_input else None
 
+    @property
+    def usual_longest(self) -> int:
+        """The S that a model without a largest one is for: what it was trained for."""
+        if self.gliner is None:
+            return self.max_position_embeddings
+        # Two tokens a word, and as many again as two thirds of the words for the labels.
+        return self.longest or max(self.max_position_embeddings, 2 * self.gliner.max_len + 256)
+
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of every output for inputs of `input_shape`."""
+        """Shape of every output for inputs of `input_shape`; of GLiNER the largest possible, which
+        has half of the tokens as words and half of the rest as labels."""
+        if self.gliner is not None:
+            batch, length = input_shape[0], input_shape[-1]
+            counts = (max(1, length // 2), max(1, length // 4))
+            return (batch, counts[0], self.gliner.max_width, counts[1])
         return {
             Task.BASE: (*input_shape, self.hidden_size),
             Task.MASKED_LM: (*input_shape, self.vocab_size),
@@ -68,6 +89,19 @@ class ModelShape:
             Task.QUESTION_ANSWERING: input_shape,
             Task.MULTIPLE_CHOICE: input_shape[:2],
         }[self.task]
+
+    def counted(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        """True where these inputs are no padding; of GLiNER where the logits are of none."""
+        if self.gliner is not None:
+            return self.gliner.valid(feeds)
+        kept: NDArray[np.bool_] = np.not_equal(feeds["attention_mask"], 0)
+        return kept
+
+    def output_shape_of(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
+        """Shape of every output for these inputs."""
+        if self.gliner is not None:
+            return self.gliner.output_shape(feeds)
+        return self.output_shape(feeds["input_ids"].shape)
 
 
 LABEL_KINDS = {"Sigmoid": "sigmoid", "Identity": "value"}

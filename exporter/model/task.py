@@ -15,6 +15,7 @@ class Task(str, Enum):
     TOKEN_CLASSIFICATION = "token-classification"
     QUESTION_ANSWERING = "question-answering"
     MULTIPLE_CHOICE = "multiple-choice"
+    GLINER = "gliner"
 
     def __str__(self) -> str:
         return self.value

@@ -322,8 +322,8 @@ def _inputs(
     known = [length for length in given if length is not None]
     longest = min(known, default=None)
     folder = reference.folder or candidate.folder
-    cut = longest or shape.max_position_embeddings
-    encoder = None if folder is None else text_encoder(folder, shape.task, cut)
+    cut = longest or shape.usual_longest
+    encoder = None if folder is None else text_encoder(folder, shape.task, cut, shape.gliner)
     sets = make_data_sets(shape, encoder, data, longest)
     profiles = candidate.profiles
     if not profiles:

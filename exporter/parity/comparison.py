@@ -212,8 +212,8 @@ def _names(entry: Observation) -> tuple[str, ...]:
 def _rows(shape: ModelShape, case: ParityCase, entry: Observation) -> Iterator[tuple[str, Rows]]:
     """What counts of an entry, by the name of the output or layer; rows know their example."""
     for name, values in entry.outputs.items():
-        if values.shape == shape.output_shape(case.shape):
-            yield name, rows_of(shape.task, values, case.mask)
+        if values.shape == shape.output_shape_of(case.feeds):
+            yield name, rows_of(shape.task, values, shape.counted(case.feeds))
     mask = _token_mask(case)
     row, position = np.nonzero(mask)
     for name, values in zip(_names(entry), entry.layers, strict=True):
@@ -234,7 +234,7 @@ class _Measurer:
         case, shape, problem = batch.case, self.reference.shape, None
         outputs: dict[str, Figures] = {}
         tallies: dict[str, Tally] = {}
-        wanted = shape.output_shape(case.shape)
+        wanted = shape.output_shape_of(case.feeds)
         rows = dict(_rows(shape, case, expected))
         for name in shape.outputs:
             other = actual.outputs.get(name)
@@ -262,7 +262,8 @@ class _Measurer:
         self, name: str, rows: Rows, other: Floats, case: ParityCase
     ) -> tuple[Figures, Tally | None]:
         scale = self.reference.scales[name]
-        others = rows_of(self.reference.shape.task, other, case.mask)
+        shape = self.reference.shape
+        others = rows_of(shape.task, other, shape.counted(case.feeds))
         tallies: list[Tally] = []
 
         def observe(piece: Rows, decided: Decided) -> None:

@@ -175,7 +175,7 @@ class SavedRunner:
             if name not in saved.outputs:
                 raise InputError(f"{self._path}: no output {name}; it has {sorted(saved.outputs)}")
             outputs[name] = np.asarray(saved.outputs[name], np.float32)
-        wanted = self._shape.output_shape(feeds["input_ids"].shape)
+        wanted = self._shape.output_shape_of(feeds)
         found = next(iter(outputs.values())).shape
         if found != wanted:
             raise InputError(
@@ -290,7 +290,7 @@ class GraphRunner:
         seconds = perf_counter() - start
         found = [np.asarray(value, np.float32) for value in values]
         count = len(signature.outputs)
-        expected = self._shape.output_shape(feeds["input_ids"].shape)
+        expected = self._shape.output_shape_of(feeds)
         outputs = {
             name: _cut(value, expected)
             for name, value in zip(self._shape.outputs, found[:count], strict=True)
@@ -321,16 +321,18 @@ def _signature(path: Path, session: Any, shape: ModelShape, added: Sequence[str]
     names = [item.name for item in given]
     if "input_ids" not in names:
         raise InputError(f"{path}: inputs are {names}; {shape.task} has input_ids")
-    if not set(names) <= {"input_ids", "attention_mask", "token_type_ids"}:
+    if not set(names) <= {"attention_mask", "token_type_ids", *shape.inputs}:
         raise InputError(f"{path}: inputs are {names}; {shape.task} has {list(shape.inputs)}")
     for item in given:
-        if item.type not in _TYPES or len(item.shape) != shape.rank:
+        of_words = shape.gliner is not None and item.name.startswith("span")
+        if item.type not in _TYPES or (len(item.shape) != shape.rank and not of_words):
             raise InputError(
                 f"{path}: input {item.name} is {item.type} of shape {item.shape}; "
                 f"{shape.task} takes whole numbers in {shape.rank} dimensions"
             )
         inputs[item.name] = _TYPES[item.type]
-        fixed = tuple(size if isinstance(size, int) else None for size in item.shape)
+        if item.name == "input_ids":
+            fixed = tuple(size if isinstance(size, int) else None for size in item.shape)
     found = {item.name: item for item in session.get_outputs() if item.name not in added}
     # Others' names are taken in the model's order.
     chosen = shape.outputs if set(shape.outputs) <= set(found) else tuple(found)
@@ -362,7 +364,7 @@ def _padded(name: str, feeds: Mapping[str, Ids], length: int | None, shape: Mode
     array = feeds.get(name)
     if array is None:
         array = np.zeros_like(feeds["input_ids"])
-    if length is None or array.shape[-1] == length:
+    if length is None or array.shape[-1] == length or array.shape != feeds["input_ids"].shape:
         return array
     if array.shape[-1] > length:
         raise InputError(f"inputs of {array.shape[-1]} tokens; the graph is fixed to {length}")

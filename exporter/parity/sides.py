@@ -21,6 +21,7 @@ from exporter.artifact.onnx_file import (
     open_onnx,
 )
 from exporter.deberta.configuration import DebertaConfig
+from exporter.deberta.gliner_configuration import read_config
 from exporter.engine.plan_file import PlanHeader, read_header
 from exporter.errors import InputError
 from exporter.model.model_shape import ModelShape
@@ -247,7 +248,7 @@ def _shape_beside(folder: Path) -> ModelShape | None:
     """The model as `config.json` says, if there is one."""
     if not (folder / "config.json").is_file():
         return None
-    config = DebertaConfig.from_folder(folder)
+    config = read_config(folder)
     known = [ARCHITECTURES[name] for name in config.architectures if name in ARCHITECTURES]
     return config.shape(known[0]) if known else None
 

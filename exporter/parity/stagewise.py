@@ -148,11 +148,12 @@ def stage_names(checkpoint: Checkpoint) -> tuple[str, ...]:
 @dataclass(frozen=True, eq=False)
 class StageValues:
     """What a graph gave for one batch: `(tokens, W)` by stage, of valid tokens alone, and outputs
-    by name, as the graph gives them."""
+    by name, as the graph gives them, with what of them is no padding."""
 
     case: ParityCase
     stages: Mapping[str, Floats]
     outputs: Mapping[str, Floats]
+    counted: NDArray[np.bool_]
 
 
 def choose_cases(checkpoint: Checkpoint, cases: Sequence[ParityCase]) -> tuple[ParityCase, ...]:
@@ -222,7 +223,7 @@ def run_stages(
         mask = case.mask.reshape(-1, case.shape[-1])
         taken = {s.name: array[mask] for s, array in zip(stages, arrays, strict=False)}
         given = dict(zip(shape.outputs, arrays[len(stages) :], strict=True))
-        found.append(StageValues(case, taken, given))
+        found.append(StageValues(case, taken, given, shape.counted(case.feeds)))
     return tuple(found)
 
 
@@ -286,8 +287,8 @@ def _judge_batch(
             entry.remove()
     for (name, actual), expected in zip(item.outputs.items(), outputs, strict=True):
         wanted, given = expected.numpy(), actual
-        if wanted.shape[: item.case.mask.ndim] == item.case.mask.shape:
-            wanted, given = wanted[item.case.mask], given[item.case.mask]
+        if wanted.shape[: item.counted.ndim] == item.counted.shape:
+            wanted, given = wanted[item.counted], given[item.counted]
         width = wanted.shape[-1] if wanted.ndim > 1 else 1
         total = heads.setdefault(f"output {name}", _Sums())
         total.add(wanted.reshape(-1, width), given.reshape(-1, width))

@@ -18,7 +18,12 @@ from exporter.artifact.engine_record import EngineRecord
 from exporter.artifact.files import FileRecord, record
 from exporter.artifact.manifest import MODEL_FILE, PLAIN_FILE, Manifest, ParitySummary, half_type
 from exporter.artifact.writer import ArtifactWriter
-from exporter.engine.targets import BuiltTargets, build_targets, plan_targets
+from exporter.engine.targets import (
+    BuiltTargets,
+    build_targets,
+    plan_targets,
+    without_engines,
+)
 from exporter.environment import environment, tool_name
 from exporter.errors import MissingDependencyError
 from exporter.inputs.cases import DataSet
@@ -42,6 +47,10 @@ if TYPE_CHECKING:
     from exporter.precision.half.types import HalfName
 
 PARITY_FILE = "parity.json"
+NO_GLINER_ENGINE = (
+    "a GLiNER graph has as many scores as its ids have labels, a size that TensorRT must know "
+    "before it reads them"
+)
 
 
 def build(config: BuildConfig, progress: Progress = silent) -> Manifest:
@@ -74,6 +83,8 @@ def build_and_judge(
         with _timed(seconds, "read"):
             progress("reading the checkpoint")
             source = open_source(config)
+            if source.shape.gliner is not None:
+                targets = without_engines(targets, NO_GLINER_ENGINE)
             texts = open_texts(source, config)
             profiles: tuple[ShapeProfile, ...] = ()
             if targets.backends:

@@ -12,7 +12,7 @@ from calibration.texts import TextItem
 from exporter.artifact.files import FileRecord, record
 from exporter.artifact.manifest import Source
 from exporter.artifact.writer import ArtifactWriter
-from exporter.deberta.configuration import DebertaConfig, read_object
+from exporter.deberta.configuration import read_object
 from exporter.deberta.hub_model import LocalModel, local_model
 from exporter.deberta.tokenization import shipped_files, tokenizer_files
 from exporter.demo import checkpoint_folder
@@ -86,7 +86,8 @@ class BuildSource:
         if (labels := checkpoint.own_labels) is None:
             writer.copy(checkpoint.config_file)
         else:
-            writer.write_json("config.json", {**read_object(checkpoint.config_file), **labels})
+            path = checkpoint.config_file
+            writer.write_json(path.name, {**read_object(path), **labels})
         for item in self.tokenizer_files:
             if item.name not in self.tokenizer_json:
                 writer.copy(item)
@@ -121,13 +122,18 @@ def open_source(config: BuildConfig) -> BuildSource:
     base = None if config.base is None else local_model(config.base).folder.absolute()
     checkpoint = open_checkpoint(folder, config.task, base=base, strict=config.strict)
     notes = [*checkpoint.notes, *contradictions(checkpoint)]
-    lengths = _lengths(config.seq, checkpoint.config)
+    lengths = _lengths(config.seq, checkpoint.shape)
     encoder = None
     files: tuple[Path, ...] = ()
     for place in dict.fromkeys((checkpoint.folder, checkpoint.base)):
         if encoder is None:
-            encoder = text_encoder(place, checkpoint.task, lengths.max)
+            encoder = text_encoder(place, checkpoint.task, lengths.max, checkpoint.config.gliner)
             files = () if encoder is None else tokenizer_files(place)
+    if encoder is None and checkpoint.shape.gliner is not None:
+        raise InputError(
+            f"{folder}: no tokenizer; a GLiNER model has words and labels by it: add the "
+            "tokenizer.json that it was saved with"
+        )
     if encoder is None:
         notes.append(f"{folder}: no tokenizer, so the artifact takes token ids and no texts")
     for note in notes:
@@ -164,9 +170,9 @@ def open_texts(source: BuildSource, config: BuildConfig) -> BuildTexts:
     return BuildTexts(data_sets, texts, None)
 
 
-def _lengths(seq: Range | None, model: DebertaConfig) -> Range:
+def _lengths(seq: Range | None, model: ModelShape) -> Range:
     """The lengths asked for, or 1 up to what the model was trained for."""
-    longest = model.max_position_embeddings
+    longest = model.usual_longest
     if seq is None:
         return Range(1, min(_USUAL_LENGTH, longest), longest)
     if model.position_biased_input and seq.max > longest:

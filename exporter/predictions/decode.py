@@ -24,6 +24,7 @@ from exporter.predictions.predicted import (
     VectorPrediction,
 )
 from exporter.predictions.prediction_options import DEFAULTS, PredictionOptions
+from exporter.predictions.span_entities import span_prediction
 from exporter.predictions.text_windows import amount_read, pair_of
 from exporter.predictions.token_entities import token_prediction
 
@@ -59,6 +60,9 @@ def decode(
             return _masks(tokenizer, windows[0], firsts[0], options)
         case Task.MULTIPLE_CHOICE:
             return _choices(windows[0], firsts[0])
+        case Task.GLINER:
+            assert shape.gliner is not None
+            return span_prediction(shape.gliner, windows, firsts, options)
 
 
 def _masks(

@@ -82,6 +82,18 @@ class TokenPrediction(Read):
 
 
 @dataclass(frozen=True)
+class SpanPrediction(Read):
+    """Entities of any kind in a text, by their place, found by a GLiNER model.
+
+    `asked` are the labels that it was asked for; the score of an entity is its probability.
+    """
+
+    text: str
+    asked: tuple[str, ...]
+    entities: tuple[Entity, ...]
+
+
+@dataclass(frozen=True)
 class Answer:
     """A span of the context, in characters, with its score; no answer is an empty one.
 
@@ -170,6 +182,7 @@ class VectorPrediction(Read):
 Prediction: TypeAlias = (
     LabelPrediction
     | TokenPrediction
+    | SpanPrediction
     | AnswerPrediction
     | MaskPrediction
     | ChoicePrediction

@@ -19,7 +19,10 @@ class PredictionOptions:
     Attributes:
         top_k: labels, answers, fills or choices of a text at most. None is all labels and choices,
             3 answers, 5 fills.
-        threshold: smallest score of a label that is given, for classification.
+        threshold: smallest score of a label that is given, for classification; probability above
+            which a span is an entity, for GLiNER, 0.5 by default.
+        nested: whether an entity may lie within another, for GLiNER.
+        multi_label: whether the same words may be entities of several labels, for GLiNER.
         aggregation: one of `AGGREGATIONS`, for entities. "none" gives each token that has a type,
             "simple" joins tokens, the others words, whose label is that of the "first" token, of
             the "average" of the probabilities, or of the token with the largest one ("max").
@@ -40,6 +43,8 @@ class PredictionOptions:
 
     top_k: int | None = None
     threshold: float | None = None
+    nested: bool = False
+    multi_label: bool = False
     aggregation: str = "first"
     stride: int | None = None
     windows: str = "cut"

@@ -11,6 +11,7 @@ from exporter.predictions.predicted import (
     MaskPrediction,
     Prediction,
     RankedPassage,
+    SpanPrediction,
     TokenPrediction,
     VectorPrediction,
     ZeroShotPrediction,
@@ -26,6 +27,7 @@ def render(prediction: Prediction) -> str:
             AnswerPrediction(question=title)
             | ChoicePrediction(text=title)
             | ZeroShotPrediction(text=title)
+            | SpanPrediction(text=title)
         ):
             pass
         case RankedPassage(passage=title):
@@ -48,6 +50,9 @@ def _lines(prediction: Prediction) -> list[str]:
             rows = [(f"{t.start}-{t.end}", t.token, t.label, f"{t.score:.4f}") for t in tokens]
             found = [f"{e.label}: {e.text}  ({e.start}-{e.end}) {e.score:.4f}" for e in entities]
             return [*aligned(rows), *found] if rows else ["no tokens"]
+        case SpanPrediction(entities=entities):
+            found = [f"{e.label}: {e.text}  ({e.start}-{e.end}) {e.score:.4f}" for e in entities]
+            return found or ["no entities"]
         case AnswerPrediction(answers=answers):
             found = [
                 f"{a.score:.4f}  {a.answer}  ({a.start}-{a.end})"

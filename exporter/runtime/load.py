@@ -9,11 +9,13 @@ from pathlib import Path
 
 from exporter.artifact.files import record
 from exporter.artifact.manifest import MODEL_FILE, Manifest, read_manifest
-from exporter.deberta.configuration import DebertaConfig
+from exporter.deberta.gliner_configuration import read_config
 from exporter.deberta.tokenization import load_tokenizer
 from exporter.engine.backend import BACKENDS
 from exporter.errors import InputError, MissingDependencyError
 from exporter.inputs.encode import TextEncoder
+from exporter.inputs.gliner_texts import GlinerEncoder
+from exporter.model.gliner_head import GlinerHead
 from exporter.model.model_shape import ModelShape
 from exporter.model.profile import CHOICES, ShapeProfile
 from exporter.model.task import Task
@@ -123,7 +125,7 @@ def open_session(
     """
     check_options(options, provider)
     shape = artifact_shape(folder, manifest)
-    text = text_encoder(folder, shape.task, manifest.seq.max)
+    text = text_encoder(folder, shape.task, manifest.seq.max, shape.gliner)
     if provider == "torch":
         source = source_folder(manifest)
         require_torch()
@@ -171,14 +173,25 @@ def artifact_shape(folder: Path, manifest: Manifest) -> ModelShape:
         task = Task(manifest.task)
     except ValueError:
         raise InputError(f"{folder}: the manifest's task {manifest.task!r} is unknown") from None
-    return DebertaConfig.from_folder(folder).shape(task)
+    return read_config(folder).shape(task)
 
 
-def text_encoder(folder: Path, task: Task, max_length: int) -> TextEncoder | None:
-    """The tokenizer of a folder; None without vocabulary, an InputError where files are broken."""
+def text_encoder(
+    folder: Path, task: Task, max_length: int, gliner: GlinerHead | None = None
+) -> TextEncoder | None:
+    """The tokenizer of a folder; None without vocabulary, an InputError where files are broken.
+
+    `gliner` is the head of a GLiNER model.
+    """
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         return None
-    return TextEncoder(load_tokenizer(folder), task, max_length)
+    tokenizer = load_tokenizer(folder)
+    if gliner is not None:
+        try:
+            return GlinerEncoder(tokenizer, task, max_length, gliner)
+        except InputError as error:
+            raise InputError(f"{folder}: {error}") from None
+    return TextEncoder(tokenizer, task, max_length)
 
 
 def source_folder(manifest: Manifest) -> Path:

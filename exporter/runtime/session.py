@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exporter.errors import InputError, RunError
 from exporter.inputs.encode import Example, TextEncoder, TextInput, collate
+from exporter.inputs.gliner_texts import with_labels
 from exporter.model.feeds import Ids, make_feeds
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
@@ -124,6 +125,7 @@ class Session(ABC):
         input_ids: ArrayLike,
         attention_mask: ArrayLike | None = None,
         token_type_ids: ArrayLike | None = None,
+        **words: ArrayLike,
     ) -> dict[str, Floats]:
         """Outputs by name for token ids.
 
@@ -131,6 +133,8 @@ class Session(ABC):
             input_ids: whole numbers `(B, S)`, or `(B, C, S)` for multiple choice.
             attention_mask: same shape, 1 for a token and 0 for padding; all ones by default.
             token_type_ids: same shape; zeros by default, ignored by models without token types.
+            words: `words_mask`, `text_lengths`, `span_idx` and `span_mask` of a GLiNER model, see
+                `exporter.model.gliner_head`; spans are all spans by default.
 
         Returns:
             float32 arrays; see `exporter.model.task` for names and shapes. Values at padded
@@ -140,10 +144,15 @@ class Session(ABC):
             InputError: wrong shape, dtype, length or value.
         """
         self._enter_process()
-        return self._execute(make_feeds(self.shape, input_ids, attention_mask, token_type_ids))
+        given = (input_ids, attention_mask, token_type_ids)
+        return self._execute(make_feeds(self.shape, *given, **words))
 
     def __call__(
-        self, texts: Iterable[TextInput], options: PredictionOptions = DEFAULTS
+        self,
+        texts: Iterable[TextInput],
+        options: PredictionOptions = DEFAULTS,
+        *,
+        entities: Sequence[str] | None = None,
     ) -> list[Prediction]:
         """A prediction for each text, in order; runs in batches of similar length.
 
@@ -153,14 +162,20 @@ class Session(ABC):
                 for token classification, question answering and where `options.windows` asks for
                 it; else it is cut, with a `TruncationWarning`.
             options: what to read of the outputs.
+            entities: labels that a GLiNER model is asked for; without them each text brings its
+                own, as `(text, labels)`.
 
         Raises:
             InputError: the model has no tokenizer, or a text does not suit the task.
         """
-        return list(self._stream(texts, options, stacklevel=3))
+        return list(self._stream(self._asked(texts, entities), options, stacklevel=3))
 
     def stream(
-        self, texts: Iterable[TextInput], options: PredictionOptions = DEFAULTS
+        self,
+        texts: Iterable[TextInput],
+        options: PredictionOptions = DEFAULTS,
+        *,
+        entities: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
         """Predictions in the order of the texts, which are taken as they are needed.
 
@@ -170,7 +185,7 @@ class Session(ABC):
         Raises:
             InputError: as for a call of the session, when the text's window is reached.
         """
-        return self._stream(texts, options, stacklevel=2)
+        return self._stream(self._asked(texts, entities), options, stacklevel=2)
 
     def attempts(
         self, texts: Iterable[TextInput | InputError], options: PredictionOptions = DEFAULTS
@@ -262,6 +277,16 @@ class Session(ABC):
             raise InputError("the model has no tokenizer; pass token ids to session.run")
         return self.text
 
+    def _asked(
+        self, texts: Iterable[TextInput], entities: Sequence[str] | None
+    ) -> Iterable[TextInput]:
+        """The texts with the labels that a GLiNER model is asked for."""
+        if self.shape.gliner is not None:
+            return with_labels(texts, entities, self.shape.gliner)
+        if entities is not None:
+            raise InputError(f"entities: {self.shape.task} has labels of its own; leave them out")
+        return texts
+
     def _stream(
         self, texts: Iterable[TextInput], options: PredictionOptions, stacklevel: int
     ) -> Iterator[Prediction]:
@@ -277,7 +302,7 @@ class Session(ABC):
     ) -> Callable[[TextInput], tuple[Example, ...]]:
         """What makes of a text its windows, or the one example that it is."""
         encoder, task = self._encoder(texts), self.shape.task
-        windowed = task in (Task.TOKEN_CLASSIFICATION, Task.QUESTION_ANSWERING)
+        windowed = task in (Task.TOKEN_CLASSIFICATION, Task.QUESTION_ANSWERING, Task.GLINER)
         if task is Task.SEQUENCE_CLASSIFICATION:
             windowed = options.windows != "cut"
         if windowed:

@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from exporter.graph.export_form import ExportForm, PackedSelfAttention
 from exporter.graph.trace import make_lazy
-from exporter.model.task import Task
+from exporter.model.model_shape import ModelShape
 
-Trace: TypeAlias = Callable[[ExportForm, Task, int], ir.Model]
+Trace: TypeAlias = Callable[[ExportForm, ModelShape], ir.Model]
 
 
 class SharedTraces:
@@ -29,16 +29,14 @@ class SharedTraces:
         self._trace = trace
         self._kept: dict[str, ir.Model] = {}
 
-    def trace(self, form: ExportForm, task: Task, type_vocab_size: int) -> ir.Model:
+    def trace(self, form: ExportForm, shape: ModelShape) -> ir.Model:
         """As the real one, with the tensors of this form."""
         modules = form.model.modules()
         attention = next(item for item in modules if isinstance(item, PackedSelfAttention))
         shapes = {name: list(value.shape) for name, value in form.model.state_dict().items()}
-        key = json.dumps(
-            [attention.config.to_dict(), str(task), type_vocab_size, shapes], sort_keys=True
-        )
+        key = json.dumps([attention.config.to_dict(), repr(shape), shapes], sort_keys=True)
         if key not in self._kept:
-            self._kept[key] = self._trace(form, task, type_vocab_size)
+            self._kept[key] = self._trace(form, shape)
         model = self._kept[key].clone()
         for name, value in model.graph.initializers.items():
             value.const_value = make_lazy(name, value, form.recipes[name])

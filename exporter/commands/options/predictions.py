@@ -15,7 +15,11 @@ prediction_options = config_options(
     {
         "--top-k": "Labels, answers, fills or passages of a text at most.  [default: all labels "
         "and passages, 3 answers, 5 fills]",
-        "--threshold": "Smallest score of a label that is given.",
+        "--threshold": "Smallest score of a label that is given; of an entity of --entities above "
+        "which it is one, 0.5 by default.",
+        "--multi-label": "Each label of --zero-shot stands for itself; words may be entities of "
+        "several labels of --entities.",
+        "--nested": "Whether an entity of --entities may lie within another.",
         f"--aggregation {'|'.join(AGGREGATIONS)}": "How labels of tokens become entities.  "
         "[default: first]",
         "--stride": "Tokens that windows of a long text share.  [default: half of a window, at "

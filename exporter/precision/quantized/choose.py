@@ -108,7 +108,7 @@ class Judge:
         )
 
     def _rows(self, name: str, outputs: Outputs, batch: int) -> Rows:
-        mask = self.batches.feeds[batch]["attention_mask"] != 0
+        mask = self.shape.counted(self.batches.feeds[batch])
         return rows_of(self.shape.task, outputs[name], mask)
 
     def _file(self, name: str, batch: int) -> Path:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from exporter.deberta import adapter, model_folder, weight_names, weights
+from exporter.deberta import (
+    adapter,
+    gliner_configuration,
+    model_folder,
+    weight_names,
+    weights,
+)
 from exporter.model.model_shape import LABEL_KINDS
 from exporter.model.task import Task
 
@@ -19,7 +25,8 @@ LISTED = {
     "tasks": list(Task),
     "state dicts": list(weights._INSIDE),
     "formats": [*weights.MODEL_FORMATS, *weights.ADAPTER_FORMATS],
-    "other folders": list(model_folder._OTHERS),
+    "configurations": [model_folder.CONFIG, model_folder.GLINER_CONFIG],
+    "kinds of GLiNER": [*gliner_configuration._OTHER_KINDS, *gliner_configuration._OTHER_PARTS],
     "refused adapters": adapter.REFUSED,
     "activations": list(LABEL_KINDS),
 }  # fmt: skip

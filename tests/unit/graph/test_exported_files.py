@@ -18,7 +18,7 @@ from exporter.graph.export import export_onnx
 from exporter.graph.export_form import export_form
 from exporter.graph.finish import check_graph
 from exporter.graph.trace import trace
-from exporter.model.task import Task, output_names
+from exporter.model.task import ARCHITECTURES, Task, output_names
 from plugins.disentangled_attention import contract
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
@@ -77,7 +77,7 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
 def test_a_missing_attention_node_fails_the_check(tmp_path: Path) -> None:
     save_random(tmp_path, 5)
     checkpoint = open_checkpoint(tmp_path)
-    model = trace(export_form(checkpoint), checkpoint.task, checkpoint.config.type_vocab_size)
+    model = trace(export_form(checkpoint), checkpoint.shape)
     layers = checkpoint.config.num_hidden_layers
     with pytest.raises(RuntimeError, match=f"{layers} attention nodes for {layers + 1} layers"):
         check_graph(model, layers + 1)
@@ -106,7 +106,7 @@ def test_tensorrt_rtx_parses_the_graph(seed: int, tmp_path: Path) -> None:
     parser = tensorrt_rtx.OnnxParser(network, logger)
     parsed = parser.parse_from_file(str(tmp_path / "model.onnx"))
     assert parsed, [str(parser.get_error(i)) for i in range(parser.num_errors)]
-    assert network.num_outputs == len(output_names(list(Task)[seed]))
+    assert network.num_outputs == len(output_names(list(ARCHITECTURES.values())[seed]))
 
 
 @pytest.mark.parametrize("transform", ["fold_transposes", "write_residual_sums"])

@@ -24,7 +24,7 @@ from exporter.artifact.files import record
 from exporter.artifact.manifest import Manifest, read_manifest
 from exporter.cli import main
 from exporter.errors import InputError
-from exporter.model.task import Task
+from exporter.model.task import ARCHITECTURES, Task
 from exporter.packaging.hub import package_hub
 from exporter.packaging.load_examples import load_examples
 from exporter.pipeline.build_artifact import build
@@ -133,7 +133,7 @@ def test_an_artifact_outside_its_limits_says_so(artifacts: dict[str, Path], tmp_
     assert "**outside its limits**" in card and "**0.5**" in card and "a secret" not in card
 
 
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("task", list(ARCHITECTURES.values()))
 @pytest.mark.parametrize("types", [False, True])
 def test_examples_of_every_head_are_whole(
     task: Task, types: bool, artifacts: dict[str, Path]

@@ -16,7 +16,7 @@ from exporter.artifact.manifest import read_manifest
 from exporter.cli import main
 from exporter.engine.layers import read_kernels
 from exporter.model.profile import Range
-from exporter.model.task import Task
+from exporter.model.task import ARCHITECTURES, Task
 from exporter.pipeline.config import PRECISIONS, BuildConfig
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
@@ -44,7 +44,7 @@ def test_every_precision(precision: str, tmp_path: Path) -> None:
     assert engine.attention == ("fused" if half else "expanded")
 
 
-@pytest.mark.parametrize("task", Task)
+@pytest.mark.parametrize("task", ARCHITECTURES.values())
 def test_every_head(
     task: Task,
     make_checkpoint: Callable[..., Path],

@@ -1,0 +1,1 @@
+"""Makes `tests/golden/gliner_model`: a tiny GLiNER trained on sentences from templates."""
