@@ -6,8 +6,8 @@ of its own, with one thread a replica. Every row must come back, in order, befor
 The processor time is that of all its processes, less that of a run of a single row, which is what
 starting costs; memory is the largest resident set of any process that has the model. Both are read
 ten times a second, but for the processor time of one process, which the system tells. Rows per
-second are the wall clock's, starting included: they mean something on a machine that does nothing
-else.
+second are the wall clock's, with starting, and without it from the first shard to the last: they
+mean something on a machine that does nothing else.
 
     python -m benchmarks.scoring --model demo --rows 10000 100000 --ways process ray-1 ray-2
 
@@ -154,6 +154,15 @@ def check(output: Path, count: int) -> None:
         raise SystemExit(f"{output}: {found} rows of {count}")
 
 
+def steady(output: Path) -> int | str:
+    """Rows per second from the first shard that was written to the last; empty for a single one."""
+    times = sorted(path.stat().st_mtime for path in output.glob("part-*"))
+    log = [json.loads(line) for line in (output / "shards.jsonl").open()]
+    if len(times) < 2:
+        return ""
+    return round(sum(shard["rows"] for shard in log[1:]) / (times[-1] - times[0]))
+
+
 def measure(
     model: str, counts: list[int], ways: list[str], folder: Path
 ) -> Iterator[dict[str, object]]:
@@ -176,6 +185,7 @@ def measure(
                 "cpu_us_per_row": round(1e6 * (busy - starts[way]) / count, 1),
                 "peak_mib": round(largest),
                 "rows_per_s": round(count / wall),
+                "steady_rows_per_s": steady(output),
                 "load": round(os.getloadavg()[0], 1),
                 "cpu": processor_name(),
                 "processors": usable_processors(),
