@@ -103,7 +103,7 @@ def write_rows(path: Path, count: int) -> Path:
 def run(artifact: Path, rows: Path, output: Path, way: str) -> tuple[float, float, float]:
     """Seconds of the wall clock, of the processor, and MiB of the largest process with a model."""
     command = [sys.executable, "-m", "exporter", "score", str(artifact), str(rows)]
-    command += ["--output", str(output), *WAYS[way]]
+    command += ["--output", str(output), "--threads", "1", *WAYS[way]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     start, before = time.monotonic(), _children_seconds()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)

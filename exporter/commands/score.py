@@ -49,10 +49,17 @@ from exporter.scoring.score_config import OUTPUT_FORMS, ScoreConfig
         "torch.",
     },
 )
+@click.option(
+    "--entities",
+    metavar="LABEL,...",
+    help="Labels that a GLiNER model finds in each text.  [default: the choices of each row]",
+)
 @prediction_options
 @runtime_options
 @debug_option
-def score(artifact: Path, inputs: tuple[Path, ...], output: Path, **given: Any) -> int:
+def score(
+    artifact: Path, inputs: tuple[Path, ...], output: Path, entities: str | None, **given: Any
+) -> int:
     """Write each row of INPUT with what ARTIFACT predicts for it to shards in DIR, in order.
 
     INPUT is Parquet, CSV, JSON lines or text. A row that cannot be scored is kept, with the reason
@@ -69,6 +76,7 @@ def score(artifact: Path, inputs: tuple[Path, ...], output: Path, **given: Any) 
         columns=columns,
         options=options,
         predictions=predictions,
+        entities=None if entities is None else tuple(map(str.strip, entities.split(","))),
         **given,
     )
     with ProgressLine() as progress:

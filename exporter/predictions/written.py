@@ -15,6 +15,7 @@ from exporter.predictions.predicted import (
     LabelPrediction,
     MaskPrediction,
     Prediction,
+    SpanPrediction,
     TokenPrediction,
     VectorPrediction,
     ZeroShotPrediction,
@@ -27,6 +28,7 @@ KINDS: Mapping[Task, type[Prediction]] = {
     Task.MASKED_LM: MaskPrediction,
     Task.MULTIPLE_CHOICE: ChoicePrediction,
     Task.BASE: VectorPrediction,
+    Task.GLINER: SpanPrediction,
 }
 """What a text is answered with, by task."""
 

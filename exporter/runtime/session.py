@@ -188,7 +188,11 @@ class Session(ABC):
         return self._stream(self._asked(texts, entities), options, stacklevel=2)
 
     def attempts(
-        self, texts: Iterable[TextInput | InputError], options: PredictionOptions = DEFAULTS
+        self,
+        texts: Iterable[TextInput | InputError],
+        options: PredictionOptions = DEFAULTS,
+        *,
+        entities: Sequence[str] | None = None,
     ) -> Iterator[Prediction | InputError]:
         """As `stream`, with the error of a text that has no prediction in its place.
 
@@ -197,13 +201,20 @@ class Session(ABC):
         so themselves.
 
         Raises:
-            InputError: the model has no tokenizer, or the session is a fork's or closed.
+            InputError: the model has no tokenizer, labels cannot be asked, or the session is a
+                fork's or closed.
         """
+        self._asked((), entities)
         cut, read = self._cutter(texts, options), self._reader(options)
         self._enter_process()
+
+        def examples(text: TextInput) -> tuple[Example, ...]:
+            (asked,) = self._asked((text,), entities)
+            return cut(asked)
+
         for some in windows(texts, self.batching.window):
             parts = [
-                text if isinstance(text, InputError) else _attempt(partial(cut, text))
+                text if isinstance(text, InputError) else _attempt(partial(examples, text))
                 for text in some
             ]
             whole = [part for part in parts if not isinstance(part, InputError)]

@@ -32,6 +32,7 @@ class ScoreConfig:
         replicas: copies of the model on Ray; by default as many as the cluster has room for.
         provider, options: how each copy runs; `options.threads` are its CPUs on Ray.
         predictions: what is read of the outputs.
+        entities: labels that a GLiNER model is asked for; else the choices of each row.
 
     Raises:
         InputError: a value that is unknown or out of range.
@@ -50,6 +51,7 @@ class ScoreConfig:
     provider: str = "cpu"
     options: RuntimeOptions = DEFAULTS
     predictions: PredictionOptions = AS_READ
+    entities: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         from exporter.runtime.load import PROVIDERS, check_options  # here, for a quick --help

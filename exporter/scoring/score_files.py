@@ -59,6 +59,7 @@ def score(config: ScoreConfig, progress: Progress) -> ScoreResult:
         config.columns,
         config.prefix,
         config.predictions,
+        config.entities,
     )
     run = _described(config, work, manifest)
     with ScoreFolder(work.output, run, resume=config.resume) as folder:
@@ -135,6 +136,7 @@ def _described(config: ScoreConfig, work: Work, manifest: Manifest) -> dict[str,
         "provider": work.provider,
         "columns": to_json_values(config.columns),
         "prefix": config.prefix,
+        "entities": config.entities and list(config.entities),
         "options": to_json_values(config.predictions),
     }
 

@@ -87,7 +87,7 @@ def answered_rows(session: Session, rows: Iterable[Row], work: Work) -> Iterator
             waiting.append(row.values)
             yield row.item if not isinstance(row.item, str) else InputError(row.item)
 
-    for answer in session.attempts(items(), work.predictions):
+    for answer in session.attempts(items(), work.predictions, entities=work.entities):
         values = waiting.popleft()
         if taken := empty.keys() & values.keys():
             raise InputError(f"a row has a column {min(taken)!r}; choose another --prefix")

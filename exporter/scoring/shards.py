@@ -40,6 +40,7 @@ class Work:
     columns: Columns
     prefix: str
     predictions: PredictionOptions
+    entities: tuple[str, ...] | None
 
 
 def output_form(config: ScoreConfig, forms: Sequence[str]) -> str:

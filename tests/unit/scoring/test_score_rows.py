@@ -13,6 +13,8 @@ from support.command_line import assert_one_message, call
 from support.score_runs import rows_of_run
 
 from exporter.errors import RunError
+from exporter.pipeline.build_artifact import build
+from exporter.pipeline.config import BuildConfig
 from exporter.runtime.load import load
 from exporter.runtime.session import Session
 
@@ -282,3 +284,25 @@ def test_long_rows_and_a_text_of_a_million_characters(
         first, second = csv.DictReader(file)
     assert (first["prediction_truncated"], second["prediction_truncated"]) == ("False", "True")
     assert second["text"] == long
+
+
+def test_entities_of_labels_that_are_asked_for(
+    capsys: pytest.CaptureFixture[str], texts_file: Path, tmp_path: Path
+) -> None:
+    model, folder = Path(__file__).parents[2] / "golden" / "gliner_model", tmp_path / "artifact"
+    config = BuildConfig(model=model, output=folder, data=texts_file, targets=("onnx",))
+    assert build(config).passed
+    source = tmp_path / "in.jsonl"
+    lines = [{"text": "Ada in Paris"}, {"text": "Ada in Paris", "choices": ["person", "place"]}]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    common = ["score", folder, source, "--threshold", "0.01", "--output"]
+    assert call(capsys, *common, tmp_path / "a", "--entities", "person, place")[0] == 0
+    assert call(capsys, *common, tmp_path / "b")[0] == 0
+    asked, own = rows_of_run(tmp_path / "a"), rows_of_run(tmp_path / "b")
+    assert "has labels of its own; leave the entities out" in asked[1]["prediction_error"]
+    assert "no labels to find; give entities" in own[0]["prediction_error"]
+    assert asked[0]["prediction_asked"] == own[1]["prediction_asked"] == ["person", "place"]
+    assert asked[0]["prediction_entities"] == own[1]["prediction_entities"] != []
+    code, _, err = call(capsys, *common, tmp_path / "c", "--entities", "person,person")
+    assert (code, "label 'person' is given twice" in err) == (2, True)
+    assert not (tmp_path / "c").exists()
