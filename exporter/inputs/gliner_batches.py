@@ -34,8 +34,9 @@ def gliner_batch(
 def _numbers(row: Encoding, pooling: str) -> list[int]:
     """Of each token the word, from 1, whose vector it is part of; 0 for none."""
     numbers = []
+    step = {"first": -1, "last": 1}.get(pooling)
     for place, word in enumerate(row.words):
-        beside = place - 1 if pooling == "first" else place + 1
-        inner = pooling in ("first", "last") and row.words[beside] == word
+        # The first and the last token are marks, which have no word.
+        inner = word is not None and step is not None and row.words[place + step] == word
         numbers.append(0 if word is None or inner else word + 1)
     return numbers

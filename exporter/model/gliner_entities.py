@@ -88,3 +88,11 @@ def excludes(one: WordSpan, other: WordSpan, nested: bool, multi_label: bool) ->
         other.start <= one.start and one.end <= other.end
     )
     return not (nested and within)
+
+
+def logit_of(head: GlinerHead, logits: NDArray[np.floating], span: WordSpan) -> float:
+    """The logit of a span in the logits of its text, whether or not it is above a threshold."""
+    if head.scores_spans:
+        return float(logits[span.start, span.end - span.start, span.label])
+    start, end, inside = (logits[..., span.label, part] for part in range(3))
+    return float(min(start[span.start], end[span.end], inside[span.start : span.end + 1].min()))

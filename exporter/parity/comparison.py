@@ -28,6 +28,7 @@ from exporter.metrics.figures import (
     moments_of,
     rows_of,
 )
+from exporter.metrics.gliner_answers import found_spans
 from exporter.metrics.tally import Tally, merge, tally
 from exporter.model.model_shape import ModelShape
 from exporter.model.task import Task
@@ -279,6 +280,9 @@ class _Measurer:
     ) -> Answers | None:
         asked = case.mask if case.asked is None else case.asked
         shape = self.reference.shape
+        if shape.gliner is not None:
+            pair = (side.outputs["logits"] for side in (expected, actual))
+            return found_spans(shape.gliner, case.feeds, *pair)
         return answers_of(shape, expected.outputs, actual.outputs, asked, case.firsts)
 
     def _layers(

@@ -57,6 +57,7 @@ class Metric(str, Enum):
     ORDER_FLIPS = "order_flips"
     ENTITY_PRECISION = "entity_precision"
     ENTITY_RECALL = "entity_recall"
+    SCORE_SHIFT = "score_shift"
     EXACT_MATCH = "exact_match"
     ANSWER_F1 = "answer_f1"
     TOP5_OVERLAP = "top5_overlap"
@@ -79,8 +80,9 @@ class Metric(str, Enum):
 
 _OF_TASKS = frozenset({Metric.SPEARMAN, Metric.ORDER_FLIPS, Metric.TOP5_OVERLAP})
 _OF_TASKS |= {Metric.ENTITY_PRECISION, Metric.ENTITY_RECALL, Metric.EXACT_MATCH, Metric.ANSWER_F1}
+_OF_TASKS |= {Metric.SCORE_SHIFT}
 HIGHER_IS_BETTER = frozenset({Metric.MIN_COSINE, Metric.CORRELATION, Metric.AGREEMENT})
-HIGHER_IS_BETTER |= _OF_TASKS - {Metric.ORDER_FLIPS} | {Metric.LAYER_MIN_COSINE}
+HIGHER_IS_BETTER |= _OF_TASKS - {Metric.ORDER_FLIPS, Metric.SCORE_SHIFT} | {Metric.LAYER_MIN_COSINE}
 TALLY_METRICS = frozenset({Metric.AGREEMENT, Metric.TIED_FLIPS, Metric.CONFIDENCE_SHIFT})
 TALLY_METRICS |= {Metric.ACCURACY_DROP, Metric.ECE_SHIFT}
 _OF_DECISIONS = TALLY_METRICS | {Metric.MEAN_KL}

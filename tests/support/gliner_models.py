@@ -22,6 +22,21 @@ from tools.random_configurations import random_config
 
 CASES = 120
 GOLDEN_CASES = range(0, CASES, 5)
+THRESHOLD = 0.02
+"""Low, so that spans overlap."""
+LABELS = ("person", "city", "company", "product", "date", "amount")
+TEXTS = [
+    "Anna Gollin moved to Berlinton in May 2021.",
+    "Dannes Inc sold its Perkan radio for $90, and Nina Ranel paid €15.",
+    "naïve café — Ω, it's well-known_x: 3.14 (e.g. U.S.A.)!",
+    "東京 は 日本 の 首都 です。",
+    "One",
+    " ",
+    "Nothing happened, said Max, and nobody in Fort Vin believed it on 3 March 1999.",
+    "Paul Paul Paul Laura Rosa in in Marl Marburg Group Group AG",
+    "supercalifragilisticexpialidocious" * 3 + " Emma",
+]
+"""What the entities of the tiny model are compared on."""
 ENT, SEP = 7, 8
 """Ids of the labels' token and of the one behind the prompt."""
 

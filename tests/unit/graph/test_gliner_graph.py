@@ -14,7 +14,8 @@ from support.gliner_models import random_feeds, random_gliner, write_gliner
 from exporter.deberta.checkpoint import load_model, open_checkpoint
 from exporter.graph.export import export_onnx
 
-SEEDS = (0, 1, 2, 3, 4, 5, 6, 7, 12, 17)
+SEEDS = (2, 5, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 3, 4, 7)))
+"""Spans and words, every pooling, one layer of the LSTM, two and none."""
 RELATIVE_TOLERANCE = 1e-5
 
 
@@ -30,6 +31,9 @@ def test_the_graph_is_the_reference(seed: int, tmp_path: Path) -> None:
     assert head is not None
     assert tuple(item.name for item in session.get_inputs()) == head.inputs
     assert [item.name for item in session.get_outputs()] == ["logits"]
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert kinds.count("DisentangledAttention") == checkpoint.config.num_hidden_layers
+    assert kinds.count("LSTM") == head.num_rnn_layers
     for other in (seed, seed + 40, seed + 41, seed + 44):  # batch, length, words and labels vary
         feeds = random_feeds(raw, other)
         with torch.no_grad():
@@ -40,12 +44,3 @@ def test_the_graph_is_the_reference(seed: int, tmp_path: Path) -> None:
         if valid.any():
             error = np.abs(found - expected.numpy())[valid].max()
             assert error / np.abs(expected.numpy()[valid]).max() < RELATIVE_TOLERANCE
-
-
-def test_the_attention_is_our_node_and_the_lstm_is_onnx(tmp_path: Path) -> None:
-    raw = {**random_gliner(0), "num_rnn_layers": 2}
-    checkpoint = open_checkpoint(write_gliner(tmp_path, raw, 0))
-    export_onnx(checkpoint, tmp_path / "model.onnx")
-    kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
-    assert kinds.count("DisentangledAttention") == raw["encoder_config"]["num_hidden_layers"]
-    assert kinds.count("LSTM") == 2
