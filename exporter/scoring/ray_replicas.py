@@ -89,7 +89,7 @@ def _shares(
         if not gpus:
             raise InputError(f"provider {config.provider!r}: the Ray cluster has no GPU")
         return {"num_gpus": 1}, min(config.replicas or gpus, shards), config.options
-    threads = config.options.threads or max(1, processors // (config.replicas or processors or 1))
+    threads = config.options.threads or 1
     room = processors // threads
     if (config.replicas or 1) > room:
         wanted = f"{config.replicas or 1} x {threads}"
