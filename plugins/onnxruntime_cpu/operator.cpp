@@ -1,6 +1,6 @@
-// The operator `deb_export::DisentangledAttention` for ONNX Runtime's CPU provider: what
-// `RegisterCustomOps` registers, which every ONNX Runtime calls that loads this library.
-// plugins/disentangled_attention/contract.py is the contract.
+// The operators `deb_export::DisentangledAttention` and `deb_export::DisentangledAttentionFirst` for
+// ONNX Runtime's CPU provider: what `RegisterCustomOps` registers, which every ONNX Runtime calls
+// that loads this library. plugins/disentangled_attention/contract.py is the contract.
 
 #include <algorithm>
 #include <atomic>
@@ -27,6 +27,24 @@ thread_local int kernels_made = 0;
 enum Input : size_t { kQkv, kPosKey, kPosQuery, kSlots, kMask, kInputs };
 constexpr const char* kNames[kInputs] = {"qkv", "pos_key", "pos_query", "slots", "mask"};
 constexpr size_t kRanks[kInputs] = {3, 3, 3, 1, 2};
+
+// The operators, each with the leading rows of the context that it gives; 0 for all.
+struct Operator {
+  const char* name;
+  int64_t rows;
+};
+constexpr Operator kOperators[] = {{"DisentangledAttention", 0}, {"DisentangledAttentionFirst", 1}};
+
+// The types of numbers that each is registered for.
+struct NumberType {
+  ort::ElementType type;
+  Storage storage;
+};
+constexpr NumberType kTypes[] = {
+    {ort::kFloat, Storage::kFp32},
+    {ort::kFloat16, Storage::kFp16},
+    {ort::kBfloat16, Storage::kBf16},
+};
 
 // The fastest first.
 const AttentionKernel* const kKernels[] = {
@@ -125,8 +143,8 @@ Tensor read_tensor(const ort::Api* api, const ort::KernelContext* context, Input
 
 class Attention {
  public:
-  Attention(const ort::Api* api, const ort::KernelInfo* info, Storage storage)
-      : api_(api), storage_(storage) {
+  Attention(const ort::Api* api, const ort::KernelInfo* info, Storage storage, int64_t rows)
+      : api_(api), storage_(storage), rows_(rows) {
     check(ort::KernelInfoGetAttribute_int64::call(api, info, "num_heads", &heads_));
     check(ort::KernelInfoGetAttribute_float::call(api, info, "scale", &scale_));
     check(ort::KernelInfoGetAttribute_int64::call(api, info, "c2p", &c2p_));
@@ -151,7 +169,7 @@ class Attention {
     call.heads = heads_;
     call.size = qkv.shape[2] / (3 * heads_);
     call.scale = scale_;
-    call.rows = call.length;
+    call.rows = rows_ == 0 ? call.length : std::min(rows_, call.length);
     if (call.size < 1 || call.size * 3 * heads_ != qkv.shape[2]) {
       throw Refusal("qkv has " + std::to_string(qkv.shape[2]) + " columns for " +
                     std::to_string(heads_) + " heads");
@@ -215,15 +233,16 @@ class Attention {
 
   const ort::Api* api_;
   Storage storage_;
+  int64_t rows_;
   const AttentionKernel* kernel_ = nullptr;
   int64_t heads_ = 0, c2p_ = 0, p2c_ = 0;
   float scale_ = 0;
 };
 
-// One registration: the operator for one type of numbers.
+// One registration: an operator for one type of numbers.
 struct Registration : ort::CustomOp {
-  ort::ElementType type;
-  Storage storage;
+  Operator attention;
+  NumberType number;
 };
 
 const Registration& registration(const ort::CustomOp* op) {
@@ -235,20 +254,22 @@ struct Kernel {
   Attention attention;
 };
 
-Registration make_registration(ort::ElementType type, Storage storage) {
+Registration make_registration(const Operator& attention, const NumberType& number) {
   Registration made{};
   made.version = ort::kApiVersion;
-  made.type = type;
-  made.storage = storage;
-  made.GetName = [](const ort::CustomOp*) { return "DisentangledAttention"; };
+  made.attention = attention;
+  made.number = number;
+  made.GetName = [](const ort::CustomOp* op) { return registration(op).attention.name; };
   made.GetExecutionProviderType = [](const ort::CustomOp*) { return "CPUExecutionProvider"; };
   made.GetInputTypeCount = [](const ort::CustomOp*) { return size_t{kInputs}; };
   made.GetInputType = [](const ort::CustomOp* op, size_t input) {
     if (input == kMask) return ort::kUndefined;  // int32 or bool
-    return input == kSlots ? ort::kInt32 : registration(op).type;
+    return input == kSlots ? ort::kInt32 : registration(op).number.type;
   };
   made.GetOutputTypeCount = [](const ort::CustomOp*) { return size_t{1}; };
-  made.GetOutputType = [](const ort::CustomOp* op, size_t) { return registration(op).type; };
+  made.GetOutputType = [](const ort::CustomOp* op, size_t) {
+    return registration(op).number.type;
+  };
   made.GetInputCharacteristic = [](const ort::CustomOp*, size_t) { return ort::kRequired; };
   made.GetOutputCharacteristic = [](const ort::CustomOp*, size_t) { return ort::kRequired; };
   made.GetInputMemoryType = [](const ort::CustomOp*, size_t) { return ort::kDefaultMemory; };
@@ -257,7 +278,9 @@ Registration make_registration(ort::ElementType type, Storage storage) {
   made.CreateKernelV2 = [](const ort::CustomOp* op, const ort::Api* api,
                            const ort::KernelInfo* info, void** kernel) {
     return guarded(api, [&] {
-      *kernel = new Kernel{api, Attention(api, info, registration(op).storage)};
+      const Registration& item = registration(op);
+      *kernel = new Kernel{
+          api, Attention(api, info, item.number.storage, item.attention.rows)};
       ++kernels_made;
     });
   };
@@ -300,11 +323,14 @@ ORT_EXPORT ort::Status* ORT_CALL RegisterCustomOps(ort::SessionOptions* options,
     return ort::CreateStatus::call(base->GetApi(1), ort::kFail,
                                    "deb_export needs ONNX Runtime 1.22 or newer");
   }
-  static const Registration registrations[] = {
-      make_registration(ort::kFloat, Storage::kFp32),
-      make_registration(ort::kFloat16, Storage::kFp16),
-      make_registration(ort::kBfloat16, Storage::kBf16),
-  };
+  // They live as long as the process, as what ONNX Runtime keeps of them does.
+  static const std::vector<Registration> registrations = [] {
+    std::vector<Registration> made;
+    for (const Operator& attention : kOperators) {
+      for (const NumberType& number : kTypes) made.push_back(make_registration(attention, number));
+    }
+    return made;
+  }();
   return guarded(api, [&] {
     // One for the process: a session uses it as long as it lives, and does not own it.
     static ort::CustomOpDomain* const domain = [api] {

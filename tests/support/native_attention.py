@@ -57,6 +57,7 @@ class NodeCase:
     `wild` (holes, and a slot table of random numbers)."""
     mask_type: str = "int32"
     dtype: str = "float32"
+    queries: int | None = None
     spread: float = 1.0
     seed: int = 0
 
@@ -111,11 +112,17 @@ def expected(case: NodeCase, tensors: dict[str, torch.Tensor]) -> np.ndarray:
         scale=case.scale,
         c2p=case.c2p,
         p2c=case.p2c,
+        queries=case.queries,
     )
     return context.numpy()
 
 
-def node_model(dtype: str = "float32", mask_type: str = "int32", **attributes: float) -> bytes:
+def node_model(
+    dtype: str = "float32",
+    mask_type: str = "int32",
+    queries: int | None = None,
+    **attributes: float,
+) -> bytes:
     """A model of one node, whose inputs and output are fp32 and are cast to `dtype` around it."""
     types = dict.fromkeys(contract.INPUTS, TensorProto.FLOAT)
     types["slots"] = TensorProto.INT32
@@ -126,7 +133,9 @@ def node_model(dtype: str = "float32", mask_type: str = "int32", **attributes: f
     nodes = [helper.make_node("Cast", [n], [f"{n}.cast"], to=TYPES[dtype]) for n in floats]
     inputs = [f"{name}.cast" if name in floats else name for name in types]
     nodes.append(
-        helper.make_node(contract.OP_TYPE, inputs, ["made"], domain=contract.DOMAIN, **attributes)
+        helper.make_node(
+            contract.op_type_of(queries), inputs, ["made"], domain=contract.DOMAIN, **attributes
+        )
     )
     nodes.append(helper.make_node("Cast", ["made"], ["context"], to=TensorProto.FLOAT))
     graph = helper.make_graph(
@@ -160,6 +169,7 @@ def run_node(case: NodeCase, tensors: dict[str, torch.Tensor], threads: int = 1)
     content = node_model(
         case.dtype,
         case.mask_type,
+        case.queries,
         num_heads=case.heads,
         scale=case.scale,
         c2p=int(case.c2p),
