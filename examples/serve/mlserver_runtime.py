@@ -1,4 +1,4 @@
-"""An artifact behind the open inference protocol (V2) of MLServer and KServe, texts in, answers out.
+"""An artifact behind the open inference protocol (V2) of MLServer and KServe, texts to answers.
 
     pip install "deb-export[cpu]" mlserver
     mlserver start FOLDER

@@ -22,7 +22,7 @@ from exporter.runtime.load import load
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("ray")
-ROWS, SHARD = 8_000, 400
+ROWS, SHARD = 6_000, 300
 
 
 @pytest.fixture
