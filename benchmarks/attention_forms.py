@@ -7,27 +7,37 @@ of padding. The forms give the same numbers, which is checked first:
 - skew: both for every distance in order, each row then shifted by slices of the flat product.
 - flat gather: as gather, but `Gather` of single numbers from the flat product.
 - Attention: as gather, the rest by the standard operator of opset 23.
+- native: one node, by the native operator, with the instructions of $DEB_EXPORT_INSTRUCTIONS or the
+  best of the processor. It is left out where its library is not built.
 
     python -m benchmarks.attention_forms
+
+`--csv` adds rows, with hardware and versions, to `benchmarks/results/attention_forms.csv`.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import statistics
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from onnx import numpy_helper, parser
 
+from exporter.environment import attention_kernel, processor_name
 from plugins.disentangled_attention.slots import slot_table
+from plugins.onnxruntime_cpu.native_library import NativeLibrary, native_library
 
+RESULTS = Path(__file__).parent / "results" / "attention_forms.csv"
 HEADS, SIZE, BUCKETS = 12, 64, 256
 SCALE = (3 * SIZE) ** -0.5
-SHAPES = ((1, 64), (1, 128), (1, 256), (1, 512), (8, 128), (4, 512))
+SHAPES = ((1, 64), (1, 128), (1, 256), (1, 512), (8, 128), (4, 512), (1, 2048))
 CLOCKS: dict[str, Callable[[], float]] = {
     "wall": time.perf_counter,
     "processor": time.process_time,
@@ -166,6 +176,14 @@ _STANDARD = """
  added = Add(both, bias)
  context = Attention<q_num_heads = {heads}, kv_num_heads = {heads}, scale = {scale}>(q, k, v, added)
 """
+_NATIVE = """
+<ir_version: 10, opset_import: ["": {opset}, "deb_export": 1]>
+one (float[B, S, {packed}] qkv, int32[B, S] mask) => (float[B, S, {width}] context) {{
+ context = deb_export.DisentangledAttention<num_heads = {heads}, scale = {scale}, c2p = 1, p2c = 1>
+  (qkv, pos_key, pos_query, slots, mask)
+}}
+"""
+NATIVE = "native"
 FORMS = {
     "gather": (20, _GATHER, _END),
     "skew": (20, _SKEW, _END),
@@ -179,8 +197,15 @@ def session(form: str, threads: int) -> onnxruntime.InferenceSession:
     slots = slot_table(BUCKETS, BUCKETS, 2 * BUCKETS).numpy()
     fields: dict[str, Any] = {"heads": HEADS, "size": SIZE, "scale": f"{SCALE:.9f}"}
     fields |= {"width": HEADS * SIZE, "packed": 3 * HEADS * SIZE, "reach": len(slots) // 2}
-    opset, terms, end = FORMS[form]
-    text = _MODEL.format(opset=opset, terms=terms, end=end.format(**fields), **fields)
+    options = onnxruntime.SessionOptions()
+    if form == NATIVE:
+        library = native_library()
+        assert isinstance(library, NativeLibrary), library
+        options.register_custom_ops_library(str(library.path))
+        text = _NATIVE.format(opset=20, **fields)
+    else:
+        opset, terms, end = FORMS[form]
+        text = _MODEL.format(opset=opset, terms=terms, end=end.format(**fields), **fields)
     model = parser.parse_model(text)
     generator = np.random.default_rng(0)
     arrays = {
@@ -189,7 +214,6 @@ def session(form: str, threads: int) -> onnxruntime.InferenceSession:
     }
     for name, array in (arrays | {"slots": slots}).items():
         model.graph.initializer.append(numpy_helper.from_array(array, name))
-    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(
@@ -202,9 +226,13 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--rounds", type=int, default=21)
     arguments.add_argument("--clock", choices=list(CLOCKS), default="wall")
+    arguments.add_argument("--form", action="append", help="only these beside gather")
+    arguments.add_argument("--csv", action="store_true", help="add rows to the results")
     given = arguments.parse_args()
     clock = CLOCKS[given.clock]
-    sessions = {form: session(form, given.threads) for form in FORMS}
+    forms = [*FORMS] + [NATIVE] * isinstance(native_library(), NativeLibrary)
+    forms = [form for form in forms if form == "gather" or form in (given.form or forms)]
+    sessions = {form: session(form, given.threads) for form in forms}
     print(f"onnxruntime {onnxruntime.__version__}, {given.threads} threads; median milliseconds")
     for batch, length in SHAPES:
         generator = np.random.default_rng(1)
@@ -213,10 +241,11 @@ def main() -> None:
         feeds["mask"][:, -2:] = 0
         found = {form: item.run(None, feeds)[0] for form, item in sessions.items()}
         for form, values in found.items():
-            error = np.abs(values - found["gather"]).max() / np.abs(values).max()
+            # Rows of the padding are unspecified.
+            error = np.abs(values - found["gather"])[:, :-2].max() / np.abs(values).max()
             if error > 1e-5:
                 raise SystemExit(f"{form} at {batch}x{length}: differs by {error:.1e}")
-        times: dict[str, list[float]] = {form: [] for form in FORMS}
+        times: dict[str, list[float]] = {form: [] for form in forms}
         for _ in range(given.rounds):
             for form, item in sessions.items():
                 start = clock()
@@ -234,6 +263,40 @@ def main() -> None:
             ),
             flush=True,
         )
+        if given.csv:
+            write_rows(batch, length, given, times, ratios)
+
+
+def write_rows(
+    batch: int,
+    length: int,
+    given: argparse.Namespace,
+    times: dict[str, list[float]],
+    ratios: dict[str, float],
+) -> None:
+    """Add a row for each form to the results."""
+    rows = [
+        {
+            "date": datetime.now(timezone.utc).date().isoformat(),
+            "form": attention_kernel() if form == NATIVE else form,
+            "batch": batch,
+            "length": length,
+            "threads": given.threads,
+            "rounds": given.rounds,
+            "clock": given.clock,
+            "median_ms": round(statistics.median(spent), 2),
+            "ratio": round(ratios[form], 3),
+            "cpu": processor_name(),
+            "versions": f"onnxruntime {onnxruntime.__version__}",
+        }
+        for form, spent in times.items()
+    ]
+    new = not RESULTS.exists()
+    with RESULTS.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":
