@@ -43,6 +43,9 @@ def package_hub(artifacts: Sequence[tuple[Path, Manifest]], target: Path) -> tup
             has changed, or `target` exists or cannot be written.
     """
     for folder, manifest in artifacts:
+        if manifest.task == Task.GLINER:
+            what = "a GLiNER artifact is what gliner loads as it is (load_onnx_model=True)"
+            raise InputError(f"{folder}: {what}; copy the folder")
         problems = verify_files(folder, manifest.files)
         if problems:
             raise InputError(f"{folder}: {problems[0].path} {problems[0].problem}; build it again")

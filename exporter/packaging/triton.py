@@ -93,6 +93,11 @@ def package_triton(
             version of the model has another configuration, or the folder cannot be written.
     """
     options = options or TritonOptions()
+    if manifest.task == Task.GLINER:
+        raise InputError(
+            f"{artifact}: the spans of a GLiNER graph follow from its words, which no "
+            "configuration of a batch can say; serve it with exporter.load"
+        )
     problems = verify_files(artifact, manifest.files)
     if problems:
         raise InputError(f"{artifact}: {problems[0].path} {problems[0].problem}; build it again")

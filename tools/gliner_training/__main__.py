@@ -5,9 +5,9 @@ Three minutes on two cores. The tokenizer is the demo's, with the tokens that GL
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +138,11 @@ def stored(model: Gliner) -> dict[str, torch.Tensor]:
     return {name: value.contiguous().clone() for name, value in found.items()}
 
 
-def main(folder: Path) -> None:
+def main() -> None:
     """Write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the model is written")
+    folder: Path = parser.parse_args().folder
     torch.manual_seed(SEED)
     folder.mkdir(parents=True, exist_ok=True)
     raw = configuration(write_tokenizer(folder))
@@ -156,4 +159,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from exporter.artifact.manifest import read_manifest
 from exporter.errors import InputError
+from exporter.packaging.hub import package_hub
+from exporter.packaging.triton import package_triton
 from exporter.pipeline.build_artifact import build_and_judge
 from exporter.pipeline.config import BuildConfig
 from exporter.predictions.predicted import SpanPrediction
@@ -89,6 +92,15 @@ def test_a_threshold_of_one_finds_nothing(artifact: Path) -> None:
         options = PredictionOptions(threshold=1.0)
         (found,) = session(["Anna Gollin met Paul."], options, entities=["person"])
     assert isinstance(found, SpanPrediction) and found.entities == ()
+
+
+def test_packages_of_other_clients_are_refused(artifact: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(artifact)
+    with pytest.raises(InputError, match="gliner loads as it is"):
+        package_hub([(artifact, manifest)], tmp_path / "hub")
+    with pytest.raises(InputError, match="follow from its words"):
+        package_triton(artifact, manifest, (), tmp_path / "triton")
+    assert not list(tmp_path.iterdir())
 
 
 def test_engines_are_refused_by_name(tmp_path: Path) -> None:
