@@ -29,6 +29,7 @@ class Source:
     folder of the model that an adapter was merged into, empty unless it is another: a file that is
     not in the one is in the other. `notes` are what was changed or left out in reading them. `hub`
     is the name of a model of the Hugging Face hub, and `commit` the one that was read, else empty.
+    `token_ids` is the fingerprint of what the tokenizer does, empty without one.
     """
 
     folder: str
@@ -38,6 +39,7 @@ class Source:
     notes: tuple[str, ...] = ()
     hub: str = ""
     commit: str = ""
+    token_ids: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,11 @@ from exporter.artifact.manifest import Source
 from exporter.artifact.writer import ArtifactWriter
 from exporter.deberta.configuration import read_object
 from exporter.deberta.hub_model import LocalModel, local_model
-from exporter.deberta.tokenization import shipped_files, tokenizer_files
+from exporter.deberta.tokenization import (
+    shipped_files,
+    token_fingerprint,
+    tokenizer_files,
+)
 from exporter.demo import checkpoint_folder
 from exporter.errors import InputError
 from exporter.inputs.cases import DataSet
@@ -72,7 +76,8 @@ class BuildSource:
         """What the manifest says of it."""
         folder, base = self.checkpoint.folder, self.checkpoint.base
         elsewhere = "" if base == folder else str(base)
-        origin = (self.origin.hub, self.origin.commit)
+        ids = "" if self.encoder is None else token_fingerprint(self.encoder.tokenizer)
+        origin = (self.origin.hub, self.origin.commit, ids)
         return Source(str(folder), self.demo, files, elsewhere, self.notes, *origin)
 
     def reference(self, files: tuple[FileRecord, ...]) -> Side:

@@ -21,6 +21,7 @@ from exporter.model.profile import CHOICES, ShapeProfile
 from exporter.model.task import Task
 from exporter.runtime.batching import Batching
 from exporter.runtime.providers.onnx_providers import NAMES, cache_folder, make_providers
+from exporter.runtime.rewritten_files import check_files
 from exporter.runtime.runtime_options import DEFAULTS, RuntimeOptions
 from exporter.runtime.session import Session
 
@@ -72,14 +73,10 @@ def load(
         raise InputError("threads and options: give the threads as one of the options")
     options = options or RuntimeOptions(threads=threads)
     manifest = read_manifest(folder)
-    for item in manifest.files:
-        path = folder / item.path
-        if not path.is_file():
-            raise InputError(f"{path}: missing; build the artifact again")
-        if (size := path.stat().st_size) != item.bytes:
-            raise InputError(
-                f"{path}: {size} bytes, the manifest says {item.bytes}; build the artifact again"
-            )
+    rewritten = check_files(folder, manifest)
+    if rewritten:
+        text = f"{', '.join(rewritten)} rewritten since the build, and means the same"
+        warnings.warn(f"{folder}: {text}", stacklevel=2)
     if not manifest.passed:
         report = folder / manifest.parity.report
         warnings.warn(f"{folder}: outside its parity limits, see {report}", stacklevel=2)
