@@ -5,8 +5,8 @@
 FOLDER is one where `npm install @huggingface/transformers` has been run; PYTHON the interpreter of
 an environment with `optimum-onnx`, or with it and `sentence-transformers`. Builds every head with
 random weights in fp32, fp16 and int8, one of them with its weights in files of their own, and
-compares token ids, outputs, and the answers of pipelines. Prints a row for each head and precision;
-its exit code is 1 where a client differs, or fails.
+compares token ids and outputs. Prints a row for each head and precision, and an answer of each
+pipeline; its exit code is 1 where a client differs, or fails.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ const HEADS = {
 };
 
 async function answer(run, job, [text, pair]) {
-  if (job.labels) return await run(text, job.labels);
+  if (job.labels.length > 0) return await run(text, job.labels);
   if (job.pipeline === "question-answering") return await run(text, pair);
   if (job.pipeline === "feature-extraction") {
     return (await run(text, { pooling: "mean" })).tolist()[0];
