@@ -48,7 +48,7 @@ class Candidates:
         self._solved = solve_sites(exported, self.placement, self.recipes, number, weights)
         self._graph = self.source.with_name("candidate.onnx")
         self._file = self.source.with_name("candidate.onnx.data")
-        self._stored: dict[str, ir.ExternalTensor] = {}
+        self._stored: dict[tuple[str, bool], ir.ExternalTensor] = {}
 
     def __enter__(self) -> Candidates:
         self._file.touch()
@@ -69,11 +69,13 @@ class Candidates:
         report = quantize_graph(
             model, placement, self.recipes, self._solved, self.number, self.form
         )
+        corrected = {site.bias for site in placement.quantized}
         with self._file.open("ab") as stream:
             for value in model.graph.initializers.values():
                 tensor = value.const_value
                 if isinstance(tensor, ir.LazyTensor) and tensor.nbytes >= EMBEDDED_BELOW:
-                    value.const_value = self._store(value.name or "", tensor, stream)
+                    name = value.name or ""
+                    value.const_value = self._store(name, name in corrected, tensor, stream)
         return model, report
 
     def run(
@@ -86,12 +88,16 @@ class Candidates:
             for feeds in batches:
                 yield session.run(**feeds)
 
-    def _store(self, name: str, tensor: ir.TensorProtocol, stream: BinaryIO) -> ir.ExternalTensor:
-        """The tensor in the file; a name stands for the same numbers in every variant."""
-        if name not in self._stored:
+    def _store(
+        self, name: str, corrected: bool, tensor: ir.TensorProtocol, stream: BinaryIO
+    ) -> ir.ExternalTensor:
+        """The tensor in the file; a name stands for the same numbers in every variant, but a bias
+        for others where it is corrected."""
+        key = name, corrected
+        if key not in self._stored:
             offset, size = append_aligned(tensor, stream), tensor.nbytes
             shape, folder = ir.Shape(tensor.shape.numpy()), self._file.parent
-            self._stored[name] = ir.ExternalTensor(
+            self._stored[key] = ir.ExternalTensor(
                 self._file.name, offset, size, tensor.dtype, shape=shape, name=name, base_dir=folder
             )
-        return self._stored[name]
+        return self._stored[key]

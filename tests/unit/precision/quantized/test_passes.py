@@ -13,13 +13,14 @@ import onnx
 import onnx.numpy_helper
 import onnx_ir as ir
 import pytest
+from numpy.typing import NDArray
 from support.checkpoints import write_checkpoint
 from support.site_graphs import run, values_of
 
 from calibration.calibration_error import CalibrationError
 from calibration.formats import NumberFormat, round_trip, scale_of
 from calibration.methods import Method
-from calibration.placement import PlacementPolicy, place
+from calibration.placement import Placement, PlacementPolicy, place
 from calibration.sites import SiteKind, find_sites
 from calibration.table import ScaleTable
 from calibration.tables import POSITIONS, find_tables
@@ -30,6 +31,7 @@ from exporter.errors import InputError
 from exporter.graph.export import export_onnx
 from exporter.graph.write import write_model
 from exporter.precision.precision_plan import decode_plan
+from exporter.precision.quantized import candidates as candidates_file
 from exporter.precision.quantized.calibrate import calibrate, recipes_of
 from exporter.precision.quantized.calibration_text import CalibrationText, prepare_text
 from exporter.precision.quantized.candidates import Candidates
@@ -237,6 +239,38 @@ def test_a_table_falls_back_like_a_layer(case: Case) -> None:
             assert len(plan.tables) == (WORDS not in kept) + 4 * (POSITIONS not in kept)
     _, off = case.quantize(quantize_embeddings=False)
     assert set(off.tables.values()) == {None} and off.report.tables == {}
+
+
+def test_a_layer_back_in_float_has_its_bias_back(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The values' part of a folded bias is stored, and its correction is another number."""
+    monkeypatch.setattr(candidates_file, "EMBEDDED_BELOW", 16)  # or small biases go by
+    sites = find_sites(ir.load(case.graph))
+    table = calibrate(case.graph, sites, case.text.batches, QuantizationOptions(), "a" * 64)
+    recipes = recipes_of(table, sites)
+    recipes = {  # each output layer folded, whatever calibration would choose
+        name: replace(recipe, factors=np.linspace(0.5, 2, len(recipe.mean), dtype=np.float32))
+        if name.endswith("attention.output.dense")
+        else recipe
+        for name, recipe in recipes.items()
+    }
+    placement = place(PlacementPolicy(), sites)
+    qkv = next(site for site in sites if site.name.endswith("qkv"))
+    alone = placement.keep([qkv.name], "costs too much")
+
+    def bias(candidates: Candidates, of: Placement) -> NDArray[np.float32]:
+        tensor = candidates.make(of)[0].graph.initializers[qkv.bias].const_value
+        assert tensor is not None
+        return tensor.numpy().copy()
+
+    given = (case.graph, case.shape, placement, recipes, NumberFormat.INT8)
+    with Candidates(*given) as candidates:
+        right = bias(candidates, alone)
+    with Candidates(*given) as candidates:
+        corrected = bias(candidates, placement)
+        np.testing.assert_array_equal(bias(candidates, alone), right)
+        assert np.abs(corrected - right).max() > 0
 
 
 def test_labels_are_counted(tmp_path: Path) -> None:
