@@ -1,44 +1,51 @@
 """How tables in int8 are written into a graph: one form for ONNX alone, one that suits engines too.
 
 `INT8`: rows of words are read by `Gather`, cast, times the scale of the row; position tables are
-int8 with a Cast and a Mul that a runtime folds when it loads them. TensorRT refuses both:
-"Quantized constant is only allowed before DQ". `PACKED`: words as `pack` stores them, which every
-reader of ONNX takes, and positions in fp16 with a Cast. docs/quantization.md has the figures.
+int8 with a Cast and two Mul that a runtime folds when it loads them. TensorRT refuses both:
+"Quantized constant is only allowed before DQ". `PACKED`: both as `pack` stores them, which every
+reader of ONNX takes. docs/quantization.md has the figures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration import initializers
+from calibration.error_feedback import ErrorFeedback
 from calibration.formats import Floats, Stored
-from calibration.tables import POSITIONS, Table, quantized_rows, row_scale
+from calibration.tables import (
+    POSITIONS,
+    Table,
+    TableRounding,
+    column_scale,
+    quantized_rows,
+    row_scale,
+    word_feedback,
+)
 
 _FLOAT = ir.DataType.FLOAT
-_HALF = 65504.0
-"""Largest number of fp16: a table that exceeds it stays in fp32."""
 
 
 class TableForm(str, Enum):
-    """How word embeddings are stored; the formats of position tables follow."""
+    """How tables are stored."""
 
     INT8 = "int8"
     PACKED = "int8x4"
 
-    @property
-    def positions(self) -> str:
-        return "int8" if self is TableForm.INT8 else "fp16"
 
-
-def store_tables(model: ir.Model, tables: Sequence[Table], form: TableForm) -> dict[str, str]:
+def store_tables(
+    model: ir.Model, tables: Sequence[Table], form: TableForm
+) -> dict[str, TableRounding]:
     """Quantize tables of an fp32 graph in place; they are quantized when they are written.
 
-    The format of each, "int8" or "fp16", by the name that its fp32 initializer had.
+    The graph has the weights that read them still in fp32. Gives how each was rounded, by the name
+    that its fp32 initializer had.
 
     Raises:
         RuntimeError: a table is not in the graph, or is read in another way: a defect of ours.
@@ -47,25 +54,27 @@ def store_tables(model: ir.Model, tables: Sequence[Table], form: TableForm) -> d
     for table in tables:
         for weight in table.weights:
             place = _Place(model, weight)
-            if table.name != POSITIONS:
-                _store_words(place, form)
-                stored[weight] = "int8"
-            elif form is TableForm.INT8 or np.abs(initializers.read(model, weight)).max() <= _HALF:
+            if table.name == POSITIONS:
                 _store_positions(place, form)
-                stored[weight] = form.positions
+                stored[weight] = TableRounding.CHANNELS
+            else:
+                feedback = word_feedback(model, weight)
+                _store_words(place, form, feedback)
+                known = feedback is not None
+                stored[weight] = TableRounding.FEEDBACK if known else TableRounding.NEAREST
     return stored
 
 
 def pack(stored: NDArray[np.int8]) -> NDArray[np.int32]:
-    """int8 `(V, E)` -> int32 `(V, ceil(E / 4))`: column `j` has those of four quarters of a row.
+    """int8 `(..., E)` -> int32 `(..., ceil(E / 4))`: a column has those of four quarters of a row.
 
     They are digits to the base 256: the first three quarters biased by 128, the last one, the
     highest digit, signed. Rows are filled up with zeros.
     """
-    quarter = -(-stored.shape[1] // 4)
-    digits = np.zeros((len(stored), 4 * quarter), np.int32)
-    digits[:, : stored.shape[1]] = stored
-    first, second, third, last = np.split(digits, 4, axis=1)
+    width = stored.shape[-1]
+    digits = np.zeros((*stored.shape[:-1], -(-width // 4) * 4), np.int32)
+    digits[..., :width] = stored
+    first, second, third, last = np.split(digits, 4, axis=-1)
     packed: NDArray[np.int32] = last << 24
     for shift, part in ((16, third), (8, second), (0, first)):
         packed += (part + 128) << shift
@@ -93,12 +102,20 @@ class _Place:
         ending: str,
         function: Callable[[Floats], Stored],
         dtype: ir.DataType,
-        width: int | None = None,
+        shape: Sequence[int],
     ) -> ir.Value:
-        """A function of the table, its last axis `width` long."""
-        shape = self.shape if width is None else (*self.shape[:-1], width)
+        """A function of the table."""
         name = f"{self.name}{ending}"
         return initializers.convert(self.model, self.name, function, dtype, name, shape)
+
+    def quantized(
+        self, form: TableForm, function: Callable[[Floats], NDArray[np.int8]]
+    ) -> ir.Value:
+        """The table in int8, as the form has it."""
+        if form is TableForm.INT8:
+            return self.stored(".int8", function, ir.DataType.INT8, self.shape)
+        shape = (*self.shape[:-1], -(-self.shape[-1] // 4))
+        return self.stored(".int8x4", lambda t: pack(function(t)), ir.DataType.INT32, shape)
 
     def number(self, value: int, dtype: ir.DataType = _FLOAT, rank: int = 0) -> ir.Value:
         """A constant."""
@@ -126,18 +143,14 @@ class _Place:
         return output
 
 
-def _store_words(place: _Place, form: TableForm) -> None:
+def _store_words(place: _Place, form: TableForm, feedback: ErrorFeedback | None) -> None:
     if not {"Gather"} <= place.readers.keys() <= {"Gather", "Transpose"}:
         raise RuntimeError(f"the graph reads {place.name} with {', '.join(place.readers)}")
-    width, scale = place.shape[-1], place.stored("_scale", row_scale, _FLOAT, 1)
-    if form is TableForm.INT8:
-        table = place.stored(".int8", quantized_rows, ir.DataType.INT8)
-    else:
-        table = place.stored(".int8x4", _packed_rows, ir.DataType.INT32, -(-width // 4))
+    scale = place.stored("_scale", row_scale, _FLOAT, (*place.shape[:-1], 1))
+    table = place.quantized(form, partial(quantized_rows, feedback=feedback))
 
     def widened(rows: ir.Value) -> ir.Value:
-        packed = form is TableForm.PACKED
-        return _unpacked(place, rows, width) if packed else place.op("Cast", rows, to=_FLOAT)
+        return _widened(place, rows, form)
 
     place.node = gather = place.readers["Gather"]
     ids = gather.inputs[1]
@@ -188,21 +201,22 @@ def _digits(place: _Place, number: ir.Value, base: int) -> tuple[ir.Value, ir.Va
 
 def _store_positions(place: _Place, form: TableForm) -> None:
     """As a constant."""
-    if form is TableForm.INT8:
-        stored = place.stored(".int8", quantized_rows, ir.DataType.INT8)
-        values = place.op("Cast", stored, to=_FLOAT)
-        values = place.op("Mul", values, place.stored("_scale", row_scale, _FLOAT, 1))
-    else:
-        stored = place.stored(".fp16", _half, ir.DataType.FLOAT16)
-        values = place.op("Cast", stored, to=_FLOAT)
+    heads, rows, width = place.shape
+
+    def rows_of(table: Floats) -> Floats:
+        return table / column_scale(table)
+
+    stored = place.quantized(form, lambda table: quantized_rows(rows_of(table)))
+    row = place.stored("_scale", lambda table: row_scale(rows_of(table)), _FLOAT, (heads, rows, 1))
+    column = place.stored("_channel_scale", column_scale, _FLOAT, (heads, 1, width))
+    values = place.op("Mul", place.op("Mul", _widened(place, stored, form), row), column)
     values.shape = place.value.shape
     place.node.replace_input_with(place.index, values)
     del place.model.graph.initializers[place.name]
 
 
-def _packed_rows(table: Floats) -> Stored:
-    return pack(quantized_rows(table))
-
-
-def _half(table: Floats) -> Stored:
-    return table.astype(np.float16)
+def _widened(place: _Place, rows: ir.Value, form: TableForm) -> ir.Value:
+    """Stored rows in float."""
+    if form is TableForm.INT8:
+        return place.op("Cast", rows, to=_FLOAT)
+    return _unpacked(place, rows, place.shape[-1])

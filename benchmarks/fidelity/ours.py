@@ -32,6 +32,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "int8-fp16": ("int8", {"weight_bits": 8, "rest": "fp16"}),
     "int8-budget": ("int8", {"weight_bits": 8, "accuracy_budget": 1e-6}),
     "fp8": ("fp8", {}),
+    "int8-float-tables": ("int8", {"quantize_embeddings": False}),
+    "int8-weights8-float-tables": ("int8", {"weight_bits": 8, "quantize_embeddings": False}),
+    "fp8-float-tables": ("fp8", {"quantize_embeddings": False}),
 }
 """Precision and options of quantization of each of our methods."""
 METHODS = tuple(VARIANTS)

@@ -8,18 +8,22 @@ size, `R` position slots.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+from calibration.error_feedback import ErrorFeedback, reader_metric
 from calibration.formats import NumberFormat
+from calibration.tables import TableRounding, quantized_rows, row_scale
 from exporter.deberta.checkpoint import Checkpoint, load_model
-from exporter.deberta.heads import encoder_of
-from exporter.deberta.modeling import Layer, SelfAttention
+from exporter.deberta.heads import ModelWithHead, encoder_of
+from exporter.deberta.modeling import DebertaModel, Layer, SelfAttention
 from exporter.precision.precision_plan import HalfArithmetic, PrecisionPlan, SitePlan
 
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
+Told = TypeVar("Told")
 Round = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -35,6 +39,7 @@ def emulated_model(checkpoint: Checkpoint, plan: PrecisionPlan) -> nn.Module:
     """
     model = load_model(checkpoint)
     tables = _tied(checkpoint, plan.tables)
+    feedback = _feedback(model) if TableRounding.FEEDBACK in tables.values() else None
     encoder = encoder_of(model)
     prefix = next(name for name, module in model.named_modules() if module is encoder)
     relative = encoder.relative_embeddings(torch.zeros(1, checkpoint.config.hidden_size))
@@ -49,15 +54,15 @@ def emulated_model(checkpoint: Checkpoint, plan: PrecisionPlan) -> nn.Module:
         half = plan.half if plan.half is not None and index in plan.half.attention else None
         planned = PlannedAttention(_packed(reference, factors), reference, relative, half)
         for name in ("pos_key", "pos_query"):
-            if stored := tables.pop(f"{path}.self.{name}", None):
-                setattr(planned, name, stored_rows(getattr(planned, name), stored))
+            if tables.pop(f"{path}.self.{name}", None) is not None:
+                setattr(planned, name, stored_positions(getattr(planned, name)))
         layer.attention.set_submodule("self", planned)
-    _store_tables(model, tables)
+    _store_tables(model, tables, feedback)
     _replace_products(model, plan, checkpoint)
     return model.eval()
 
 
-def _tied(checkpoint: Checkpoint, weights: Mapping[str, str]) -> dict[str, str]:
+def _tied(checkpoint: Checkpoint, weights: Mapping[str, Told]) -> dict[str, Told]:
     """The same with all names of a tensor that the checkpoint has once."""
     sources, found = checkpoint.sources, dict(weights)
     for name, source in sources.items():
@@ -82,15 +87,40 @@ def _packed(attention: SelfAttention, factors: object) -> nn.Linear:
     return packed
 
 
-def _store_tables(model: nn.Module, tables: Mapping[str, str]) -> None:
-    """Tables of weights as they are stored, by the name of their weight."""
+def _store_tables(
+    model: nn.Module, tables: Mapping[str, TableRounding], feedback: ErrorFeedback | None
+) -> None:
+    """Words as they are stored, by the name of their weight in the reference model."""
     weights = dict(model.named_parameters(remove_duplicate=False))
-    for name, stored in tables.items():
+    for name, how in tables.items():
         if name not in weights:
             raise ValueError(f"the plan has {name}, which the model does not have")
         path, _, part = name.rpartition(".")
-        rows = nn.Parameter(stored_rows(weights[name], stored), requires_grad=False)
-        model.get_submodule(path).register_parameter(part, rows)
+        words = weights[name].detach()
+        if how is TableRounding.FEEDBACK:
+            array = words.numpy()
+            rows = torch.from_numpy(quantized_rows(array, feedback) * row_scale(array))
+        else:
+            rows = stored_rows(words)
+        model.get_submodule(path).register_parameter(part, nn.Parameter(rows, requires_grad=False))
+
+
+def _feedback(model: nn.Module) -> ErrorFeedback:
+    """What `calibration.tables.word_feedback` has of a graph."""
+    base = model.deberta if isinstance(model, ModelWithHead) else model
+    assert isinstance(base, DebertaModel)
+    embeddings, layer = base.embeddings, base.encoder.layer[0]
+    assert isinstance(layer, Layer)
+    attention, before = layer.attention.self, embeddings.embed_proj
+    parts = (attention.query_proj, attention.key_proj, attention.value_proj)
+    projection = torch.cat([part.weight for part in parts]).T.contiguous()
+    return ErrorFeedback(
+        reader_metric(
+            projection.numpy(),
+            embeddings.LayerNorm.weight.numpy(),
+            None if before is None else before.weight.T.contiguous().numpy(),
+        )
+    )
 
 
 def _replace_products(model: nn.Module, plan: PrecisionPlan, checkpoint: Checkpoint) -> None:
@@ -238,14 +268,23 @@ def quantized_weight(
     return _round_trip(weight, scale, number, -number.largest, number.largest)
 
 
-def stored_rows(table: torch.Tensor, stored: str) -> torch.Tensor:
-    """What is left of `(..., E)`, stored in "fp16", or in "int8" with a scale for each row."""
-    if stored == "fp16":
-        return rounding(stored)(table)
+def stored_rows(table: torch.Tensor) -> torch.Tensor:
+    """What is left of `(..., E)` in int8 with a scale for each row, rounded to nearest."""
     largest = NumberFormat.INT8.largest
-    scale = (table.abs().amax(-1, keepdim=True) / largest).clamp_min(2.0**-100)
+    scale = _scale(table, -1)
     # In place, since a table of words is most of a model.
     return (table / scale).clamp_(-largest, largest).round_().mul_(scale)
+
+
+def stored_positions(table: torch.Tensor) -> torch.Tensor:
+    """What is left of `(H, R, D)` in int8, a head's channels scaled, then its rows."""
+    scale = _scale(table, 1)
+    return stored_rows(table / scale) * scale
+
+
+def _scale(table: torch.Tensor, axis: int) -> torch.Tensor:
+    """Of a step along an axis, which stays."""
+    return (table.abs().amax(axis, keepdim=True) / NumberFormat.INT8.largest).clamp_min(2.0**-100)
 
 
 def quantized_input(

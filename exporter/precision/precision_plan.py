@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.formats import NumberFormat
+from calibration.tables import TableRounding
 from exporter.errors import InputError
 
 Floats = NDArray[np.float32]
@@ -70,9 +71,8 @@ class PrecisionPlan:
         folded: fp32 `(H*D,)` by path of an attention's output layer: what its input is divided by
             and its weight multiplied, the division done in the value projection.
         half: what is half; None where nothing is.
-        tables: how tables are stored, by their name in the checkpoint, or that of an attention and
-            `pos_key` or `pos_query`: "int8", steps of a row being its largest magnitude / 127, or
-            "fp16".
+        tables: how tables in int8 are rounded, by their name in the checkpoint, or that of an
+            attention and `pos_key` or `pos_query`.
     """
 
     number: NumberFormat | None = None
@@ -80,7 +80,7 @@ class PrecisionPlan:
     sites: Mapping[str, SitePlan] = field(default_factory=dict)
     folded: Mapping[str, np.ndarray] = field(default_factory=dict)
     half: HalfArithmetic | None = None
-    tables: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, TableRounding] = field(default_factory=dict)
 
     def with_half(self, half: HalfArithmetic) -> PrecisionPlan:
         """The same with values in half."""

@@ -23,6 +23,7 @@ from calibration.recipes import Recipes, SiteRecipe
 from calibration.sites import Site, find_sites
 from calibration.smoothing import SmoothingReport, apply, is_free
 from calibration.table_forms import TableForm, store_tables
+from calibration.tables import TableRounding
 from exporter.artifact.onnx_file import PLAN_KEY, PRECISION_KEY
 from exporter.precision.precision_plan import PrecisionPlan, SitePlan, encode_plan
 
@@ -52,7 +53,7 @@ class QuantizationReport:
     corrected: int
     kept: tuple[tuple[str, str], ...]
     weight_bits: int
-    tables: Mapping[str, str]
+    tables: Mapping[str, TableRounding]
 
 
 def solve_sites(
@@ -91,6 +92,8 @@ def quantize_graph(
         RuntimeError: what was done is not what the placement says: a defect of ours.
     """
     chosen = placement.quantized
+    # First: words are rounded by what the weights as exported make of them.
+    tables = store_tables(model, placement.tables, form)
     smoothed = smooth(model, placement, recipes)
     for site in chosen:
         initializers.transform(model, site.bias, partial(np.add, solved[site.name].shift))
@@ -99,7 +102,6 @@ def quantize_graph(
         raise RuntimeError(
             f"{len(inserted.sites)} sites quantized, but the placement has {len(chosen)}"
         )
-    tables = store_tables(model, placement.tables, form)
     plan = replace(_plan(chosen, recipes, solved, smoothed, number), tables=tables)
     model.metadata_props[PRECISION_KEY] = number.value
     model.metadata_props[PLAN_KEY] = encode_plan(plan)

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from calibration.table_forms import TableForm
-from calibration.tables import POSITIONS
 from exporter.console import aligned
 from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
 
@@ -135,17 +134,13 @@ def _tables(made: QuantizedFile, form: TableForm) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "choice": "float" if error is None else _choice(name, form),
+            "choice": "float" if error is None else form.value,
             "reason": kept.get(name),
             "output_error": error,
             **costs.get(name, _NO_COST),
         }
         for name, error in made.tables.items()
     ]
-
-
-def _choice(table: str, form: TableForm) -> str:
-    return form.positions if table == POSITIONS else form.value
 
 
 def _costs(made: QuantizedFile) -> dict[str, dict[str, Any]]:

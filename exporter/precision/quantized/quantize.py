@@ -18,7 +18,15 @@ from calibration.sensitivity import Budget, SensitivityReport
 from calibration.sites import find_sites
 from calibration.table import ScaleTable
 from calibration.table_forms import TableForm
-from calibration.tables import POSITIONS, Table, find_tables, table_error
+from calibration.tables import (
+    POSITIONS,
+    Table,
+    TableRounding,
+    find_tables,
+    positions_error,
+    word_feedback,
+    words_error,
+)
 from exporter.graph.attention_nodes import attention_nodes
 from exporter.graph.finish import GraphSummary, finish
 from exporter.model.model_shape import ModelShape
@@ -122,18 +130,18 @@ def _chosen(tables: Sequence[Table], options: QuantizationOptions) -> tuple[Tabl
 
 
 def _error(
-    exported: ir.Model, table: Table, stored: Mapping[str, str], batches: TextBatches
+    exported: ir.Model, table: Table, stored: Mapping[str, TableRounding], batches: TextBatches
 ) -> float | None:
     """The error of a table, words weighted by how often the text has them; None in float."""
-    errors = []
-    for name in table.weights:
-        if (kind := stored.get(name)) is not None:
-            values, counts = initializers.read(exported, name), None
-            if table.name != POSITIONS:
-                ids = [feeds["input_ids"][feeds[MASK] != 0] for feeds in batches.feeds]
-                counts = np.bincount(np.concatenate(ids), minlength=len(values))
-            errors.append(table_error(values, kind, counts))
-    return float(np.mean(errors)) if errors else None
+    if not all(name in stored for name in table.weights):
+        return None
+    values = (initializers.read(exported, name) for name in table.weights)
+    if table.name == POSITIONS:
+        return float(np.mean([positions_error(item) for item in values]))
+    (words,), (name,) = values, table.weights
+    ids = [feeds["input_ids"][feeds[MASK] != 0] for feeds in batches.feeds]
+    counts = np.bincount(np.concatenate(ids), minlength=len(words))
+    return words_error(words, counts, word_feedback(exported, name))
 
 
 def _noted(table: ScaleTable, sensitivity: SensitivityReport, number: NumberFormat) -> ScaleTable:

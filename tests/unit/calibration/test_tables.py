@@ -13,16 +13,25 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from support.site_graphs import export_random, feeds, run
+from support.site_graphs import export_random, feeds
 
 from calibration.table_forms import TableForm, pack, store_tables
-from calibration.tables import POSITIONS, find_tables, quantized_rows, row_scale, table_error
+from calibration.tables import (
+    TableRounding,
+    column_scale,
+    find_tables,
+    positions_error,
+    quantized_rows,
+    row_scale,
+    word_feedback,
+    words_error,
+)
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.write import write_model
 from exporter.inputs.cases import ParityCase
 from exporter.model.task import Task
 from exporter.parity.stagewise import judge_stages, run_stages, stage_names
-from exporter.precision.emulate import emulated_model, stored_rows
+from exporter.precision.emulate import emulated_model, stored_positions, stored_rows
 from exporter.precision.precision_plan import PrecisionPlan
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
@@ -60,7 +69,13 @@ def test_the_model_of_the_plan_rounds_alike() -> None:
     rows = table(50, 33)
     rows[4] = 0
     expected = quantized_rows(rows) * row_scale(rows)
-    np.testing.assert_array_equal(stored_rows(torch.from_numpy(rows), "int8").numpy(), expected)
+    np.testing.assert_array_equal(stored_rows(torch.from_numpy(rows)).numpy(), expected)
+    positions = rows.reshape(2, 25, 33)
+    positions[:, :, 7] = 0
+    scale = column_scale(positions)
+    scaled = positions / scale
+    expected = quantized_rows(scaled) * row_scale(scaled) * scale
+    np.testing.assert_array_equal(stored_positions(torch.from_numpy(positions)).numpy(), expected)
 
 
 def test_errors_count_rows_as_often_as_they_are_read() -> None:
@@ -70,9 +85,20 @@ def test_errors_count_rows_as_often_as_they_are_read() -> None:
     alone = np.zeros(len(rows), np.int64)
     alone[1] = 3
     expected = np.square(rows[1, 1:]).sum() / np.square(rows[1]).sum()
-    assert table_error(rows, "int8", alone) == pytest.approx(expected, rel=1e-6)
-    assert table_error(rows[:1], "fp16") < 1e-6 < table_error(rows[:1], "int8") < 1e-3
-    assert table_error(np.zeros((4, 4), np.float32), "int8") == 0
+    assert words_error(rows, alone) == pytest.approx(expected, rel=1e-6)
+    assert words_error(np.zeros((4, 4), np.float32), np.ones(4, np.int64)) == 0
+
+
+def test_a_large_channel_of_positions_costs_the_others_nothing() -> None:
+    """A query may multiply it by as small numbers: relative to its own values it counts alike."""
+    positions = table(2 * 40, 32).reshape(2, 40, 32)
+    before = positions_error(positions)
+    positions[0, :, 5] *= 64.0
+    positions[1, :, 9] *= 2.0**-10
+    assert positions_error(positions) == before < 1e-4
+    positions[1, :, 9] = 0
+    assert positions_error(positions) < 1.1 * before
+    assert positions_error(np.zeros((2, 3, 4), np.float32)) == 0
 
 
 @pytest.mark.parametrize("width", [1, 4, 7, 22])
@@ -116,7 +142,9 @@ def test_both_forms_are_equal_at_every_level(
     inputs = feeds(fields, TASK, batch=3, length=17)
     words = find_tables(ir.load(path))[0].weights[0]
     values = ir.load(path).graph.initializers[words].const_value.numpy()
-    expected = (quantized_rows(values) * row_scale(values))[inputs["input_ids"]]
+    feedback = word_feedback(ir.load(path), words)
+    assert feedback is not None
+    expected = (quantized_rows(values, feedback) * row_scale(values))[inputs["input_ids"]]
     for form in TableForm:
         model, target = ir.load(path), tmp_path / f"{form.value}.onnx"
         (gather,) = (usage.node for usage in model.graph.initializers[words].uses())
@@ -206,22 +234,7 @@ def test_a_plan_of_another_model_is_refused(exported: tuple[Path, dict[str, Any]
     checkpoint = open_checkpoint(exported[0].parent, TASK)
     for name in ("deberta.other.weight", "deberta.encoder.layer.99.attention.self.pos_key"):
         with pytest.raises(ValueError, match=f"the plan has {name}"):
-            emulated_model(checkpoint, PrecisionPlan(tables={name: "int8"}))
-
-
-def test_a_position_that_fp16_cannot_hold_stays_in_float(tmp_path: Path) -> None:
-    path, fields = export_random(tmp_path, TASK, type_vocab_size=0)
-    model = ir.load(path)
-    tables = [item for item in find_tables(model) if item.name == POSITIONS]
-    (large, *others) = tables[0].weights
-    tensor = model.graph.initializers[large].const_value
-    assert tensor is not None
-    changed = tensor.numpy() * np.float32(1e6)
-    model.graph.initializers[large].const_value = ir.Tensor(changed, name=large)
-    kept = store_tables(model, tables, TableForm.PACKED)
-    assert kept == dict.fromkeys(others, "fp16") and large in model.graph.initializers
-    write_model(model, tmp_path / "large.onnx")
-    assert np.isfinite(run(tmp_path / "large.onnx", feeds(fields, TASK))[0]).all()
+            emulated_model(checkpoint, PrecisionPlan(tables={name: TableRounding.NEAREST}))
 
 
 def test_a_graph_without_the_table_is_a_defect(exported: tuple[Path, dict[str, Any]]) -> None:
