@@ -129,7 +129,7 @@ TENSORRT_RTX = Backend(
     distributions=("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
     tag=b"vtrt",
     plan_file="model.rtx.plan",
-    oldest=(1, 3),
+    oldest=(1, 5),
     builds_without_gpu=True,
     install='pip install "deb-export[rtx]"',
 )

@@ -46,9 +46,18 @@ BUILT_ON = ("torch", "onnx", "onnx-ir", "onnxscript", "numpy", "onnxruntime")
 """What a build is made with."""
 
 
-def lowest() -> dict[str, str]:
-    """The lowest version allowed of each package, by name."""
-    entries = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["cpu"]]
+BESIDE = {
+    "openvino": "tests/unit/runtime/providers/test_openvino_session.py",
+    "polygraphy": "tests/unit/inputs/test_polygraphy_json.py",
+    "triton": "tests/unit/plugins/test_ptx.py",
+}
+"""What an artifact meets beside ONNX Runtime, and the tests of it."""
+
+
+def lowest(*extras: str) -> dict[str, str]:
+    """The lowest version allowed of each package, by name: what all need, and these extras."""
+    optional = PROJECT["optional-dependencies"]
+    entries = [*PROJECT["dependencies"], *(entry for extra in extras for entry in optional[extra])]
     bounds = (entry.partition(";")[0].partition(",")[0].split(">=") for entry in entries)
     return {name.strip(): version.strip() for name, version in bounds}
 
@@ -75,6 +84,18 @@ def run(inside: tuple[str, dict[str, str]], *arguments: object) -> str:
     )
     assert done.returncode == 0, f"{done.returncode}: {done.stdout[-3000:]}{done.stderr[-1500:]}"
     return done.stdout
+
+
+def complete(folder: Path) -> None:
+    """Packages that the environment lacks are those of this one."""
+    place = next(folder.glob("lib/python*/site-packages"))
+    (place / "this.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+
+
+def assert_found(inside: tuple[str, dict[str, str]], bounds: dict[str, str]) -> None:
+    versions = "import importlib.metadata as m; print(*map(m.version, __import__('sys').argv[1:]))"
+    found = dict(zip(bounds, run(inside, "-c", versions, *bounds).split(), strict=True))
+    assert all(version.startswith(bounds[name]) for name, version in found.items()), found
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +143,7 @@ def lowest_of_all(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[s
     version = {**os.environ, "PYENV_VERSION": number}
     if found is None or subprocess.run([found, "--version"], env=version, check=False).returncode:
         pytest.skip("the lowest Python is not on the path")
-    packages = [f"{name}=={bound}" for name, bound in lowest().items() if name != "torch"]
+    packages = [f"{name}=={bound}" for name, bound in lowest("cpu").items() if name != "torch"]
     return environment(tmp_path_factory.mktemp("lowest") / "venv", found, packages)
 
 
@@ -152,15 +173,11 @@ def test_the_lowest_of_all_opens_and_serves(
 @pytest.fixture
 def lowest_to_build(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """The lowest of what builds are made with; removed at the end, since PyTorch is gigabytes."""
-    bounds = lowest()
+    bounds = lowest("cpu")
     packages = [f"{name}=={bounds[name]}" for name in BUILT_ON]
     inside = environment(tmp_path / "venv", sys.executable, packages, "--no-cache-dir")
-    # Its own packages come first, then those of this environment.
-    place = next((tmp_path / "venv").glob("lib/python*/site-packages"))
-    (place / "this.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
-    versions = "import importlib.metadata as m; print(*map(m.version, __import__('sys').argv[1:]))"
-    found = dict(zip(BUILT_ON, run(inside, "-c", versions, *BUILT_ON).split(), strict=True))
-    assert all(version.startswith(bounds[name]) for name, version in found.items()), found
+    complete(tmp_path / "venv")
+    assert_found(inside, {name: bounds[name] for name in BUILT_ON})
     yield inside
     shutil.rmtree(tmp_path / "venv")
 
@@ -174,3 +191,13 @@ def test_the_lowest_of_what_builds_are_made_with(
         output, command = tmp_path / precision, ["build", folder, "--precision", precision]
         command += ["--target", "onnx", "--seq", "1,16,40", "--output", output]
         assert "parity: pass" in run(lowest_to_build, "-m", "exporter", *command)
+
+
+def test_the_lowest_of_what_an_artifact_meets(tmp_path: Path) -> None:
+    bounds = {name: lowest("openvino", "rtx", "triton")[name] for name in BESIDE}
+    packages = [f"{name}=={bound}" for name, bound in bounds.items()]
+    inside = environment(tmp_path / "venv", sys.executable, packages, "--no-deps")
+    complete(tmp_path / "venv")
+    assert_found(inside, bounds)
+    run(inside, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *BESIDE.values())
+    shutil.rmtree(tmp_path / "venv")
