@@ -70,8 +70,8 @@ def test_a_builder_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_builder_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "package_version", lambda name: "1.2.0")
-    with pytest.raises(MissingDependencyError, match=r"1\.2\.0 is too old, 1\.3 is needed"):
+    monkeypatch.setattr(backends, "package_version", lambda name: "1.4.0")
+    with pytest.raises(MissingDependencyError, match=r"1\.4\.0 is too old, 1\.5 is needed"):
         TENSORRT_RTX.check(EngineOptions())
 
 
