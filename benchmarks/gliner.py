@@ -76,7 +76,7 @@ def make_graphs(source: Path, folder: Path) -> dict[str, Path]:
     checkpoint = open_checkpoint(source)
     shape = checkpoint.shape
     if not paths["ours fp32"].exists():
-        export_onnx(checkpoint, paths["ours fp32"], external_data=True, reading="skew")
+        export_onnx(checkpoint, paths["ours fp32"], external_data=True)
     if not paths["ours int8"].exists():
         rng = random.Random(3)
         lines = [json.dumps({"text": sentence(rng).text, "choices": LABELS}) for _ in range(96)]
