@@ -168,7 +168,7 @@ def test_what_is_not_of_one_checkpoint_is_refused(
     first, target = artifacts["fp32"], tmp_path / "hub"
     assert "both are fp32" in refused(first, first, target=target)
     head = Path(shutil.copytree(artifacts["fp16"], tmp_path / "head"))
-    assert "no head gliner" in refused(changed(head, task="gliner"), target=target)
+    assert "what gliner loads" in refused(changed(head, task="gliner"), target=target)
     assert "another head" in refused(first, changed(head, task="base"), target=target)
     source = json.loads((first / "manifest.json").read_text())["source"]
     source["files"][-1]["sha256"] = "0" * 64
