@@ -100,7 +100,8 @@ def grid(batch: Any, rows: Any, spec: KernelSpec, tile: TileConfig) -> Any:
     `B` and the rows to compute are integers or symbolic expressions with `+`, `*` and `//`, and so
     is the result.
     """
-    return (rows + (tile.block_m - 1)) // tile.block_m * batch * spec.num_heads
+    # The batch first: an expression takes a number on its right only.
+    return batch * ((rows + (tile.block_m - 1)) // tile.block_m) * spec.num_heads
 
 
 def scalars(

@@ -100,7 +100,7 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Expressions]:
     yield Expressions()
 
 
-def create(**fields: Any) -> Any:
+def create(op_type: str = contract.OP_TYPE, **fields: Any) -> Any:
     """A plugin from the registry, with fields as the ONNX parser passes a node's attributes."""
     given = {"num_heads": HEADS, "scale": SCALE, "c2p": 1, "p2c": 1, **fields}
     kinds = {int: (np.int32, trt.PluginFieldType.INT32), float: (np.float32, None)}
@@ -111,9 +111,9 @@ def create(**fields: Any) -> Any:
         number, kind = kinds[type(value)]
         kind = kind or trt.PluginFieldType.FLOAT32
         made.append(trt.PluginField(name, np.array([value], number), kind))
-    creator = trt.get_plugin_registry().get_creator(contract.OP_TYPE, "1", contract.DOMAIN)
+    creator = trt.get_plugin_registry().get_creator(op_type, "1", contract.DOMAIN)
     return creator.create_plugin(
-        contract.OP_TYPE,
+        op_type,
         contract.DOMAIN,
         trt.PluginFieldCollection(made),
         trt.TensorRTPhase.BUILD,
@@ -139,12 +139,17 @@ def expressions(shapes: Sequence[tuple[int, ...]]) -> list[list[Any]]:
 
 
 def descriptions(
-    types: Sequence[Any], low: tuple[int, int], high: tuple[int, int], width: int = WIDTH
+    types: Sequence[Any],
+    low: tuple[int, int],
+    high: tuple[int, int],
+    *,
+    queries: int | None = None,
+    width: int = WIDTH,
 ) -> list[Any]:
     """Inputs and output as the builder describes them: -1 for batch and length."""
     found = []
     least, most = dims(*low, width), dims(*high, width)
-    out = [(*shape[0][:2], width // 3) for shape in (least, most)]
+    out = [(shape[0][0], queries or shape[0][1], width // 3) for shape in (least, most)]
     for kind, small, large in zip(types, [*least, out[0]], [*most, out[1]], strict=True):
         item = trt.DynamicPluginTensorDesc()
         item.min, item.opt, item.max = trt.Dims(small), trt.Dims(large), trt.Dims(large)
@@ -155,14 +160,21 @@ def descriptions(
     return found
 
 
-def launch(plugin: Any, builder: Expressions, shape: tuple[int, int], **changes: Any) -> Any:
+def launch(
+    plugin: Any,
+    builder: Expressions,
+    shape: tuple[int, int],
+    *,
+    queries: int | None = None,
+    **changes: Any,
+) -> Any:
     """Go through what the builder asks, for every tactic; a launch for each."""
     types = list({**TYPES, **changes}.values())
     assert plugin.get_output_data_types(types, RANKS) == [types[0]]
     ((*leading, width),) = plugin.get_output_shapes(expressions(dims(*shape)), [], builder)
-    assert [item.value for item in leading] == list(shape)
+    assert [item.value for item in leading] == [shape[0], queries or shape[1]]
     assert width.value == HEADS * HEAD
-    described = descriptions([*types, types[0]], (1, 1), shape)
+    described = descriptions([*types, types[0]], (1, 1), shape, queries=queries)
     combinations = plugin.get_supported_format_combinations(described, len(types))
     assert [item.type for item in combinations] == [*types, types[0]]
     assert {item.format for item in combinations} == {trt.TensorFormat.LINEAR}
@@ -184,12 +196,13 @@ class Scalars(dict[int, int]):
     nbSymExprs = 0  # noqa: N815  # the name in TensorRT
 
 
-def test_it_is_in_the_registry() -> None:
+@pytest.mark.parametrize("op_type", contract.QUERIES)
+def test_it_is_in_the_registry(op_type: str) -> None:
     registry = trt.get_plugin_registry()
-    creator = registry.get_creator(contract.OP_TYPE, "1", contract.DOMAIN)
-    assert (creator.name, creator.plugin_namespace) == (contract.OP_TYPE, contract.DOMAIN)
+    creator = registry.get_creator(op_type, "1", contract.DOMAIN)
+    assert (creator.name, creator.plugin_namespace) == (op_type, contract.DOMAIN)
     assert tuple(item.name for item in creator.field_names) == contract.ATTRIBUTES
-    definition = getattr(trtp.op.deb_export, contract.OP_TYPE)
+    definition = getattr(trtp.op.deb_export, op_type)
     assert tuple(definition.input_tensor_names) == contract.INPUTS
     assert definition.aot_impl_func is not None and definition.impl_func is None
 
@@ -207,25 +220,30 @@ def test_the_node_alone_makes_an_ahead_of_time_plugin() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 63), (5, 77), (3, 512)])
-def test_launch_grid_and_arguments(shape: tuple[int, int], builder: Expressions) -> None:
+@pytest.mark.parametrize("op_type", contract.QUERIES)
+def test_launch_grid_and_arguments(
+    op_type: str, shape: tuple[int, int], builder: Expressions
+) -> None:
     batch, length = shape
-    launches = launch(create(), builder, shape)
+    queries = contract.QUERIES[op_type]
+    rows = queries or length
+    launches = launch(create(op_type), builder, shape, queries=queries)
     assert launches
     spec = KernelSpec(HEADS, HEAD, SCALE)
     for tactic, sent, extra, entry, ptx in launches:
         tile = tile_candidates(spec, 89)[tactic - 1]
-        blocks = -(-length // tile.block_m)
+        blocks = -(-rows // tile.block_m)
         assert (sent.grid_x, sent.grid_y, sent.grid_z) == (blocks * HEADS * batch, 1, 1)
         assert (sent.block_x, sent.block_y, sent.block_z) == (32 * tile.num_warps, 1, 1)
         assert 0 <= sent.shared_mem <= MOST_SHARED_BYTES
-        assert extra.nbSymExprs == len(extra) == 4
-        assert [extra[index] for index in range(4)] == [length, SLOTS, SLOTS, TABLE]
+        sent_scalars = [extra[index] for index in range(extra.nbSymExprs)]
+        assert sent_scalars == [length, rows, SLOTS, SLOTS, TABLE]
         assert ".target sm_89" in ptx
         parameters = re.search(rf"\.entry {re.escape(entry)}\((.*?)\)", ptx, re.DOTALL)
         assert parameters is not None
         kinds = re.findall(r"\.param \.(u64|u32|b64|b32|s32)", parameters[1])
         wide = ["64" in kind for kind in kinds]
-        assert wide == [True] * 5 + [False] * 4 + [True]
+        assert wide == [True] * 5 + [False] * 5 + [True]
 
 
 def test_short_sequences_get_no_tile_that_is_longer(builder: Expressions) -> None:
@@ -303,7 +321,7 @@ def test_tactics_are_what_can_be_launched() -> None:
             place = tile_candidates(spec, capability).index(tile)
             return CompiledKernel("", "", bytes_of[place], 128)
 
-        return AttentionPlugin(trt, trtp, 90, compiled)
+        return AttentionPlugin(trt, trtp, 90, compile=compiled)
 
     assert compile_as(sizes).tactics(spec, 512) == list(range(2, count + 1))
     assert compile_as(sizes[1:] * 2).tactics(spec, 512) == list(range(1, count + 1))
