@@ -125,7 +125,8 @@ class ScaleTable:
         if self.model_hash != model_hash:
             raise CalibrationError(
                 f"{where}: the scale table of another model ({self.model_hash[:12]}…; this one is "
-                f"{model_hash[:12]}…); calibrate again, or name the checkpoint that it was made of"
+                f"{model_hash[:12]}…); calibrate again, or name the checkpoint, and give the "
+                "--task and --last-layer, that it was made of"
             )
 
     def warnings(self) -> tuple[str, ...]:

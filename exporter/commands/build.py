@@ -47,6 +47,8 @@ from exporter.progress import ProgressLine
         "JSONL.  [default: the demo's]",
         "--external-data/--no-external-data": "Weights in a file beside the graph.  [default: "
         "above 1 GiB]",
+        "--last-layer full|first": "Tokens to compute of the last layer.  first is for "
+        "heads that read no other.  [default: full]",
         "--plain": "Write the graph a second time, as model.plain.onnx with no function in it, for "
         "tools that read none.",
         "--force": "Replace an existing artifact folder.",

@@ -214,7 +214,7 @@ def make_model(
                 module.attend = fused
     if last_layer == "first":
         if last_layer_of(task) != "first":
-            raise InputError(f"{task} reads every token of the last layer, not the first alone")
+            raise InputError(f"--last-layer first: {task} reads every token of the last layer")
         encoder_of(model).keep_first()
     return model
 

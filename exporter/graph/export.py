@@ -36,7 +36,7 @@ def export_onnx(
     external_data: bool | None = None,
     metadata: dict[str, str] | None = None,
     reading: Reading = "gather",
-    last_layer: LastLayer | None = None,
+    last_layer: LastLayer = "full",
     progress: Progress = silent,
 ) -> GraphSummary:
     """Export a checkpoint to a portable fp32 graph with dynamic batch and length.
@@ -47,7 +47,7 @@ def export_onnx(
         external_data: whether weights go to `<path>.data`; by default, when they exceed 1 GiB.
         metadata: entries to add to the model's metadata, such as the hash of the vocabulary.
         reading: how the attention's body reads position terms; both are right for every length.
-        last_layer: what is computed of the last layer; None for what the head reads.
+        last_layer: what is computed of the last layer, see `exporter.model.task.LastLayer`.
 
     Raises:
         InputError: a weight file is broken or holds NaN, or the head reads more of the last layer.
@@ -55,7 +55,7 @@ def export_onnx(
     """
     progress("tracing")
     config = checkpoint.config
-    form = export_form(checkpoint, last_layer or "full")
+    form = export_form(checkpoint, last_layer)
     model = trace(form, checkpoint.shape)
     layers = config.num_hidden_layers
     share_weights(model, checkpoint.sources)

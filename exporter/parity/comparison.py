@@ -16,7 +16,7 @@ from exporter.errors import InputError, RunError
 from exporter.graph.hidden_states import layer_names
 from exporter.inputs.cases import DataSet, ParityCase
 from exporter.metrics.answers import Answers, answers_of
-from exporter.metrics.decisions import Decided, Decision, decision_of
+from exporter.metrics.decisions import Bools, Decided, Decision, Ints, decision_of
 from exporter.metrics.error_spread import Errors, ErrorSpread
 from exporter.metrics.figures import (
     Figures,
@@ -31,7 +31,7 @@ from exporter.metrics.figures import (
 from exporter.metrics.gliner_answers import found_spans
 from exporter.metrics.tally import Tally, merge, tally
 from exporter.model.model_shape import ModelShape
-from exporter.model.task import Task
+from exporter.model.task import Task, last_layer_of
 from exporter.parity.result import CaseResult
 from exporter.parity.runners import Layers, Observation, Runner
 from exporter.parity.side import Side
@@ -194,16 +194,22 @@ def _common_layers(reference: Layers, candidate: Layers) -> Layers:
 def _observe(runner: Runner, shape: ModelShape, batch: Batch) -> Observation:
     """Run a batch; of the hidden states only valid tokens are kept, `(tokens, E)` each."""
     found = runner.observe(batch.case.feeds, batch.layers)
-    return Observation(
-        {name: found.outputs[name] for name in shape.outputs},
-        [rows_of(Task.BASE, layer, _token_mask(batch.case)).values for layer in found.layers],
-        found.seconds,
-    )
+    mask = _token_mask(batch.case)
+    layers = [rows_of(Task.BASE, layer, mask[:, : layer.shape[1]]).values for layer in found.layers]
+    outputs = {name: found.outputs[name] for name in shape.outputs}
+    return Observation(outputs, layers, found.seconds)
 
 
-def _token_mask(case: ParityCase) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _token_mask(case: ParityCase) -> Bools:
     """The mask of hidden states: `(B, S)`, or `(B * C, S)` for multiple choice."""
     return case.mask.reshape(-1, case.shape[-1])
+
+
+def _places(mask: Bools, count: int) -> tuple[Ints, Ints]:
+    """Row and position of so many tokens of a hidden state: those that count, or the first ones."""
+    row, position = np.nonzero(mask)
+    held = position >= 0 if count == len(row) else position == 0
+    return row[held], position[held]
 
 
 def _names(entry: Observation) -> tuple[str, ...]:
@@ -216,8 +222,8 @@ def _rows(shape: ModelShape, case: ParityCase, entry: Observation) -> Iterator[t
         if values.shape == shape.output_shape_of(case.feeds):
             yield name, rows_of(shape.task, values, shape.counted(case.feeds))
     mask = _token_mask(case)
-    row, position = np.nonzero(mask)
     for name, values in zip(_names(entry), entry.layers, strict=True):
+        row, position = _places(mask, len(values))
         yield name, Rows(values, None, row // (len(mask) // case.shape[0]), position)
 
 
@@ -293,10 +299,19 @@ class _Measurer:
         found: dict[str, Figures] = {}
         mask = _token_mask(batch.case)
         wanted = (*mask.shape, self.reference.shape.hidden_size)
+        first = (len(mask), 1, wanted[2])
+        one_row = last_layer_of(self.reference.shape.task) == "first"
         for name, values in zip(self.layers.names, actual.layers, strict=True):
-            if values.shape != wanted:
+            last = name == self.layers.names[-1]
+            if values.shape != wanted and not (one_row and last and values.shape == first):
                 return {}, f"{name} is of shape {values.shape}; expected {wanted}"
             ours, scale = rows[name], self.reference.scales[name]
-            other = Rows(values[mask], None, ours.example, ours.position)
+            row, position = _places(mask, len(ours.values))
+            if (both := position < values.shape[1]).all():
+                other = Rows(values[row, position], None, ours.example, position)
+            else:  # the first tokens alone are there
+                places = (ours.example[both], position[both])
+                ours = Rows(ours.values[both], None, *places)
+                other = Rows(values[row[both], position[both]], None, *places)
             found[name] = measure(ours, other, scale, Decision.NONE)
         return found, None

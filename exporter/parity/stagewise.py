@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from exporter.deberta.checkpoint import Checkpoint
 
 Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
 
 STAGE_BYTES = 1 << 29
 """Values of all stages that are kept between the graph's run and the model's: 512 MiB."""
@@ -130,8 +131,9 @@ class _Sums:
 
     def figures(self, name: str, step: str) -> StageFigures:
         rms = np.sqrt(self.errors / self.squares) if self.squares else float(self.errors > 0)
-        off = float(np.sum(self.off)) / (self.tokens * self.width)
-        channel = float(np.max(self.off)) / self.tokens
+        tokens = max(1, self.tokens)  # none where the first token of each text is padding
+        off = float(np.sum(self.off)) / (tokens * max(1, self.width))
+        channel = float(np.max(self.off)) / tokens
         return StageFigures(name, self.tokens, float(rms), off, channel, step)
 
 
@@ -148,10 +150,12 @@ def stage_names(checkpoint: Checkpoint) -> tuple[str, ...]:
 @dataclass(frozen=True, eq=False)
 class StageValues:
     """What a graph gave for one batch: `(tokens, W)` by stage, of valid tokens alone, and outputs
-    by name, as the graph gives them, with what of them is no padding."""
+    by name, as the graph gives them, with what of them is no padding. `masks` are bool `(B, S)`,
+    the tokens of each stage: of the last layer it may be the first of each text."""
 
     case: ParityCase
     stages: Mapping[str, Floats]
+    masks: Mapping[str, Bools]
     outputs: Mapping[str, Floats]
     counted: NDArray[np.bool_]
 
@@ -221,9 +225,12 @@ def run_stages(
         outputs = run_graph(path, session, [*values, *shape.outputs], feeds)
         arrays = [np.asarray(array, np.float32) for array in outputs]
         mask = case.mask.reshape(-1, case.shape[-1])
-        taken = {s.name: array[mask] for s, array in zip(stages, arrays, strict=False)}
+        taken, masks = {}, {}
+        for stage, array in zip(stages, arrays, strict=False):
+            taken[stage.name] = array[mask[:, : array.shape[1]]]
+            masks[stage.name] = mask & (np.arange(mask.shape[1]) < array.shape[1])
         given = dict(zip(shape.outputs, arrays[len(stages) :], strict=True))
-        found.append(StageValues(case, taken, given, shape.counted(case.feeds)))
+        found.append(StageValues(case, taken, masks, given, shape.counted(case.feeds)))
     return tuple(found)
 
 
@@ -264,7 +271,6 @@ def _judge_batch(
     import torch
 
     feeds = item.case.feeds
-    mask = torch.from_numpy(item.case.mask.reshape(-1, item.case.shape[-1]))
 
     def hook(name: str) -> Any:
         def compare(module: object, inputs: object, output: torch.Tensor) -> torch.Tensor:
@@ -272,6 +278,7 @@ def _judge_batch(
             actual = item.stages.get(name)
             if actual is None:
                 return output
+            mask = torch.from_numpy(item.masks[name])
             sums[name].add(output[mask].numpy(), actual)
             replaced = torch.zeros_like(output)
             replaced[mask] = torch.from_numpy(actual)

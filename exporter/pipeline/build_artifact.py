@@ -28,6 +28,7 @@ from exporter.environment import environment, tool_name
 from exporter.errors import MissingDependencyError
 from exporter.inputs.cases import DataSet
 from exporter.model.profile import ShapeProfile, profiles_for
+from exporter.model.task import LastLayer
 from exporter.parity.check import check_sides
 from exporter.parity.limits import limits_for
 from exporter.parity.recorded import RECORD_FILE, Recorder
@@ -83,6 +84,7 @@ def build_and_judge(
         with _timed(seconds, "read"):
             progress("reading the checkpoint")
             source = open_source(config)
+            last_layer = config.last_layer or "full"
             if source.shape.gliner is not None:
                 targets = without_engines(targets, NO_GLINER_ENGINE)
             texts = open_texts(source, config)
@@ -100,7 +102,9 @@ def build_and_judge(
             external_data = config.external_data if exact == path else True
             only_graph = not targets.backends
             source.write_files(writer)
-            graph = _export(source, writer.folder, exact, external_data, only_graph, progress)
+            graph = _export(
+                source, writer.folder, exact, external_data, only_graph, last_layer, progress
+            )
 
         if exact != path:
             with _timed(seconds, "precision"):
@@ -145,6 +149,7 @@ def _export(
     path: Path,
     external_data: bool | None,
     only_graph: bool,
+    last_layer: LastLayer,
     progress: Progress,
 ) -> Converted:
     """Write the fp32 graph, with the hash of the vocabulary in `folder` that its ids belong to."""
@@ -163,9 +168,10 @@ def _export(
         metadata=metadata,
         # Measured on CPUs alone: what may become an engine keeps the form known from engines.
         reading="skew" if short and only_graph else "gather",
+        last_layer=last_layer,
         progress=lambda message: progress(f"graph: {message}"),
     )
-    return Converted(summary, {})
+    return Converted(summary, {"last_layer": last_layer})
 
 
 def _to_precision(
@@ -187,19 +193,22 @@ def _to_precision(
         half = config.quantization.rest
         last = half == "fp32"
         target = path if last else exact.with_name("quantized.onnx")
-        graph = quantized.convert_file(
+        made = quantized.convert_file(
             exact,
             target,
             path.with_name(TABLE_FILE),
             source.shape,
             texts.quantization,
-            model_hash=quantized.model_hash_of(source.shape.task.value, files),
+            model_hash=quantized.model_hash_of(
+                source.shape.task.value, files, graph.facts["last_layer"]
+            ),
             previous=config.output_folder,
             form=TableForm.INT8 if only_graph else TableForm.PACKED,
             judged=[case.feeds for item in texts.data_sets for case in item.cases],
             external_data=config.external_data if last else True,
             progress=progress,
         )
+        graph = replace(made, facts={**graph.facts, **made.facts})
         if last:
             return graph
         exact = target

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, get_args, overload
 
 from exporter.artifact.engine_record import EngineOptions
 from exporter.artifact.files import usable_path
 from exporter.errors import InputError
 from exporter.model.profile import Range, ShapeProfile
-from exporter.model.task import Task
+from exporter.model.task import LastLayer, Task
 from exporter.precision.quantized.quantization_options import QuantizationOptions
 
 QUANTIZED_PRECISIONS = ("int8", "fp8")
@@ -59,6 +59,14 @@ def _task(value: Task | str) -> Task:
         raise InputError(f"--task {value!r}: unknown; choose from {known}") from None
 
 
+def _last_layer(value: str) -> LastLayer:
+    """What of the last layer `value` names."""
+    if value not in get_args(LastLayer):
+        known = " and ".join(get_args(LastLayer))
+        raise InputError(f"--last-layer {value!r}: unknown; there are {known}")
+    return cast("LastLayer", value)
+
+
 @dataclass(frozen=True)
 class BuildConfig:
     """Options of one build. All are checked here, before any work starts.
@@ -80,6 +88,8 @@ class BuildConfig:
         calibration_data: texts that show the values in the model, which decide what fp16 can hold
             and the scales of int8; text or JSONL, see docs/calibration.md. None takes the demo's.
         external_data: weights in `model.onnx.data`; None puts them there above 1 GiB.
+        last_layer: what is computed of the last layer, "full", as for None, or the "first"
+            token alone.
         plain: write the graph a second time with no function in it, for tools that read none.
         force: replace an existing artifact folder.
         revision: of a model on the hub: branch, tag or commit; None is its default branch.
@@ -104,6 +114,7 @@ class BuildConfig:
     calibration_data: Kind[Path | str, Path] = Kind(usable_path)
     external_data: bool | None = None
     plain: bool = False
+    last_layer: Kind[LastLayer | str, LastLayer] = Kind(_last_layer)
     force: bool = False
     revision: str | None = None
     quantization: QuantizationOptions = field(default=QuantizationOptions())

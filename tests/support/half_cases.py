@@ -51,7 +51,7 @@ class Case:
 
 
 def attention_nodes(model: ir.Model) -> list[ir.Node]:
-    return [node for node in model.graph if node.op_type == contract.OP_TYPE]
+    return [node for node in model.graph if node.op_type in contract.QUERIES]
 
 
 def floats(node: ir.Node) -> Iterator[ir.DataType]:

@@ -32,9 +32,11 @@ class SharedTraces:
     def trace(self, form: ExportForm, shape: ModelShape) -> ir.Model:
         """As the real one, with the tensors of this form."""
         modules = form.model.modules()
-        attention = next(item for item in modules if isinstance(item, PackedSelfAttention))
+        attention = [item for item in modules if isinstance(item, PackedSelfAttention)]
+        queries = [item.queries for item in attention]
         shapes = {name: list(value.shape) for name, value in form.model.state_dict().items()}
-        key = json.dumps([attention.config.to_dict(), repr(shape), shapes], sort_keys=True)
+        config = attention[0].config.to_dict()
+        key = json.dumps([config, queries, repr(shape), shapes], sort_keys=True)
         if key not in self._kept:
             self._kept[key] = self._trace(form, shape)
         model = self._kept[key].clone()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.graph.export import export_onnx
 from exporter.graph.write import write_model
-from exporter.model.task import Task
+from exporter.model.task import LastLayer, Task
 from exporter.runtime.providers.onnx_session import EXACT_INTEGERS
 from support.random_models import random_config, random_inputs, random_model
 
@@ -39,7 +39,11 @@ SMALL: dict[str, Any] = {
 
 
 def export_random(
-    folder: Path, task: Task = Task.SEQUENCE_CLASSIFICATION, seed: int = 3, **changes: Any
+    folder: Path,
+    task: Task = Task.SEQUENCE_CLASSIFICATION,
+    seed: int = 3,
+    last_layer: LastLayer = "full",
+    **changes: Any,
 ) -> tuple[Path, dict[str, Any]]:
     """Export a random model; the path of the graph and the fields of its configuration."""
     fields, _ = random_config(seed)
@@ -49,7 +53,7 @@ def export_random(
     torch.manual_seed(seed)
     random_model(fields, task, seed).save_pretrained(folder)
     path = folder / "model.onnx"
-    export_onnx(open_checkpoint(folder, task), path)
+    export_onnx(open_checkpoint(folder, task), path, last_layer=last_layer)
     return path, fields
 
 
@@ -95,7 +99,8 @@ def values_of(
     inputs: Feeds,
     options: onnxruntime.SessionOptions | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """Values inside a graph, valid positions only: `(tokens, channels)`."""
+    """Values inside a graph, valid positions only, or the first of each text where there is no
+    other: `(tokens, channels)`."""
     proto = onnx.load(str(path))
     for name in names:
         proto.graph.output.append(onnx.ValueInfoProto(name=name))
@@ -105,6 +110,6 @@ def values_of(
     )
     mask = inputs["attention_mask"].astype(bool)
     return {
-        name: value.reshape(*mask.shape, -1)[mask]
+        name: value[mask[:, : value.shape[1]]]
         for name, value in zip(names, session.run(names, inputs), strict=True)
     }

@@ -34,7 +34,8 @@ class Fault:
         name: of the fault.
         plant: plants it into a layer of a graph.
         stages: the stages that may be named first, without their layer; of other places, whole.
-        needs: what a graph must have for it: "scales", "whole numbers", "convolution" or nothing.
+        needs: what a graph must have for it: "scales", "whole numbers", "convolution", a layer of
+            "one row" or nothing.
     """
 
     name: str
@@ -88,9 +89,10 @@ class Graph:
                 return users[0]
             name = users[0].output[0]
 
-    def body(self) -> onnx.FunctionProto:
+    def body(self, layer: int) -> onnx.FunctionProto:
+        """The function of a layer's operator."""
         functions: list[onnx.FunctionProto] = list(self.model.functions)
-        return next(item for item in functions if item.name == contract.OP_TYPE)
+        return next(item for item in functions if item.name == self.attention(layer).op_type)
 
     def private(self, node: NodeProto, index: int) -> TensorProto:
         """An initializer that several nodes read, as a copy for this one."""
@@ -128,12 +130,15 @@ def write(tensor: TensorProto, array: Array) -> None:
 
 def _slot(distance: int) -> Callable[[Graph, int], None]:
     def plant(graph: Graph, layer: int) -> None:
-        tensor = graph.private(graph.attention(layer), 3)
+        node = graph.attention(layer)
+        tensor = graph.private(node, 3)
         slots = read(tensor)
         middle = len(slots) // 2
         if distance > middle:
             raise NotHereError("so long a distance")
-        slots[middle + distance] += 1 if slots[middle + distance] < slots.max() else -1
+        # The first query has no key before it.
+        place = middle - distance if node.op_type == contract.FIRST_OP_TYPE else middle + distance
+        slots[place] += 1 if slots[place] < slots.max() else -1
         write(tensor, slots)
 
     return plant
@@ -377,8 +382,8 @@ def _position_twice(graph: Graph, layer: int) -> None:
 
 
 def _scale(graph: Graph, layer: int) -> None:
-    """In the body that all layers share: every layer is wrong, the first one is named."""
-    for node in graph.body().node:
+    """In the body that layers share: every one of them is wrong, the first one is named."""
+    for node in graph.body(layer).node:
         for item in node.attribute:
             if item.name == "value" and item.t.data_type == TensorProto.FLOAT:
                 value = numpy_helper.to_array(item.t)
@@ -386,6 +391,20 @@ def _scale(graph: Graph, layer: int) -> None:
                     write(item.t, value * np.float32(np.sqrt(1.5)))
                     return
     raise NotHereError("the scale")
+
+
+def _second_row(graph: Graph, layer: int) -> None:
+    """The residual of the one row is that of the second token."""
+    producers = {name: node for node in graph.nodes for name in node.output}
+    norm = graph.reading(layer, "attention.output.LayerNorm.bias")
+    (sum_,) = (n for n in graph.nodes if norm.input[0] in n.output)
+    for name in sum_.input:
+        node = producers[name]
+        if node.op_type == "Unsqueeze" and producers[node.input[0]].op_type == "Gather":
+            index = producers[producers[node.input[0]].input[1]]
+            write(index.attribute[0].t, read(index.attribute[0].t) + 1)
+            return
+    raise NotHereError("a layer of one row")
 
 
 def _exchange(graph: Graph, layer: int) -> None:
@@ -430,6 +449,7 @@ FAULTS = (
     Fault("a head's values x 1.1", _head_scale, ("qkv",)),
     Fault("a square matrix transposed", _transposed, ("attention",)),
     Fault("residual dropped", _residual, ("output",)),
+    Fault("residual of the second token", _second_row, ("attention",), "one row"),
     Fault("GELU in its tanh form", _tanh_gelu, ("intermediate",)),
     Fault("epsilon of 1e-3", _epsilon(1e-3), ("output",)),
     Fault("convolution shifted by one", _shifted_convolution, ("convolution",), "convolution"),
@@ -450,8 +470,10 @@ def planted(model: ModelProto, fault: Fault, layer: int, heads: int) -> ModelPro
     return changed
 
 
-def has(precision: str, needs: str, *, convolution: bool) -> bool:
-    """Whether a graph of a precision has what a fault needs."""
+def has(precision: str, needs: str, *, convolution: bool, one_row: bool = False) -> bool:
+    """Whether a graph of a precision, or its layer, has what a fault needs."""
     if needs == "convolution":
         return convolution
+    if needs == "one row":
+        return one_row
     return not needs or precision == "int8" or (needs == "scales" and precision == "fp8")

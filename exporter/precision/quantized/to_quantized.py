@@ -17,6 +17,7 @@ from exporter.artifact.files import FileRecord
 from exporter.errors import InputError
 from exporter.inputs.text_files import calibration_errors
 from exporter.model.model_shape import ModelShape
+from exporter.model.task import LastLayer
 from exporter.precision.converted import Converted
 from exporter.precision.quantized.quantization_input import QuantizationInput
 from exporter.precision.quantized.quantization_options import QuantizationOptions
@@ -98,9 +99,12 @@ def convert_file(
     return Converted(made.summary, {"quantization": facts}, problems, (str(found),))
 
 
-def model_hash_of(task: str, files: Sequence[FileRecord]) -> str:
-    """Identity of a model: of the bytes of its checkpoint, whatever folder they lie in."""
+def model_hash_of(task: str, files: Sequence[FileRecord], last_layer: LastLayer = "full") -> str:
+    """Identity of a model: of the bytes of its checkpoint, whatever folder they lie in, and of
+    what is computed of its last layer, whose ranges are of those tokens."""
     digest = hashlib.sha256(task.encode())
+    if last_layer != "full":
+        digest.update(f"\nlast layer: {last_layer}".encode())
     for item in sorted(files, key=lambda item: item.path):
         digest.update(f"\n{item.path} {item.sha256}".encode())
     return digest.hexdigest()

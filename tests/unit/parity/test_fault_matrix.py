@@ -7,6 +7,7 @@ that it sits in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from exporter.cli import main
 from exporter.demo import checkpoint_folder
 from exporter.errors import InputError
 from exporter.pipeline.config import PRECISIONS
-from tools.fault_matrix.faults import FAULTS, Fault, has
+from tools.fault_matrix.faults import FAULTS, Fault, NotHereError, has
 from tools.fault_matrix.judge import LAYER, Judged, build_judged
 
 pytestmark = pytest.mark.usefixtures("shared_traces")
@@ -89,6 +90,24 @@ def test_a_fault_is_seen_where_it_sits(
     assert found, fault.name
     layers = {f"layer {index} {stage}" for index in (0, LAYER) for stage in fault.stages}
     assert found[0].partition(":")[0] in {*fault.stages, *layers}, found
+
+
+@pytest.mark.parametrize(
+    "precision", [pytest.param(p, marks=() if p in FAST else pytest.mark.slow) for p in PRECISIONS]
+)
+def test_faults_in_a_last_layer_of_one_row(precision: str, honest: Honest, tmp_path: Path) -> None:
+    right, path, seen = honest("demo", precision), tmp_path / "faulty.onnx", 0
+    for fault in FAULTS:
+        if not has(precision, fault.needs, convolution=False, one_row=True):
+            continue
+        with suppress(NotHereError, InputError):  # or the runtime itself refuses it
+            right.write_faulty(fault, path, right.last)
+            found = failures(right, path)
+            assert found, fault.name
+            stages = {f"layer {right.last} {stage}" for stage in fault.stages}
+            assert found[0].partition(":")[0] in {*fault.stages, *stages}, (fault.name, found)
+            seen += 1
+    assert seen >= 25
 
 
 @pytest.mark.parametrize("name", ["bias zero: intermediate", "a wrong slot at distance 20"])

@@ -64,9 +64,7 @@ def weight(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
 
 def attention(model: onnx.ModelProto, layer: int) -> tuple[int, onnx.NodeProto]:
     found = [
-        (index, node)
-        for index, node in enumerate(model.graph.node)
-        if node.op_type == "DisentangledAttention"
+        (index, node) for index, node in enumerate(model.graph.node) if node.domain == "deb_export"
     ]
     return found[layer]
 

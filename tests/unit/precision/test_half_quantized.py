@@ -84,7 +84,7 @@ def test_the_rest_is_half_and_the_scales_are_fp32(
         seen[node.op_type] += 1
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             assert types == {ir.DataType.FLOAT, number.dtype}, node.name
-        if node.op_type == "DisentangledAttention":
+        if node.domain == "deb_export":
             assert kind in types and ir.DataType.FLOAT not in types
         if node.op_type == "MatMul":
             restored = node.inputs[1]

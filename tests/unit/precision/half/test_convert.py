@@ -61,7 +61,7 @@ def test_types_are_explicit_and_where_they_should_be(
         assert len(kinds) <= 1 or node.op_type in ("Cast", "CastLike"), node.name
         if node.op_type in ("LayerNormalization", "Softmax", "Add", "Sqrt", "Erf", "Gelu"):
             assert kinds == {ir.DataType.FLOAT}, node.name
-        if node.op_type == contract.OP_TYPE:
+        if node.op_type in contract.QUERIES:
             assert kinds == {half}, node.name
     products = [node for kind in PRODUCTS for node in nodes[kind]]
     wide = [node for node in products if half not in floats(node)]
