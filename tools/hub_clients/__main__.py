@@ -182,11 +182,11 @@ def main() -> int:
     parser.add_argument("--python", type=Path, action="append", default=[])
     parser.add_argument("--head", action="append", choices=[head.name for head in HEADS])
     arguments = parser.parse_args()
-    script = str(HERE / "optimum_client.py")
+    script = str(HERE / "peers" / "optimum_client.py")
     clients: list[tuple[list[str], Path | None]] = []
     clients += [([str(python), script], None) for python in arguments.python]
     if arguments.node is not None:
-        clients.append((["node", str(HERE / "transformers_js.mjs")], arguments.node))
+        clients.append((["node", str(HERE / "peers" / "transformers_js.mjs")], arguments.node))
     bad = False
     for head in (item for item in HEADS if item.name in (arguments.head or [item.name])):
         with tempfile.TemporaryDirectory() as place:
