@@ -219,9 +219,14 @@ def make_model(
     return model
 
 
-def encoder_of(model: nn.Module) -> Encoder:
-    """The encoder of a model that `make_model` made; TypeError when something else made it."""
+def base_of(model: nn.Module) -> DebertaModel:
+    """What the head of a model reads; TypeError for a model that `make_model` did not make."""
     base = model.deberta if isinstance(model, (ModelWithHead, Gliner)) else model
     if not isinstance(base, DebertaModel):
         raise TypeError(f"not a model of this package: {type(model).__name__}")
-    return base.encoder
+    return base
+
+
+def encoder_of(model: nn.Module) -> Encoder:
+    """The encoder of a model that `make_model` made; TypeError when something else made it."""
+    return base_of(model).encoder

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from exporter.errors import InputError
-from exporter.model.model_shape import ModelShape
+
+if TYPE_CHECKING:  # a command line starts without numpy
+    from exporter.model.model_shape import ModelShape
 
 
 @dataclass(frozen=True)

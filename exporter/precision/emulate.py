@@ -17,8 +17,8 @@ from calibration.error_feedback import ErrorFeedback, reader_metric
 from calibration.formats import NumberFormat
 from calibration.tables import TableRounding, quantized_rows, row_scale
 from exporter.deberta.checkpoint import Checkpoint, load_model
-from exporter.deberta.heads import ModelWithHead, encoder_of
-from exporter.deberta.modeling import DebertaModel, Layer, SelfAttention
+from exporter.deberta.heads import base_of, encoder_of
+from exporter.deberta.modeling import Layer, SelfAttention
 from exporter.precision.precision_plan import HalfArithmetic, PrecisionPlan, SitePlan
 
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -107,8 +107,7 @@ def _store_tables(
 
 def _feedback(model: nn.Module) -> ErrorFeedback:
     """What `calibration.tables.word_feedback` has of a graph."""
-    base = model.deberta if isinstance(model, ModelWithHead) else model
-    assert isinstance(base, DebertaModel)
+    base = base_of(model)
     embeddings, layer = base.embeddings, base.encoder.layer[0]
     assert isinstance(layer, Layer)
     attention, before = layer.attention.self, embeddings.embed_proj

@@ -38,7 +38,7 @@ from exporter.runtime.runtime_options import RuntimeOptions
 pytestmark = pytest.mark.usefixtures("shared_traces")
 
 MakeArtifact = Callable[[str], Path]
-ONE = RuntimeOptions(threads=1)
+ONE = RuntimeOptions(threads=1, attention_kernel="body")
 QUICK: dict[str, Any] = {"rounds": 3, "warmup": 1, "options": ONE}
 
 

@@ -264,7 +264,7 @@ def test_the_command_line_writes_it(
     assert "given.onnx: exists; choose another name" in capsys.readouterr().err
     assert main(["package", str(folder), "--plain", str(tmp_path / "no" / "x.onnx")]) == 2
     assert main(["package", str(folder)]) == 2
-    assert "give --triton DIR or --plain FILE" in capsys.readouterr().err
+    assert "give --triton DIR, --plain FILE or --hub DIR" in capsys.readouterr().err
 
     def full(source: Path, path: Path) -> None:
         path.write_bytes(b"begun")
