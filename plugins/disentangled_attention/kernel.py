@@ -184,22 +184,24 @@ def _key_range(mask, length, BLOCK: tl.constexpr):
 
 
 # One kernel for all shapes, as TensorRT's plugin has it: lengths are not compiled in.
-@triton.jit(do_not_specialize=("length", "rows", "key_slots", "query_slots", "table_length"))
+@triton.jit(do_not_specialize=("length", "key_slots", "query_slots", "table_length"))
 def disentangled_attention_kernel(
     qkv, pos_key, pos_query, slots, mask,
-    length, rows, key_slots, query_slots, table_length,
+    length, key_slots, query_slots, table_length,
     context,
     H: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, SCALE: tl.constexpr,
-    C2P: tl.constexpr, P2C: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    FAR_N: tl.constexpr, PRECISION: tl.constexpr,
+    C2P: tl.constexpr, P2C: tl.constexpr, QUERIES: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, FAR_N: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """`contract.py`'s operator: inputs, int32 scalars, output, in the order TensorRT passes them.
 
-    One-dimensional grid of `cdiv(rows, BLOCK_M) * H * B` programs. `length` is `S`; `rows` are the
-    leading ones that are computed, `S` or fewer, and all that `context` has; `key_slots` and
+    One-dimensional grid of `cdiv(rows, BLOCK_M) * H * B` programs. `length` is `S`; the first
+    `QUERIES` rows are computed, or all for 0, and are all that `context` has; `key_slots` and
     `query_slots` are the second dimensions of `pos_key` and `pos_query`; `table_length` is
     `2 * P + 1`. `mask` points to int32, or to bytes for a bool tensor. `SCALE` is the contract's.
     """
+    # As an argument of the launch it costs registers, and a tile of SM 120 spills.
+    rows = tl.minimum(length, QUERIES) if QUERIES else length
     row_blocks = tl.cdiv(rows, BLOCK_M)
     program = tl.program_id(0)
     first_row = (program % row_blocks) * BLOCK_M

@@ -13,7 +13,7 @@ from typing import Any
 DTYPES = ("float32", "float16", "bfloat16")
 MASK_DTYPES = ("int32", "bool")
 
-SCALARS = ("length", "rows", "key_slots", "query_slots", "table_length")
+SCALARS = ("length", "key_slots", "query_slots", "table_length")
 MAX_HEAD_SIZE = 256
 
 
@@ -21,7 +21,7 @@ MAX_HEAD_SIZE = 256
 class KernelSpec:
     """What is fixed when the kernel is compiled; batch, length and slots are not.
 
-    Raises ValueError for a type, a head count or a head size that the kernel does not have.
+    Raises ValueError for a type, a head count, a head size or rows that the kernel does not have.
     """
 
     num_heads: int
@@ -32,6 +32,8 @@ class KernelSpec:
     dtype: str = "float16"
     """Storage of `qkv`, `pos_key`, `pos_query` and `context`; sums are in float32."""
     mask_dtype: str = "int32"
+    queries: int | None = None
+    """Leading rows that are computed; None for all."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -40,6 +42,8 @@ class KernelSpec:
             raise ValueError(f"mask is {self.mask_dtype!r}; the kernel has int32 and bool")
         if self.num_heads < 1:
             raise ValueError(f"num_heads is {self.num_heads}; it must be at least 1")
+        if self.queries is not None and self.queries < 1:
+            raise ValueError(f"queries is {self.queries}; it must be at least 1, or None for all")
         if not 1 <= self.head_size <= MAX_HEAD_SIZE:
             size, most = self.head_size, MAX_HEAD_SIZE
             raise ValueError(f"head size is {size}; the kernel takes 1 to {most}")
@@ -86,6 +90,7 @@ def constants(spec: KernelSpec, tile: TileConfig) -> dict[str, Any]:
         "SCALE": spec.scale,
         "C2P": spec.c2p,
         "P2C": spec.p2c,
+        "QUERIES": spec.queries or 0,
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
         "FAR_N": tile.far_n,
@@ -104,15 +109,12 @@ def grid(batch: Any, rows: Any, spec: KernelSpec, tile: TileConfig) -> Any:
     return batch * ((rows + (tile.block_m - 1)) // tile.block_m) * spec.num_heads
 
 
-def scalars(
-    length: Any, rows: Any, key_slots: Any, query_slots: Any, table_length: Any
-) -> tuple[Any, ...]:
+def scalars(length: Any, key_slots: Any, query_slots: Any, table_length: Any) -> tuple[Any, ...]:
     """The int32 arguments between inputs and output, in the order of `SCALARS`.
 
-    `S`, how many of its rows are computed, the second dimensions of `pos_key` and `pos_query`, and
-    `2 * P + 1`, the length of `slots`.
+    `S`, the second dimensions of `pos_key` and `pos_query`, and `2 * P + 1`, the length of `slots`.
     """
-    return (length, rows, key_slots, query_slots, table_length)
+    return (length, key_slots, query_slots, table_length)
 
 
 def head_size_of(width: int, num_heads: int) -> int:

@@ -144,7 +144,7 @@ class AttentionPlugin:
         launch.block_x = kernel.threads
         launch.shared_mem = kernel.shared_bytes
         tables = (node.pos_key.shape_expr[1], node.pos_query.shape_expr[1])
-        values = scalars(length, self._rows(length), *tables, node.slots.shape_expr[0])
+        values = scalars(length, *tables, node.slots.shape_expr[0])
         extra = self.trtp.SymIntExprs(len(values))
         for index, value in enumerate(values):
             extra[index] = self.trtp.SymInt32(value)
@@ -211,7 +211,7 @@ class AttentionPlugin:
         size = head_size_of(node.qkv.shape[2], node.num_heads)
         dtype, mask = _FLOATS[node.qkv.dtype.name][1], _MASKS[node.mask.dtype.name][1]
         terms = (bool(node.c2p), bool(node.p2c))
-        return KernelSpec(node.num_heads, size, node.scale, *terms, dtype, mask)
+        return KernelSpec(node.num_heads, size, node.scale, *terms, dtype, mask, self.queries)
 
 
 def _longest(shape: Any) -> int:

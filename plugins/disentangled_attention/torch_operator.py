@@ -37,9 +37,9 @@ _NAMES = (*contract.INPUTS, *contract.ATTRIBUTES, "queries")
 def _operator(*operands: Any) -> Tensor:
     named = _named(operands)
     spec = operator_spec(**named)
-    qkv, queries = named["qkv"], named.get("queries")
-    tile = tile_for(spec, _capability(qkv.device.index), _rows(qkv, queries))
-    return launch(*operands[: len(contract.INPUTS)], spec=spec, tile=tile, queries=queries)
+    qkv = named["qkv"]
+    tile = tile_for(spec, _capability(qkv.device.index), _rows(qkv, spec.queries))
+    return launch(*operands[: len(contract.INPUTS)], spec=spec, tile=tile)
 
 
 @_operator.register_kernel("cpu")
@@ -92,8 +92,6 @@ def operator_spec(
 
     Raises ValueError, naming the tensor, where types and shapes are not the contract's.
     """
-    if queries is not None and queries < 1:
-        raise ValueError(f"queries is {queries}; it must be at least 1, or None for all")
     tensors = dict(zip(contract.INPUTS, (qkv, pos_key, pos_query, slots, mask), strict=True))
     for name, tensor in tensors.items():
         if tensor.ndim != contract.RANKS[name]:
@@ -112,22 +110,21 @@ def operator_spec(
     if mask.shape != qkv.shape[:2]:
         raise ValueError(f"mask is {tuple(mask.shape)}; it must be {tuple(qkv.shape[:2])}")
     dtype, mask_dtype = (str(tensor.dtype).removeprefix("torch.") for tensor in (qkv, mask))
-    return KernelSpec(num_heads, size, scale, c2p, p2c, dtype, mask_dtype)
+    return KernelSpec(num_heads, size, scale, c2p, p2c, dtype, mask_dtype, queries)
 
 
 def launch(
     qkv: Tensor, pos_key: Tensor, pos_query: Tensor, slots: Tensor, mask: Tensor,
-    *, spec: KernelSpec, tile: TileConfig, queries: int | None = None,
+    *, spec: KernelSpec, tile: TileConfig,
 ) -> Tensor:  # fmt: skip
     """Launch the kernel on CUDA tensors of the `spec`, copied first where they are not contiguous.
 
-    Programs are for the first `queries` rows, or for all. Raises ImportError without Triton.
+    Raises ImportError without Triton.
     """
     from plugins.disentangled_attention.kernel import disentangled_attention_kernel as kernel
 
     batch, length, _ = qkv.shape
-    context = _empty_context(qkv, queries)
-    rows = context.shape[1]
+    context = _empty_context(qkv, spec.queries)
     if batch == 0 or length == 0:
         return context
     keys = mask.contiguous()
@@ -135,9 +132,9 @@ def launch(
     # The kernel reads a bool mask as bytes, as TensorRT passes it.
     tensors.append(keys.view(torch.int8) if keys.dtype == torch.bool else keys)
     with torch.cuda.device(qkv.device):
-        kernel[(grid(batch, rows, spec, tile),)](
+        kernel[(grid(batch, context.shape[1], spec, tile),)](
             *tensors,
-            *scalars(length, rows, pos_key.shape[1], pos_query.shape[1], slots.shape[0]),
+            *scalars(length, pos_key.shape[1], pos_query.shape[1], slots.shape[0]),
             context,
             **constants(spec, tile),
             num_warps=tile.num_warps,

@@ -237,13 +237,13 @@ def test_launch_grid_and_arguments(
         assert (sent.block_x, sent.block_y, sent.block_z) == (32 * tile.num_warps, 1, 1)
         assert 0 <= sent.shared_mem <= MOST_SHARED_BYTES
         sent_scalars = [extra[index] for index in range(extra.nbSymExprs)]
-        assert sent_scalars == [length, rows, SLOTS, SLOTS, TABLE]
+        assert sent_scalars == [length, SLOTS, SLOTS, TABLE]
         assert ".target sm_89" in ptx
         parameters = re.search(rf"\.entry {re.escape(entry)}\((.*?)\)", ptx, re.DOTALL)
         assert parameters is not None
         kinds = re.findall(r"\.param \.(u64|u32|b64|b32|s32)", parameters[1])
         wide = ["64" in kind for kind in kinds]
-        assert wide == [True] * 5 + [False] * 5 + [True]
+        assert wide == [True] * 5 + [False] * 4 + [True]
 
 
 def test_short_sequences_get_no_tile_that_is_longer(builder: Expressions) -> None:

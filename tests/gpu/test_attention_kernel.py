@@ -121,7 +121,6 @@ def test_the_stripped_ptx_through_the_driver(dtype: str, length: int) -> None:
             list(inputs.values()),
             scalars(
                 length,
-                length,
                 *(inputs[n].shape[1] for n in ("pos_key", "pos_query")),
                 len(inputs["slots"]),
             ),

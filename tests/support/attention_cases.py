@@ -62,8 +62,9 @@ class Case:
         """What the kernel is compiled for."""
         scale = 1 / math.sqrt(self.size * (1 + self.c2p + self.p2c))
         return KernelSpec(
-            self.heads, self.size, scale, self.c2p, self.p2c, self.dtype, self.mask_dtype
-        )
+            self.heads, self.size, scale, self.c2p, self.p2c, self.dtype, self.mask_dtype,
+            self.queries,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def interpret(case: Case) -> tuple[np.ndarray, list[str]]:
     tables = (given["pos_key"].shape[1], given["pos_query"].shape[1])
     kernel[(grid(case.batch, case.rows, case.spec, case.tile),)](
         *given.values(),
-        *scalars(case.length, case.rows, *tables, len(given["slots"])),
+        *scalars(case.length, *tables, len(given["slots"])),
         context.tensor,
         **constants(case.spec, case.tile),
     )

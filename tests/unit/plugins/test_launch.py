@@ -40,7 +40,7 @@ def test_the_grid_covers_every_row_of_every_head(block: int) -> None:
 
 
 def test_scalars_keep_their_order() -> None:
-    assert scalars(7, rows=1, key_slots=512, query_slots=1, table_length=9) == (7, 1, 512, 1, 9)
+    assert scalars(7, key_slots=512, query_slots=1, table_length=9) == (7, 512, 1, 9)
 
 
 @pytest.mark.parametrize(("size", "padded"), [(1, 16), (16, 16), (20, 32), (64, 64), (80, 128)])

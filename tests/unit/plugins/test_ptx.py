@@ -93,7 +93,7 @@ def test_the_kernel_for_each_architecture(capability: int, assembler: Path) -> N
     kernel = compiled(capability, "float16")
     assert len(entry_of(kernel.ptx)) == len(PARAMETERS)
     types = [line.split()[1] for line in entry_of(kernel.ptx)]
-    assert types == [".u64"] * 5 + [".u32"] * 5 + [".u64"]
+    assert types == [".u64"] * 5 + [".u32"] * 4 + [".u64"]
     assert f".visible .entry {kernel.entry}(" in kernel.ptx
     assert f".reqntid {kernel.threads}" in kernel.ptx
     assert re.fullmatch(rf"sm_{capability}a?", directive(kernel.ptx, "target"))
