@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from exporter.pipeline.build_artifact import build
 from exporter.pipeline.config import BuildConfig
 from exporter.predictions.predicted import LabelPrediction
 from exporter.runtime.load import load
+from exporter.runtime.runtime_options import RuntimeOptions
+from exporter.scoring.score_config import ScoreConfig
 
 pytestmark = pytest.mark.slow
 
@@ -65,8 +68,6 @@ def test_a_killed_replica_and_a_killed_node_lose_and_double_nothing(
         wait_for_shards(output, 2, run)
         found = list(replicas())
         assert len(found) == 2
-        # What each computes with: no more threads than its share of one CPU.
-        assert {process.environ().get("OMP_NUM_THREADS") for process in found} == {"1"}
         os.kill(found[0].pid, signal.SIGKILL)
         wait_for_shards(output, 5, run)
         cluster.remove_node(nodes[1], allow_graceful=False)
@@ -85,6 +86,18 @@ def test_a_killed_replica_and_a_killed_node_lose_and_double_nothing(
         assert isinstance(answer, LabelPrediction)
         assert row["prediction_best"] == answer.labels[0].label
         assert row["prediction_score"] == pytest.approx(answer.labels[0].score, rel=1e-5)
+
+
+def test_a_replica_computes_with_its_share_of_the_processors() -> None:
+    from exporter.scoring.ray_replicas import _shares
+
+    config = ScoreConfig(Path("artifact"), (Path("texts"),), Path("out"), ray="local")
+    share, replicas, options = _shares(config, {"CPU": 2.0}, shards=9)
+    assert (share, replicas, options.threads) == ({"num_cpus": 1}, 2, 1)
+    share, replicas, options = _shares(
+        replace(config, options=RuntimeOptions(threads=3)), {"CPU": 8.0}, shards=9
+    )
+    assert (share, replicas, options.threads) == ({"num_cpus": 3}, 2, 3)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import numpy as np
 import onnxruntime
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+BOUND = 1e-5
+STEPS = {"int7": 2e-3, "int8": 2e-3}
 TOLERANCE = {"fp16": 4e-3}  # kernels in half since 1.24; a rounding of half is 5e-4
 VERSION = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
 
@@ -40,9 +42,15 @@ def problem(path: Path, exact: bool, fixed: bool, level: str) -> str | None:
         found = session.run(None, data)[0]
     except Exception as error:
         return str(error).splitlines()[0][:200]
-    error = np.abs(found - expected).max() / np.abs(expected).max()
-    bound = TOLERANCE.get(path.stem.rpartition("-")[2], 1e-5)
-    return None if error <= bound else f"differs by {error:.1e}"
+    difference = np.abs(found - expected) / np.abs(expected).max()
+    errors = difference.reshape(len(difference), -1).max(axis=1)
+    kind = path.stem.rpartition("-")[2]
+    # A value near the middle of two int8 steps is rounded to either by sums in another order: all
+    # of that text moves by a share of a step, and the other texts not at all.
+    if kind in STEPS and np.median(errors) <= BOUND and errors.max() <= STEPS[kind]:
+        return None
+    bound = TOLERANCE.get(kind, BOUND)
+    return None if errors.max() <= bound else "differs by " + ", ".join(f"{e:.1e}" for e in errors)
 
 
 def main(folder: Path) -> int:
