@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from exporter.errors import InputError
 from exporter.model.gliner_feeds import gliner_feeds
 from exporter.model.model_shape import ModelShape
+from exporter.model.whole_numbers import whole_numbers
 
 Ids = NDArray[np.int64]
 
@@ -26,7 +27,7 @@ def make_feeds(
     transformers does, where the model has no embeddings for them; `words` are those of GLiNER, see
     `gliner_feeds`. Raises InputError, naming the input, for a wrong rank, dtype, size or value.
     """
-    ids = _integers("input_ids", input_ids)
+    ids = whole_numbers("input_ids", input_ids)
     if ids.ndim != shape.rank:
         wanted = "(batch, choices, sequence)" if shape.rank == 3 else "(batch, sequence)"
         raise InputError(f"input_ids: shape {ids.shape}; {shape.task} takes {wanted}")
@@ -52,19 +53,9 @@ def make_feeds(
     return feeds
 
 
-def _integers(name: str, values: ArrayLike) -> Ids:
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise InputError(f"{name}: rows of different lengths; pad them") from None
-    if array.dtype.kind not in "iub":
-        raise InputError(f"{name}: dtype {array.dtype}; expected whole numbers")
-    return np.ascontiguousarray(array, dtype=np.int64)
-
-
 def _beside(ids: Ids, name: str, values: ArrayLike | None, default: int) -> Ids:
     """An input of the shape of `ids`, filled with `default` where the caller gives none."""
-    array = np.full_like(ids, default) if values is None else _integers(name, values)
+    array = np.full_like(ids, default) if values is None else whole_numbers(name, values)
     if array.shape != ids.shape:
         raise InputError(f"{name}: shape {array.shape}; input_ids has {ids.shape}")
     return array

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from exporter.errors import InputError
 from exporter.model.gliner_head import GlinerHead, text_feeds
+from exporter.model.whole_numbers import whole_numbers
 
 Ids = NDArray[np.int64]
 
@@ -60,13 +61,7 @@ def _spans(
 def _numbers(name: str, values: ArrayLike | None) -> Ids:
     if values is None:
         raise InputError(f"{name}: missing")
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise InputError(f"{name}: rows of different lengths; pad them") from None
-    if array.dtype.kind not in "iub":
-        raise InputError(f"{name}: dtype {array.dtype}; expected whole numbers")
-    return np.ascontiguousarray(array, np.int64)
+    return whole_numbers(name, values)
 
 
 def _check_shape(name: str, array: NDArray[Any], wanted: tuple[int, ...]) -> None:
