@@ -11,10 +11,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from math import prod
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from exporter.artifact.engine_record import EngineOptions, EngineRecord
@@ -159,3 +161,13 @@ def make_record(*capabilities: int) -> EngineRecord:
         1,
         1,
     )
+
+
+def wrong(graph: Path, path: Path) -> Path:
+    """A classifier's graph whose scores are half a unit too high, written to `path`."""
+    model = onnx.load(graph)
+    bias = next(t for t in model.graph.initializer if t.name == "classifier.bias")
+    values = onnx.numpy_helper.to_array(bias) + np.float32(0.5)
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    onnx.save(model, path)
+    return path

@@ -14,11 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 from support.command_line import call
-from support.engine_stand_in import Engine, HostDevice, module
+from support.engine_stand_in import Engine, HostDevice, module, wrong
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
 pytest.importorskip("polygraphy", reason="Polygraphy is not installed")
@@ -88,15 +87,6 @@ def run_here(monkeypatch: pytest.MonkeyPatch, graph: Path, artifact: Path) -> No
 
 # Those of the stand-in.
 PROFILED = (*TARGET, "--profile", "1,1,1x1,4,8", "--profile", "1,2,5x3,9,33")
-
-
-def wrong(graph: Path, path: Path) -> Path:
-    model = onnx.load(graph)
-    bias = next(t for t in model.graph.initializer if t.name == "classifier.bias")
-    values = onnx.numpy_helper.to_array(bias) + np.float32(0.5)
-    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-    onnx.save(model, path)
-    return path
 
 
 def test_an_engine_is_added_without_checkpoint_or_pytorch(artifact: Path) -> None:

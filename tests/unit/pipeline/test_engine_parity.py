@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
-import onnx
 import pytest
 from support.command_line import call
-from support.engine_stand_in import Context, Engine, HostDevice, make_record, module
+from support.engine_stand_in import Context, Engine, HostDevice, make_record, module, wrong
 from support.parity_results import judged_again
 
 from exporter.artifact.engine_record import EngineOptions
@@ -93,15 +91,6 @@ def run_here(
     monkeypatch.setattr(Backend, "load", lambda self: module(Engine(OnnxSession(graph, shape))))
     device = HostDevice(capability=capability)
     monkeypatch.setattr(tensorrt_session, "CudaDevice", lambda: device)
-
-
-def wrong(graph: Path, path: Path) -> Path:
-    model = onnx.load(graph)
-    bias = next(t for t in model.graph.initializer if t.name == "classifier.bias")
-    values = onnx.numpy_helper.to_array(bias) + np.float32(0.5)
-    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-    onnx.save(model, path)
-    return path
 
 
 def test_where_an_engine_cannot_run_it_is_not_judged(
