@@ -18,7 +18,6 @@ A row for each round goes to `benchmarks/results/parity_cost.csv`.
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
 import os
 import resource
@@ -34,6 +33,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.cpu_traffic import make_checkpoint
+from benchmarks.result_rows import add_row
 from exporter.deberta.checkpoint import open_checkpoint
 from exporter.demo import calibration_file
 from exporter.environment import processor_name
@@ -133,16 +133,6 @@ def measure(folder: Path, rounds: int, sentences: int) -> Iterator[dict[str, obj
         }
 
 
-def add_row(row: dict[str, object]) -> None:
-    """Append a row, with a header where the file is new."""
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=3)
@@ -155,7 +145,7 @@ def main() -> None:
     ratios: dict[str, list[float]] = {"first_ratio": [], "cached_ratio": []}
     with tempfile.TemporaryDirectory() as name:
         for row in measure(Path(name), arguments.rounds, arguments.sentences):
-            add_row(row)
+            add_row(RESULTS, row)
             print(row, flush=True)
             for column, values in ratios.items():
                 values.append(float(str(row[column])))

@@ -17,7 +17,6 @@ A row for each run goes to `benchmarks/results/scoring.csv`.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -33,6 +32,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.result_rows import add_row
 from exporter.demo import checkpoint_folder
 from exporter.environment import processor_name, usable_processors
 from exporter.pipeline.build_artifact import build
@@ -200,16 +200,6 @@ def installed(name: str) -> str:
         return ""
 
 
-def add_row(row: dict[str, object]) -> None:
-    """Append a row, with a header where the file is new."""
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", choices=("demo", "tiny"), default="demo")
@@ -218,7 +208,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         for row in measure(arguments.model, arguments.rows, arguments.ways, Path(name)):
-            add_row(row)
+            add_row(RESULTS, row)
             print(row, flush=True)
 
 
